@@ -1,0 +1,86 @@
+//! The one reader of clocks.
+//!
+//! Every decision (deadlines, ages, back-off) uses the monotonic clock through [`Moment`]; wall
+//! clock time appears in reports only. Pure code never reads a clock: it takes `now`.
+
+use std::ops::{Add, Sub};
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// A point on the monotonic clock, in nanoseconds.
+///
+/// Unlike `std::time::Instant` it can be read from the coarse clock (a few milliseconds behind,
+/// but without reading the hardware counter), compared with a precise reading, and made up in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// Later than any moment that is ever reached.
+    pub(crate) const FAR_FUTURE: Moment = Moment(u64::MAX);
+
+    pub(crate) fn now() -> Moment {
+        Moment::from_timespec(clock_gettime(ClockId::Monotonic))
+    }
+
+    /// At most one kernel tick (4 ms) behind [`Moment::now`], for a quarter of its price.
+    pub(crate) fn coarse() -> Moment {
+        Moment::from_timespec(clock_gettime(ClockId::MonotonicCoarse))
+    }
+
+    #[allow(clippy::cast_sign_loss, reason = "the monotonic clock is never negative")]
+    fn from_timespec(time: Timespec) -> Moment {
+        Moment(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+
+    /// The time from `earlier` to `self`, zero if `earlier` is the later one.
+    pub(crate) fn saturating_since(self, earlier: Moment) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The deadline that lies `timeout` after now; `FAR_FUTURE` when that cannot be told apart from never.
+    pub(crate) fn after(timeout: Duration) -> Moment {
+        Moment::now() + timeout
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Moment;
+
+    fn add(self, duration: Duration) -> Moment {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_add(nanos))
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Moment;
+
+    fn sub(self, duration: Duration) -> Moment {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_sub(nanos))
+    }
+}
+
+/// Wall clock time, for display.
+pub(crate) fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coarse_clock_is_comparable_with_the_precise_one() {
+        let coarse = Moment::coarse();
+        let now = Moment::now();
+        assert!(coarse <= now);
+        assert!(now.saturating_since(coarse) < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn adding_an_endless_duration_saturates() {
+        assert_eq!(Moment::now() + Duration::MAX, Moment::FAR_FUTURE);
+    }
+}

@@ -1,0 +1,189 @@
+//! The one error type of the crate.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::session::{PostMortem, SessionId};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call could not do what it was asked to.
+///
+/// What *user code* does (an exception, a time-out, the death of its process) is not an error of
+/// the call: it is the [`Outcome`](crate::Outcome) of an [`Execution`](crate::Execution).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration value makes no sense, from `start` and the builders.
+    InvalidConfig {
+        /// The option's name.
+        option: &'static str,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The program of a runtime cannot be used: missing, not executable, too old, not what it
+    /// claims to be. From `Session::start` and `SessionPool::start`.
+    Runtime {
+        /// The program as configured.
+        program: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+        /// The operating system's error, if it was one.
+        source: Option<io::Error>,
+    },
+    /// A worker process did not become ready in its start time limit.
+    StartTimeout {
+        /// The session that was starting.
+        session: SessionId,
+        /// How long it was given.
+        limit: Duration,
+        /// The last bytes it wrote to stderr.
+        stderr: String,
+    },
+    /// A worker process ended before it was ready.
+    StartDied {
+        /// How it ended.
+        post_mortem: Box<PostMortem>,
+    },
+    /// The warm-up code or a required warm import failed in a new session.
+    WarmUp {
+        /// What failed: `warmup_code` or the module's name.
+        what: String,
+        /// The exception: type and message.
+        message: String,
+        /// The traceback of the user's lines.
+        traceback: String,
+    },
+    /// The worker broke the protocol; its session is ended.
+    Protocol {
+        /// The session.
+        session: SessionId,
+        /// What it did.
+        reason: String,
+    },
+    /// The session's process is gone, or the session was ended.
+    SessionDead {
+        /// The session.
+        session: SessionId,
+        /// How the process ended, once that is known.
+        post_mortem: Option<Box<PostMortem>>,
+    },
+    /// A request is larger than the frame cap.
+    RequestTooLarge {
+        /// The request's size in bytes.
+        bytes: usize,
+        /// The cap in bytes.
+        cap: usize,
+    },
+    /// No session became free in time, from `acquire_timeout` and `try_acquire`.
+    AcquireTimeout {
+        /// How long the caller waited.
+        waited: Duration,
+        /// How many waited in front of it at the end.
+        ahead: usize,
+        /// Why the last start of a session failed, if it did.
+        last_start_error: Option<Arc<Error>>,
+    },
+    /// No session is alive and starting one failed; callers are refused until the next attempt.
+    StartFailing {
+        /// Why the last start failed.
+        cause: Arc<Error>,
+        /// When the pool will try again.
+        retry_in: Duration,
+    },
+    /// Too many callers wait for a session already.
+    TooManyWaiters {
+        /// The configured limit.
+        limit: usize,
+    },
+    /// The token of the caller was cancelled before the work began.
+    Cancelled,
+    /// The pool is shut down.
+    Closed,
+    /// An operating system call failed.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(doing: &'static str, source: impl Into<io::Error>) -> Error {
+        Error::Io { doing, source: source.into() }
+    }
+
+    pub(crate) fn config(option: &'static str, reason: impl Into<String>) -> Error {
+        Error::InvalidConfig { option, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::InvalidConfig { option, reason } => write!(f, "invalid {option}: {reason}"),
+            Error::Runtime { program, reason, source: None } => {
+                write!(f, "cannot use {}: {reason}", program.display())
+            }
+            Error::Runtime { program, reason, source: Some(source) } => {
+                write!(f, "cannot use {}: {reason}: {source}", program.display())
+            }
+            Error::StartTimeout { session, limit, stderr } => {
+                write!(f, "session {session} was not ready after {limit:?}")?;
+                said(f, stderr)
+            }
+            Error::StartDied { post_mortem } => {
+                write!(f, "session {} ended before it was ready: {post_mortem}", post_mortem.session)
+            }
+            Error::WarmUp { what, message, .. } => write!(f, "warm-up failed in {what}: {message}"),
+            Error::Protocol { session, reason } => {
+                write!(f, "the worker of session {session} broke the protocol: {reason}")
+            }
+            Error::SessionDead { session, post_mortem: None } => write!(f, "session {session} has ended"),
+            Error::SessionDead { session, post_mortem: Some(post_mortem) } => {
+                write!(f, "session {session} has ended: {post_mortem}")
+            }
+            Error::RequestTooLarge { bytes, cap } => {
+                write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")
+            }
+            Error::AcquireTimeout { waited, ahead, last_start_error } => {
+                write!(f, "no session became free within {waited:?} ({ahead} callers ahead)")?;
+                match last_start_error {
+                    Some(error) => write!(f, "; the last start of a session failed: {error}"),
+                    None => Ok(()),
+                }
+            }
+            Error::StartFailing { cause, retry_in } => {
+                write!(f, "sessions cannot be started (next attempt in {retry_in:?}): {cause}")
+            }
+            Error::TooManyWaiters { limit } => write!(f, "{limit} callers wait for a session already"),
+            Error::Cancelled => f.write_str("cancelled"),
+            Error::Closed => f.write_str("the pool is shut down"),
+            Error::Io { doing, source } => write!(f, "{doing}: {source}"),
+        }
+    }
+}
+
+/// Appends what a worker said last, if anything.
+fn said(f: &mut fmt::Formatter<'_>, stderr: &str) -> fmt::Result {
+    match stderr.trim_end() {
+        "" => Ok(()),
+        text => write!(f, "; its stderr: {text}"),
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } | Error::Runtime { source: Some(source), .. } => Some(source),
+            Error::StartFailing { cause, .. } => Some(cause.as_ref()),
+            Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What came of a request: outcome, value, output, and the post-mortem of a dead worker.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::SessionId;
+
+/// What came of one request. User code's failures are here, not in [`Error`](crate::Error).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Execution {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The value of the trailing expression or call; null if there is none, or none that JSON can
+    /// hold exactly (then [`omitted`](Execution::omitted) says why).
+    pub value: Value,
+    /// The value as the worker's language prints it; `None` if there is no value. Cut at 64 KiB.
+    pub repr: Option<String>,
+    /// Why `value` is null although there is a value.
+    pub omitted: Option<Omitted>,
+    /// What was written to file descriptor 1, as text (invalid UTF-8 replaced).
+    pub stdout: String,
+    /// What was written to file descriptor 2, as text (invalid UTF-8 replaced).
+    pub stderr: String,
+    /// Bytes of stdout and stderr that were dropped from the middle because of the output cap.
+    pub dropped: (u64, u64),
+    /// The exception, when the outcome is `Failed` (or when interrupted code raised one).
+    pub error: Option<ExecutionError>,
+    /// From the request to its result.
+    pub duration: Duration,
+    /// The session that ran it.
+    pub session: SessionId,
+    /// Peak of the worker's resident memory in bytes, if
+    /// [`measure_memory`](crate::Request::measure_memory) was asked for.
+    pub peak_memory: Option<u64>,
+    /// How the worker ended, if it did.
+    pub post_mortem: Option<Box<PostMortem>>,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It ran to its end.
+    Completed,
+    /// It raised an exception.
+    Failed,
+    /// Its token was cancelled and it ended because of that.
+    Cancelled {
+        /// Whether the process group had to be killed.
+        killed: bool,
+    },
+    /// Its time limit passed and it ended because of that.
+    TimedOut {
+        /// Whether the process group had to be killed.
+        killed: bool,
+    },
+    /// The worker process ended under it; see the post-mortem.
+    Died,
+}
+
+/// Why a value is not in [`Execution::value`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Omitted {
+    /// JSON has no form for it: a set, NaN, a lone surrogate, an object.
+    NotJson(String),
+    /// Its JSON is larger than the frame cap.
+    TooLarge {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// It holds an integer beyond 64 bits, which would lose digits.
+    InexactNumber,
+}
+
+/// An exception of user code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExecutionError {
+    /// The exception's type, such as `ValueError`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its message.
+    pub message: String,
+    /// Its traceback, without frames of the worker.
+    pub traceback: String,
+    /// The exit status that the code asked for, if this is a `SystemExit`.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+}
+
+/// What is known of the end of a worker process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PostMortem {
+    /// The session.
+    pub session: SessionId,
+    /// Its process id.
+    pub pid: u32,
+    /// Exit code or signal.
+    pub exit: Exit,
+    /// Who ended it and why.
+    pub cause: Cause,
+    /// The last bytes of stderr (at most 4 KiB), as text.
+    pub stderr_tail: String,
+    /// The largest resident size seen, in bytes, if it was ever looked at.
+    pub peak_memory: Option<u64>,
+    /// Requests that it had executed before.
+    pub executions: u64,
+    /// Number of the request that was running, if one was.
+    pub running: Option<u64>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Exit {
+    /// It left with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It had not ended, or nobody could tell, when this was written.
+    Unknown,
+}
+
+/// Why a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// It ended by itself, or somebody outside remuda killed it.
+    Itself,
+    /// Killed after its grace: the time limit had passed.
+    TimeLimit,
+    /// Killed after its grace: the token was cancelled.
+    Cancelled,
+    /// Killed: it broke the protocol in this way.
+    Protocol(String),
+    /// Ended by its owner: shutdown, terminate, recycling, or a drop.
+    Retired,
+}
+
+impl Execution {
+    /// Whether it ran to its end.
+    pub fn is_completed(&self) -> bool {
+        self.outcome == Outcome::Completed
+    }
+}
+
+impl Outcome {
+    /// One word for tables and metrics: `completed`, `failed`, `cancelled`, `timed_out`, `died`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled { .. } => "cancelled",
+            Outcome::TimedOut { .. } => "timed_out",
+            Outcome::Died => "died",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Cancelled { killed: true } => "cancelled (killed)",
+            Outcome::TimedOut { killed: false } => "timed out",
+            Outcome::TimedOut { killed: true } => "timed out (killed)",
+            other => other.word(),
+        })
+    }
+}
+
+impl fmt::Display for ExecutionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::Unknown => f.write_str("unknown exit"),
+        }
+    }
+}
+
+impl fmt::Display for PostMortem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.exit)?;
+        match &self.cause {
+            Cause::Itself => {}
+            Cause::TimeLimit => f.write_str(", killed after its time limit")?,
+            Cause::Cancelled => f.write_str(", killed because it was cancelled")?,
+            Cause::Protocol(reason) => write!(f, ", killed because it broke the protocol: {reason}")?,
+            Cause::Retired => f.write_str(", retired")?,
+        }
+        match self.stderr_tail.trim_end() {
+            "" => Ok(()),
+            tail => write!(f, "; its last words: {tail}"),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a session is asked to run.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::cancel::CancelToken;
+
+/// Receives output while code runs: which stream, and the bytes as they came (a character may be
+/// split between two calls). Called on the thread that executes.
+pub type OutputCallback<'a> = Box<dyn FnMut(Stream, &[u8]) + Send + 'a>;
+
+/// One of the two output streams of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+/// One piece of work for a session: code or a call, with its options.
+///
+/// ```
+/// use remuda::{Call, Request};
+/// use std::time::Duration;
+///
+/// let code = Request::code("sum(range(10))").time_limit(Duration::from_secs(5));
+/// let call = Request::from(Call::new("math:hypot").arg(3).arg(4));
+/// # drop((code, call));
+/// ```
+#[must_use = "a request does nothing until a session executes it"]
+pub struct Request<'a> {
+    pub(crate) work: Work,
+    pub(crate) time_limit: Option<Duration>,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) on_output: Option<OutputCallback<'a>>,
+    pub(crate) output_cap: Option<usize>,
+    pub(crate) measure_memory: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Code { source: String, script: Option<Script> },
+    Call(Call),
+}
+
+/// A source file run as a program of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) file: String,
+    pub(crate) args: Vec<String>,
+}
+
+/// A call of a function by its dotted path, with JSON arguments.
+#[derive(Clone, Debug)]
+#[must_use = "a call does nothing until a session executes it"]
+pub struct Call {
+    pub(crate) function: String,
+    pub(crate) args: Vec<Value>,
+    pub(crate) kwargs: Map<String, Value>,
+}
+
+impl<'a> Request<'a> {
+    /// Code in the worker's language. If its last statement is an expression, its value is the
+    /// value of the execution.
+    pub fn code(source: impl Into<String>) -> Request<'a> {
+        Request::new(Work::Code { source: source.into(), script: None })
+    }
+
+    /// Code that runs as the program `file` would: its name in tracebacks and `__file__`, its
+    /// directory first on the module path, `args` behind it in `sys.argv`.
+    pub fn script(
+        source: impl Into<String>,
+        file: impl Into<String>,
+        args: impl IntoIterator<Item = String>,
+    ) -> Request<'a> {
+        let script = Script { file: file.into(), args: args.into_iter().collect() };
+        Request::new(Work::Code { source: source.into(), script: Some(script) })
+    }
+
+    fn new(work: Work) -> Request<'a> {
+        Request {
+            work,
+            time_limit: None,
+            cancel: None,
+            on_output: None,
+            output_cap: None,
+            measure_memory: false,
+        }
+    }
+
+    /// Ends the work through the cancel ladder after this time. Default: the session's
+    /// [`time_limit`](crate::SessionConfig::time_limit).
+    pub fn time_limit(mut self, limit: Duration) -> Request<'a> {
+        self.time_limit = Some(limit);
+        self
+    }
+
+    /// Ends the work through the cancel ladder when this token fires. Work of a
+    /// [`Scope`](crate::Scope) is bound to the scope's token as well.
+    pub fn cancel_token(mut self, token: &CancelToken) -> Request<'a> {
+        self.cancel = Some(token.clone());
+        self
+    }
+
+    /// Calls `callback` with output as it arrives. A panic in it ends the session.
+    pub fn on_output(mut self, callback: impl FnMut(Stream, &[u8]) + Send + 'a) -> Request<'a> {
+        self.on_output = Some(Box::new(callback));
+        self
+    }
+
+    /// Keeps this many bytes of each stream instead of the session's
+    /// [`output_cap`](crate::SessionConfig::output_cap).
+    pub fn output_cap(mut self, bytes: usize) -> Request<'a> {
+        self.output_cap = Some(bytes);
+        self
+    }
+
+    /// Reports the peak of the worker's memory during this execution (costs about 50 µs).
+    pub fn measure_memory(mut self, measure: bool) -> Request<'a> {
+        self.measure_memory = measure;
+        self
+    }
+}
+
+impl Call {
+    /// A call of `function`, written `module:function` or `module:Class.method`.
+    pub fn new(function: impl Into<String>) -> Call {
+        Call { function: function.into(), args: Vec::new(), kwargs: Map::new() }
+    }
+
+    /// Adds a positional argument.
+    pub fn arg(mut self, value: impl Into<Value>) -> Call {
+        self.args.push(value.into());
+        self
+    }
+
+    /// Adds a named argument.
+    pub fn kwarg(mut self, name: impl Into<String>, value: impl Into<Value>) -> Call {
+        self.kwargs.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl From<&str> for Request<'_> {
+    fn from(source: &str) -> Self {
+        Request::code(source)
+    }
+}
+
+impl From<String> for Request<'_> {
+    fn from(source: String) -> Self {
+        Request::code(source)
+    }
+}
+
+impl From<&String> for Request<'_> {
+    fn from(source: &String) -> Self {
+        Request::code(source)
+    }
+}
+
+impl From<Call> for Request<'_> {
+    fn from(call: Call) -> Self {
+        Request::new(Work::Call(call))
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    /// Names the work's kind and options; user code stays out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let work = match &self.work {
+            Work::Code { source, script: None } => format!("code of {} bytes", source.len()),
+            Work::Code { script: Some(script), .. } => format!("script {}", script.file),
+            Work::Call(call) => format!("call of {}", call.function),
+        };
+        f.debug_struct("Request").field("work", &work).field("time_limit", &self.time_limit).finish_non_exhaustive()
+    }
+}
