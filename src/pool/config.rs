@@ -351,7 +351,7 @@ impl PoolConfig {
 
     pub(crate) fn summary(&self) -> ConfigSummary {
         ConfigSummary {
-            program: self.session.runtime.program.display().to_string(),
+            program: self.session.runtime.program().display().to_string(),
             min_idle: self.min_idle,
             max_sessions: self.max_sessions,
             session_timeout: self.session_timeout.as_secs_f64(),

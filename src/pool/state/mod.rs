@@ -33,7 +33,7 @@ use super::metrics::{Counters, PlaceName, PoolCounts};
 use crate::clock::Moment;
 use crate::error::Error;
 
-pub(crate) use health::Pass;
+pub(crate) use health::SETTLE;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
 
@@ -100,6 +100,23 @@ pub(crate) enum Removal {
     Fresh,
     /// The pool is closed.
     Closing,
+}
+
+impl Removal {
+    /// For the log.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Removal::Dead => "its process has ended",
+            Removal::Tainted => "only a new process is clean",
+            Removal::ResetFailed => "it could not be reset",
+            Removal::Misbehaved => "it sent what nobody asked for",
+            Removal::Recycled => "its budget is spent",
+            Removal::IdleTimeout => "idle too long",
+            Removal::Discarded => "discarded by its user",
+            Removal::Fresh => "each user gets a new process",
+            Removal::Closing => "the pool is closed",
+        }
+    }
 }
 
 /// A session to be retired once the lock is released; its slot is free after

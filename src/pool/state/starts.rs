@@ -183,6 +183,11 @@ impl<S: Resource, W> State<S, W> {
         Some((self.last_start_error.clone()?, retry_at.saturating_since(now)))
     }
 
+    /// Lets go of the error of the last start, whose owner takes it elsewhere.
+    pub(crate) fn forget_start_error(&mut self) {
+        self.last_start_error = None;
+    }
+
     pub(crate) fn last_start_error(&self) -> Option<&Arc<Error>> {
         self.last_start_error.as_ref()
     }
