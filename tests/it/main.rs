@@ -13,3 +13,4 @@ mod session_abuse;
 mod session_basics;
 mod session_start;
 mod session_stop;
+mod tidy;

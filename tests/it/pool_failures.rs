@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use remuda::{BreakerState, Cause, Error, Exit, Outcome, Request, Reuse, Runtime, SessionPool};
+use remuda::{BreakerState, CancelToken, Cause, Error, Exit, Outcome, Request, Reuse, Runtime, SessionPool};
 
 use crate::support::{GENEROUS, is_running, isolated, poll, pool};
 
@@ -249,13 +249,14 @@ isolated! {
     fn a_death_in_use_is_told_with_its_cause() {
         let pool = pool().min_idle(0).start().unwrap();
         let mut session = pool.acquire().unwrap();
-        let run = session
-            .execute(Request::code("while True:\n    try:\n        while True: pass\n    except BaseException: pass")
-                .time_limit(Duration::from_millis(50)))
-            .unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { killed: true });
+        let token = CancelToken::new();
+        let heard = token.clone();
+        let code = "import signal, time\nfor s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\n\
+                    print('go', flush=True)\ntime.sleep(600)";
+        let request = Request::code(code).cancel_token(&token).on_output(move |_, _| heard.cancel());
+        assert_eq!(session.execute(request).unwrap().outcome, Outcome::Cancelled { killed: true });
         drop(session);
         poll(|| !pool.info().post_mortems.is_empty(), || format!("{:?}", pool.info()));
-        assert_eq!(pool.info().post_mortems[0].cause, Cause::TimeLimit);
+        assert_eq!(pool.info().post_mortems[0].cause, Cause::Cancelled);
     }
 }
