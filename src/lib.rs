@@ -88,8 +88,9 @@ mod sync;
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts, PoolInfo,
-    PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, as_completed,
+    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
+    PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    as_completed,
 };
 pub use session::{
     Call, Cause, Execution, ExecutionError, Exit, Limits, Memory, Omitted, Outcome, OutputCallback,
