@@ -3,6 +3,8 @@
 //! One binary, one module per subject. Every test runs in a process of its own and ends with the
 //! proof that it left nothing behind: see [`support`].
 
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
+
 mod support;
 
 mod pool_basics;
