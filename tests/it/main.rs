@@ -7,6 +7,7 @@
 
 mod support;
 
+mod pool_abuse;
 mod session_abuse;
 mod session_basics;
 mod session_start;
