@@ -1,15 +1,16 @@
 //! remuda (contract)
-mod error;
+mod background;
 mod cancel;
 mod clock;
-mod background;
-mod sync;
-mod session;
+mod error;
 mod pool;
+mod session;
+mod sync;
 
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
 pub use session::{
-    Call, Cause, Execution, ExecutionError, Exit, Limits, Memory, Omitted, Outcome, OutputCallback, PostMortem,
-    Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream, WorkDir,
+    Call, Cause, Execution, ExecutionError, Exit, Limits, Memory, Omitted, Outcome, OutputCallback,
+    PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
+    WorkDir,
 };

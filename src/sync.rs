@@ -10,7 +10,11 @@ use crate::clock::Moment;
 
 /// Waits until notified or until `deadline`; `None` waits without limit. Returns true when the
 /// deadline has passed.
-pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Moment>) -> bool {
+pub(crate) fn wait_until<T>(
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    deadline: Option<Moment>,
+) -> bool {
     let Some(deadline) = deadline else {
         condvar.wait(guard);
         return false;

@@ -171,10 +171,16 @@ impl SessionConfig {
     /// [`Error::InvalidConfig`] names the first option that makes no sense.
     pub fn validate(&self) -> Result<()> {
         if self.start_timeout.is_zero() {
-            return Err(Error::config("start_timeout", "it is zero, so no session could ever start; the default is 30 s"));
+            return Err(Error::config(
+                "start_timeout",
+                "it is zero, so no session could ever start; the default is 30 s",
+            ));
         }
         if self.time_limit.is_some_and(|limit| limit.is_zero()) {
-            return Err(Error::config("time_limit", "it is zero, so no code could ever run; leave it out for no limit"));
+            return Err(Error::config(
+                "time_limit",
+                "it is zero, so no code could ever run; leave it out for no limit",
+            ));
         }
         if !(protocol::MIN_FRAME_CAP..=protocol::MAX_FRAME_CAP).contains(&self.frame_cap) {
             return Err(Error::config(

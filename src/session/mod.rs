@@ -1,9 +1,37 @@
-//! A session: one live worker process.
+//! A session: one live worker process that runs code, one request at a time.
+//!
+//! ```no_run
+//! use remuda::{Runtime, Session};
+//!
+//! # fn main() -> remuda::Result<()> {
+//! let mut session = Session::builder(Runtime::python("python3")).start()?;
+//! let run = session.execute("print('hi'); 6 * 7")?;
+//! assert_eq!(run.stdout, "hi\n");
+//! assert_eq!(run.value, 42);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Files, in the order of a request: [`config`] and [`runtime`] say what to start, [`process`]
+//! starts and watches it, [`transport`] owns its channels, [`protocol`] its frames, [`exchange`]
+//! runs one request over them, [`answer`] decodes what came back. [`reaper`] and [`watchdog`] see to
+//! the end, held together by [`keeper`].
+
+mod answer;
 mod config;
+mod exchange;
 mod execution;
-pub(crate) mod protocol;
+mod keeper;
+mod output;
+mod process;
+mod protocol;
+mod reaper;
 mod request;
 mod runtime;
+mod scratch;
+mod start;
+mod transport;
+mod watchdog;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -14,130 +42,599 @@ use serde::Serialize;
 
 pub use config::{Limits, SessionConfig, WorkDir};
 pub use execution::{Cause, Execution, ExecutionError, Exit, Omitted, Outcome, PostMortem};
+pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use runtime::Runtime;
 
-use crate::cancel::CancelToken;
+pub(crate) use keeper::Keeper;
+pub(crate) use process::Process;
+
+use answer::Answer;
+use exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
+use output::{Capture, Pipe};
+use protocol::Kind;
+use reaper::Ward;
+use request::Work;
+use scratch::Scratch;
+use transport::{Transport, channel_error};
+
+use crate::cancel::{CancelToken, Wake};
+use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
+
+/// How long dropping or terminating a session waits for its killed process: far beyond what the
+/// kernel needs (72 ms for a GiB of memory), except for a process stuck in a device.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Number of a session, unique in this process; used in logs and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct SessionId(pub(crate) u64);
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
+
+impl SessionId {
+    /// The number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
-/// One worker process. (contract)
-#[derive(Debug)]
-pub struct Session { }
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
-/// Shared view of a worker process.
+/// One worker process and its channels.
+///
+/// A session belongs to one caller at a time (`&mut self`); it can move between threads. Its
+/// process leads a process group of its own and ends with the session, whatever it started itself
+/// included, and with this program, even when that is killed.
+///
+/// Dropping a session kills its process group and waits until the process is reaped (milliseconds);
+/// [`shutdown`](Session::shutdown) lets it leave by itself first.
 #[derive(Debug)]
-pub(crate) struct Process { }
+pub struct Session {
+    id: SessionId,
+    config: Arc<SessionConfig>,
+    /// `None` only while the session is being taken apart.
+    worker: Option<Worker>,
+    bound: Option<CancelToken>,
+    requests: u64,
+    executions: u64,
+    errors: u64,
+    late_output: u64,
+    tainted: bool,
+    language: String,
+    language_version: String,
+    created_at: SystemTime,
+    last_used_at: SystemTime,
+    post_mortem: Option<Box<PostMortem>>,
+}
 
-/// What a session looks like from outside.
+/// What is replaced by a restart and handed to the reaper at the end.
+struct Worker {
+    process: Arc<Process>,
+    transport: Transport,
+    scratch: Option<Scratch>,
+    // Dropped last: the reaper must outlive the hand-over.
+    keeper: Arc<Keeper>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("pid", &self.process.id()).finish_non_exhaustive()
+    }
+}
+
+/// A snapshot of a session (document 002: `Session.info`).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SessionInfo {
     /// Its number.
     pub id: SessionId,
-    /// Process id.
+    /// Its process id.
     pub pid: u32,
-    /// State.
+    /// Whether it can be used.
     pub state: SessionState,
-    /// When the process was started.
+    /// Language and version of the worker, such as `python 3.11.7`.
+    pub runtime: String,
+    /// When its process was started.
     pub created_at: SystemTime,
-    /// When it last began or ended an execution.
+    /// When its last execution ended; when it was started, before the first.
     pub last_used_at: SystemTime,
-    /// Executions begun since the process was started.
+    /// Executions begun since its process was started.
     pub execution_count: u64,
-    /// Executions that did not complete.
+    /// Executions among them that did not complete.
     pub error_count: u64,
-    /// Resident memory now and its peak, in bytes; `None` once the process is gone.
+    /// Bytes of output that came after the execution that caused them had ended, and were dropped.
+    pub late_output: u64,
+    /// Resident memory; `None` once the process is gone.
     pub memory_usage: Option<Memory>,
 }
-/// Memory.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Memory {
-    /// now
-    pub resident: u64,
-    /// peak
-    pub peak: u64,
-}
-/// State of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+
+/// Whether a session can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum SessionState { /// waits
-    Ready, /// executing
-    Busy, /// gone
-    Dead }
+pub enum SessionState {
+    /// Its process lives and waits for a request.
+    Ready,
+    /// Its process has ended or must not be used again (document 002: `ERROR`).
+    Dead,
+}
 
-/// What a worker says of the state a user left, in its answer to a reset.
+/// What a worker says of the state that a user left, in its answer to a reset.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResetReport {
-    /// Reasons why only a new process is clean; empty when the worker is back in its warm state.
+    /// Why only a new process is clean; empty when the worker is back in its warm state.
     pub(crate) taint: Vec<String>,
 }
 
 impl Session {
-    /// Starts a worker and waits until it is ready (contract)
-    pub fn start(config: &SessionConfig) -> Result<Session> { let _ = config; unimplemented!() }
-    /// builder
-    pub fn builder(runtime: Runtime) -> SessionConfig { SessionConfig::new(runtime) }
-    /// id
-    pub fn id(&self) -> SessionId { unimplemented!() }
-    /// pid
-    pub fn pid(&self) -> u32 { unimplemented!() }
-    /// execute
-    pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> { let _ = request.into(); unimplemented!() }
-    /// Whether the process lives and the session can execute. One atomic load after the monitor or an execution saw the death.
-    pub fn is_alive(&self) -> bool { unimplemented!() }
-    /// info
-    pub fn info(&self) -> SessionInfo { unimplemented!() }
-    /// Executions begun.
-    pub fn execution_count(&self) -> u64 { unimplemented!() }
-    /// New process in the same session, counters of the process start anew.
-    pub fn restart(&mut self) -> Result<()> { unimplemented!() }
-    /// Asks the worker to leave, waits at most `grace`, then kills its group; returns how it ended.
-    pub fn shutdown(self, grace: Duration) -> PostMortem { let _ = grace; unimplemented!() }
-    /// Kills the group, waits until the process is gone.
-    pub fn terminate(self) -> PostMortem { unimplemented!() }
+    /// Options for a session of this runtime, with their defaults; ends with `.start()`.
+    pub fn builder(runtime: Runtime) -> SessionConfig {
+        SessionConfig::new(runtime)
+    }
 
-    // ---- for the pool ----
-    /// Executions of this session are also ended by `token` (the scope of the lease); `None` clears it.
-    pub(crate) fn bind(&mut self, token: Option<CancelToken>) { let _ = token; }
-    /// True if an execution was left in the middle (a panic in a callback) or ended badly, so that
-    /// only a new process is clean.
-    pub(crate) fn is_tainted(&self) -> bool { unimplemented!() }
-    /// Sends the reset frame without blocking (about 2 µs).
-    pub(crate) fn begin_reset(&mut self) -> Result<()> { unimplemented!() }
-    /// Reads the answer to a reset if it is there, without blocking. `Ok(None)`: not complete yet.
-    pub(crate) fn poll_reset(&mut self) -> Result<Option<ResetReport>> { unimplemented!() }
-    /// Looks at an idle session without blocking: drops stray output (returns its bytes), and
-    /// fails if the process has ended or sent bytes that nobody asked for.
-    pub(crate) fn check_idle(&mut self) -> Result<u64> { unimplemented!() }
-    /// Readable whenever the worker sent anything or ended: for a monitor's epoll.
-    pub(crate) fn events_fd(&self) -> BorrowedFd<'_> { unimplemented!() }
+    /// Starts a worker process, has it do its warm-up, and returns when it is ready.
+    ///
+    /// Blocks for the start of the interpreter (about 10 ms for Python) and the warm-up, at most
+    /// [`start_timeout`](SessionConfig::start_timeout). An interpreter that this process has not
+    /// used before is asked for its version first, which costs as much again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`], [`Error::Runtime`] (missing, wrong or too old program),
+    /// [`Error::StartTimeout`], [`Error::StartDied`], [`Error::WarmUp`], [`Error::Protocol`] and
+    /// [`Error::Io`] (no descriptors or processes left). In every case no process is left.
+    pub fn start(config: &SessionConfig) -> Result<Session> {
+        start::start(Arc::new(config.clone()))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Its process id; also the number of its process group.
+    pub fn pid(&self) -> u32 {
+        self.process().id()
+    }
+
+    /// Whether the session can execute: its process lives and has kept to the protocol. One atomic
+    /// load and, while that says yes, one system call (0.3 µs).
+    pub fn is_alive(&self) -> bool {
+        self.process().check_alive()
+    }
+
+    /// How its process ended, once that has been noticed by a call.
+    pub fn post_mortem(&self) -> Option<&PostMortem> {
+        self.post_mortem.as_deref()
+    }
+
+    /// A snapshot. Reads the process's memory from the kernel (about 30 µs).
+    pub fn info(&self) -> SessionInfo {
+        let alive = self.is_alive();
+        SessionInfo {
+            id: self.id,
+            pid: self.pid(),
+            state: if alive { SessionState::Ready } else { SessionState::Dead },
+            runtime: format!("{} {}", self.language, self.language_version),
+            created_at: self.created_at,
+            last_used_at: self.last_used_at,
+            execution_count: self.executions,
+            error_count: self.errors,
+            late_output: self.late_output,
+            memory_usage: if alive { self.process().memory() } else { None },
+        }
+    }
+
+    /// Executions begun since the process was started.
+    pub fn execution_count(&self) -> u64 {
+        self.executions
+    }
+
+    /// Runs code or a call and waits for its end.
+    ///
+    /// Blocks until the code has ended, its time limit and grace have passed, or its token is
+    /// cancelled and the grace has passed. What the code does, even killing its process, is the
+    /// returned [`Execution`]'s outcome. After an outcome that took the process's life the session
+    /// is dead; [`restart`](Session::restart) gives it a new process.
+    ///
+    /// # Errors
+    /// [`Error::SessionDead`] if the process had ended before, [`Error::Cancelled`] if the token was
+    /// cancelled before, [`Error::RequestTooLarge`], [`Error::Protocol`] (the session is dead then),
+    /// [`Error::Io`].
+    ///
+    /// # Panics
+    /// If the output callback panics; the session is dead then.
+    pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
+        let Request { work, time_limit, cancel, on_output, output_cap, measure_memory } = request.into();
+        let bound = self.bound.clone();
+        if [&cancel, &bound].into_iter().flatten().any(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
+        self.ensure_usable()?;
+        let id = self.next_request();
+        let frame = self.encode(id, &work)?;
+
+        let config = Arc::clone(&self.config);
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        // A callback that panics leaves the worker in the middle of its answer.
+        let abandoned = KillOnUnwind(&worker.process);
+        if measure_memory {
+            worker.process.reset_peak();
+        }
+        let waker: Arc<dyn Wake> = worker.transport.waker().clone();
+        let registrations =
+            [&cancel, &bound].map(|token| token.as_ref().map(|token| token.register(Arc::clone(&waker))));
+        let cap = output_cap.unwrap_or(config.output_cap);
+        let started = Moment::now();
+        let exchange = Exchange {
+            transport: &mut worker.transport,
+            process: &worker.process,
+            request: id,
+            limit: time_limit.or(config.time_limit).map(|limit| started + limit),
+            grace: config.grace,
+            tokens: [cancel.as_ref(), bound.as_ref()],
+            output: Outputs { stdout: Capture::new(cap), stderr: Capture::new(cap), observer: on_output },
+        };
+        let Ended { end, stop, stdout, stderr } = exchange.run(&frame);
+        std::mem::forget(abandoned);
+        drop(registrations);
+        let duration = Moment::now().saturating_since(started);
+        let peak_memory = measure_memory.then(|| worker.process.memory()).flatten().map(|memory| memory.peak);
+        self.last_used_at = clock::wall();
+        self.executions += 1;
+
+        let stderr_tail = if end == End::Answered { String::new() } else { stderr.last(STDERR_TAIL) };
+        let (outcome, answer) = self.conclude(end, stop, stderr_tail, id)?;
+        let (stdout, stdout_dropped) = stdout.finish();
+        let (stderr, stderr_dropped) = stderr.finish();
+        if outcome != Outcome::Completed {
+            self.errors += 1;
+        }
+        let died = !self.process().is_alive();
+        Ok(Execution {
+            outcome,
+            value: answer.value,
+            repr: answer.repr,
+            omitted: answer.omitted,
+            error: answer.error,
+            stdout,
+            stderr,
+            dropped: (stdout_dropped, stderr_dropped),
+            duration,
+            session: self.id,
+            peak_memory: peak_memory
+                .or_else(|| self.post_mortem.as_ref().filter(|_| measure_memory)?.peak_memory),
+            post_mortem: self.post_mortem.clone().filter(|_| died),
+        })
+    }
+
+    /// What an exchange's end means for the caller and for this session.
+    fn conclude(
+        &mut self,
+        end: End,
+        stop: Option<Stop>,
+        stderr: String,
+        request: u64,
+    ) -> Result<(Outcome, Answer)> {
+        let outcome = match end {
+            End::Answered => match self.take_answer() {
+                Ok(answer) => {
+                    let outcome = match stop {
+                        Some(Stop::TimeLimit) if answer.stopped => Outcome::TimedOut { killed: false },
+                        Some(Stop::Cancelled) if answer.stopped => Outcome::Cancelled { killed: false },
+                        _ if answer.error.is_some() => Outcome::Failed,
+                        _ => Outcome::Completed,
+                    };
+                    // Code that was asked to stop in the middle may have left anything behind.
+                    self.tainted |= stop.is_some();
+                    return Ok((outcome, answer));
+                }
+                Err(reason) => {
+                    self.process().kill_group(Cause::Protocol(reason.clone()));
+                    self.bury(stderr, Some(request));
+                    return Err(Error::Protocol { session: self.id, reason });
+                }
+            },
+            End::Broken(reason) => {
+                self.bury(stderr, Some(request));
+                return Err(Error::Protocol { session: self.id, reason });
+            }
+            End::Died => match stop {
+                // SIGINT's default action, or the code's own way out.
+                Some(Stop::TimeLimit) => Outcome::TimedOut { killed: true },
+                Some(Stop::Cancelled) => Outcome::Cancelled { killed: true },
+                None => Outcome::Died,
+            },
+            End::Killed => match stop {
+                Some(Stop::TimeLimit) => Outcome::TimedOut { killed: true },
+                _ => Outcome::Cancelled { killed: true },
+            },
+        };
+        self.bury(stderr, Some(request));
+        Ok((outcome, Answer::default()))
+    }
+
+    fn take_answer(&mut self) -> Result<Answer, String> {
+        let Some(worker) = &mut self.worker else { return Err("no worker".to_owned()) };
+        let (answer, used) = match worker.transport.next_frame() {
+            Ok(Some((frame, used))) => (Answer::decode(&frame)?, used),
+            Ok(None) => return Err("an incomplete answer".to_owned()),
+            Err(malformed) => return Err(malformed.0),
+        };
+        worker.transport.consume(used);
+        if worker.transport.has_unread() {
+            return Err("it sent more than its answer".to_owned());
+        }
+        Ok(answer)
+    }
+
+    /// Writes the post-mortem of a process that has ended or was just killed.
+    fn bury(&mut self, stderr_tail: String, running: Option<u64>) {
+        let process = self.process();
+        process.give_up();
+        // A killed process takes its time; nobody waits for it here.
+        let exit = process.exit().unwrap_or(Exit::Signal(rustix::process::Signal::KILL.as_raw()));
+        let mut post_mortem = self.post_mortem_now(stderr_tail, running);
+        post_mortem.exit = exit;
+        post_mortem.cause = self.process().cause();
+        log::info!(session = self.id.0, pid = post_mortem.pid; "session died: {}", post_mortem.exit);
+        self.post_mortem = Some(Box::new(post_mortem));
+    }
+
+    fn post_mortem_now(&self, stderr_tail: String, running: Option<u64>) -> PostMortem {
+        PostMortem {
+            session: self.id,
+            pid: self.pid(),
+            exit: Exit::Unknown,
+            cause: Cause::Itself,
+            stderr_tail,
+            peak_memory: self.process().peak_seen(),
+            executions: self.executions,
+            running,
+        }
+    }
+
+    /// Fails if the session cannot take a request; drops output that came late.
+    fn ensure_usable(&mut self) -> Result<()> {
+        if !self.process().is_alive() {
+            return Err(self.dead());
+        }
+        self.check_idle().map(|late| self.late_output += late)
+    }
+
+    fn dead(&self) -> Error {
+        Error::SessionDead { session: self.id, post_mortem: self.post_mortem.clone() }
+    }
+
+    fn next_request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    fn encode(&self, id: u64, work: &Work) -> Result<Vec<u8>> {
+        let cap = self.config.frame_cap;
+        let (kind, first, second) = match work {
+            Work::Code { source, script: None } => (Kind::Execute, Vec::new(), source.as_bytes().to_vec()),
+            Work::Code { source, script: Some(script) } => {
+                let options = serde_json::json!({ "file": script.file, "args": script.args });
+                (Kind::Execute, options.to_string().into_bytes(), source.as_bytes().to_vec())
+            }
+            Work::Call(call) => {
+                let call = serde_json::json!({ "function": call.function, "args": call.args, "kwargs": call.kwargs });
+                (Kind::Call, Vec::new(), call.to_string().into_bytes())
+            }
+        };
+        protocol::encode(kind, id, &first, &second, cap)
+            .ok_or(Error::RequestTooLarge { bytes: first.len() + second.len(), cap })
+    }
+
+    /// Gives the session a new process, warmed up as the first was; its counters start anew, its
+    /// number stays. The old process group is killed and reaped by the reaper. Blocks as
+    /// [`start`](Session::start) does.
+    ///
+    /// # Errors
+    /// As [`start`](Session::start); the session keeps its old process then, if that lives.
+    pub fn restart(&mut self) -> Result<()> {
+        let fresh = start::start_as(self.id, Arc::clone(&self.config))?;
+        let old = std::mem::replace(self, fresh);
+        self.bound.clone_from(&old.bound);
+        Box::new(old).retire(Duration::ZERO, |_| ());
+        Ok(())
+    }
+
+    /// Asks the worker to leave by itself (Python runs its `atexit` functions), waits at most
+    /// `grace`, then kills its group. Returns how it ended.
+    pub fn shutdown(self, grace: Duration) -> PostMortem {
+        self.end(grace)
+    }
+
+    /// Kills the process group and waits until the process is reaped. Returns how it ended.
+    pub fn terminate(self) -> PostMortem {
+        self.end(Duration::ZERO)
+    }
+
+    fn end(mut self, grace: Duration) -> PostMortem {
+        let unknown = self.post_mortem_now(String::new(), None);
+        self.hand_over_and_wait(grace).unwrap_or(unknown)
+    }
+
+    fn hand_over_and_wait(&mut self, grace: Duration) -> Option<PostMortem> {
+        // Kept here: were it the last handle, letting go would wait for the reaper without limit.
+        let _keeper = Arc::clone(&self.worker.as_ref()?.keeper);
+        let (told, gone) = crossbeam_channel::bounded(1);
+        self.hand_over(grace, move |post_mortem| {
+            let _ = told.send(post_mortem);
+        });
+        gone.recv_timeout(grace.saturating_add(KILL_PATIENCE)).ok()
+    }
+
+    /// Gives the worker to the reaper.
+    fn hand_over(&mut self, grace: Duration, gone: impl FnOnce(PostMortem) + Send + 'static) {
+        let post_mortem = match self.post_mortem.take() {
+            Some(known) => *known,
+            None => self.post_mortem_now(String::new(), None),
+        };
+        let Some(mut worker) = self.worker.take() else { return };
+        self.requests += 1;
+        let polite = !grace.is_zero() && worker.process.is_alive() && worker.ask_to_leave(self.requests);
+        if !polite {
+            worker.process.kill_group(Cause::Retired);
+        }
+        let kill_at = if polite { Moment::after(grace) } else { Moment::FAR_FUTURE };
+        let Worker { process, transport, scratch, keeper } = worker;
+        let transport = Some(transport);
+        keeper.reaper.take(Ward { process, transport, scratch, kill_at, post_mortem, gone: Box::new(gone) });
+    }
+}
+
+/// For the pool.
+impl Session {
+    /// Executions of this session are ended by `token` too; `None` takes that back.
+    pub(crate) fn bind(&mut self, token: Option<CancelToken>) {
+        self.bound = token;
+    }
+
+    /// Whether only a new process is clean: the session is dead, or its last user's code was stopped
+    /// in the middle.
+    pub(crate) fn is_tainted(&self) -> bool {
+        self.tainted || !self.process().is_alive()
+    }
+
+    /// Asks the worker to go back to its warm state. Does not block (about 2 µs).
+    pub(crate) fn begin_reset(&mut self) -> Result<()> {
+        self.ensure_usable()?;
+        let id = self.next_request();
+        let frame = protocol::encode(Kind::Reset, id, b"", b"", self.config.frame_cap);
+        let (Some(worker), Some(frame)) = (&mut self.worker, frame) else { return Err(self.dead()) };
+        match worker.transport.write_some(&frame) {
+            Ok(written) if written == frame.len() => Ok(()),
+            // The request pipe of an idle worker is empty: it takes 20 bytes or has ended.
+            Ok(_) => {
+                Err(Error::Protocol { session: self.id, reason: "it does not take requests".to_owned() })
+            }
+            Err(error) => Err(channel_error(error)),
+        }
+    }
+
+    /// Reads the answer to a reset, without blocking; `Ok(None)` while it is not complete.
+    pub(crate) fn poll_reset(&mut self) -> Result<Option<ResetReport>> {
+        self.discard_output();
+        let id = self.requests;
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let open = worker.transport.read_replies().map_err(channel_error)?;
+        let report = match worker.transport.next_frame() {
+            Ok(Some((frame, used))) if (frame.header.kind, frame.header.request) == (Kind::Clean, id) => {
+                serde_json::from_slice(frame.first)
+                    .map(|taint| (ResetReport { taint }, used))
+                    .map_err(|e| e.to_string())
+            }
+            Ok(Some((frame, _))) => Err(format!("it answered a reset with {:?}", frame.header.kind)),
+            Ok(None) if open => return Ok(None),
+            Ok(None) => return Err(self.dead()),
+            Err(malformed) => Err(malformed.0),
+        };
+        match report {
+            Ok((report, used)) => {
+                worker.transport.consume(used);
+                Ok(Some(report))
+            }
+            Err(reason) => {
+                self.process().kill_group(Cause::Protocol(reason.clone()));
+                Err(Error::Protocol { session: self.id, reason })
+            }
+        }
+    }
+
+    /// Looks at an idle session without blocking: drops stray output and returns its size; fails if
+    /// the process has ended or has sent what nobody asked for.
+    pub(crate) fn check_idle(&mut self) -> Result<u64> {
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let ready = worker.transport.look().map_err(channel_error)?;
+        if ready.nothing() {
+            return Ok(0);
+        }
+        if ready.wake() {
+            worker.transport.waker().clear();
+        }
+        if ready.exit() {
+            let tail = self.discard_output().1;
+            self.bury(tail, None);
+            return Err(self.dead());
+        }
+        if ready.replies() {
+            let reason = "it sent what nobody asked for".to_owned();
+            self.process().kill_group(Cause::Protocol(reason.clone()));
+            let tail = self.discard_output().1;
+            self.bury(tail, None);
+            return Err(Error::Protocol { session: self.id, reason });
+        }
+        Ok(self.discard_output().0)
+    }
+
+    /// Drops what the pipes hold now; returns its size and the last of stderr.
+    fn discard_output(&mut self) -> (u64, String) {
+        let Some(worker) = &mut self.worker else { return (0, String::new()) };
+        let (_, stdout) = worker.transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
+        let (last, stderr) = worker.transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
+        let tail = &last[last.len().saturating_sub(STDERR_TAIL)..];
+        (stdout + stderr, String::from_utf8_lossy(tail).into_owned())
+    }
+
+    /// Readable whenever the worker has sent anything or has ended: for a monitor's epoll.
+    pub(crate) fn events_fd(&self) -> BorrowedFd<'_> {
+        match &self.worker {
+            Some(worker) => worker.transport.events_fd(),
+            None => unreachable!("a session without a worker is only ever dropped"),
+        }
+    }
+
     /// The process, to be watched or killed while another thread uses the session.
-    pub(crate) fn process(&self) -> &Arc<Process> { unimplemented!() }
-    /// Ends the session off this thread: closes its channels, lets the worker leave by itself for
-    /// `grace` (zero: kill at once), kills the group, reaps, removes its directory, then calls
-    /// `gone` on the reaper's thread. Never blocks.
-    pub(crate) fn retire(self: Box<Self>, grace: Duration, gone: impl FnOnce(PostMortem) + Send + 'static) { let _ = (grace, gone); unimplemented!() }
+    pub(crate) fn process(&self) -> &Arc<Process> {
+        match &self.worker {
+            Some(worker) => &worker.process,
+            None => unreachable!("a session without a worker is only ever dropped"),
+        }
+    }
+
+    /// Ends the session on the reaper's thread: the worker may leave by itself for `grace` (zero:
+    /// it is killed at once), then its group is killed, it is reaped, its directory removed, and
+    /// `gone` called there. Never blocks, as long as the caller holds a [`Keeper`].
+    pub(crate) fn retire(
+        mut self: Box<Self>,
+        grace: Duration,
+        gone: impl FnOnce(PostMortem) + Send + 'static,
+    ) {
+        self.hand_over(grace, gone);
+    }
 }
-impl Process {
-    /// Readable once the process has ended.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> { unimplemented!() }
-    /// SIGKILL to the whole group, if the process is not yet reaped. Never blocks.
-    pub(crate) fn kill_group(&self, cause: Cause) { let _ = cause; unimplemented!() }
-    /// Whether the process is thought to live: one atomic load.
-    pub(crate) fn is_alive(&self) -> bool { unimplemented!() }
-    /// Looks at the pidfd and clears the alive flag if the process has ended; returns whether it lives.
-    pub(crate) fn check_alive(&self) -> bool { unimplemented!() }
-    /// Resident size now and its peak, from the kernel (about 30 µs); None when it is gone.
-    pub(crate) fn memory(&self) -> Option<Memory> { unimplemented!() }
+
+impl Worker {
+    fn ask_to_leave(&mut self, request: u64) -> bool {
+        let Some(frame) = protocol::encode(Kind::Shutdown, request, b"", b"", protocol::MIN_FRAME_CAP) else {
+            return false;
+        };
+        let sent = self.transport.write_some(&frame).is_ok_and(|written| written == frame.len());
+        if sent {
+            self.process.expect_end(Cause::Retired);
+        }
+        sent
+    }
 }
-#[allow(dead_code)] fn _keep(e: Error) -> Error { e }
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hand_over_and_wait(Duration::ZERO);
+    }
+}
+
+/// Kills a worker whose exchange was left by a panic; forgotten when it was not.
+struct KillOnUnwind<'a>(&'a Arc<Process>);
+
+impl Drop for KillOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.kill_group(Cause::Retired);
+    }
+}

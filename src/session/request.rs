@@ -176,6 +176,9 @@ impl fmt::Debug for Request<'_> {
             Work::Code { script: Some(script), .. } => format!("script {}", script.file),
             Work::Call(call) => format!("call of {}", call.function),
         };
-        f.debug_struct("Request").field("work", &work).field("time_limit", &self.time_limit).finish_non_exhaustive()
+        f.debug_struct("Request")
+            .field("work", &work)
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
     }
 }

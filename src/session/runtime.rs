@@ -1,19 +1,334 @@
-//! Which program becomes a worker, and how it is started.
-use std::path::PathBuf;
-use std::ffi::OsString;
+//! Which program becomes a worker, and what is found out about it before the first start.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+
+/// The Python worker, as source.
+const PYTHON_WORKER: &str = include_str!("workers/python.py");
+
+/// What `python -c` is given: reads the worker's code object from fd 0 and runs it.
+const PYTHON_STUB: &str = "\
+import posix,marshal
+def r(n):
+    b=b''
+    while len(b)<n:
+        c=posix.read(0,n-len(b))
+        if not c:posix._exit(0)
+        b+=c
+    return b
+exec(marshal.loads(r(int.from_bytes(r(4),'little'))),{'__name__':'remuda_worker'})
+";
+
+/// Run once per interpreter: prints its version, its path and the worker as a code object. The
+/// first line also works in versions that are too old for the rest.
+const PYTHON_PROBE: &str = "\
+import sys
+out=getattr(sys.stdout,'buffer',sys.stdout)
+out.write(('remuda %d %d\\n'%sys.version_info[:2]).encode())
+if sys.version_info>=(3,9):
+    import marshal
+    path=(sys.executable or '').encode('utf-8','surrogateescape')
+    out.write(len(path).to_bytes(4,'little')+path)
+    code=compile(sys.stdin.buffer.read(),'<remuda worker>','exec',0,True)
+    out.write(marshal.dumps(code))
+out.flush()
+";
+
+/// Oldest Python that the worker supports.
+const OLDEST_PYTHON: (u32, u32) = (3, 9);
 
 /// Which program becomes a worker.
-#[derive(Clone, Debug)]
-pub struct Runtime { pub(crate) program: PathBuf, pub(crate) args: Vec<OsString>, pub(crate) kind: Kind }
+///
+/// Nothing is started or looked for until a session starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    program: PathBuf,
+    args: Vec<OsString>,
+    kind: Kind,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind { Python, Command }
+enum Kind {
+    Python { isolated: bool },
+    Command,
+}
+
+/// How to start a worker, and what to send it before the *go* frame.
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) boot: Arc<[u8]>,
+    pub(crate) channels: Channels,
+}
+
+/// Which file descriptors carry the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channels {
+    /// A control socket on fd 0, two data pipes handed over with *go*, fds 1 and 2 captured.
+    Pipes,
+    /// Everything on fds 0 and 1; fd 2 captured.
+    Stdio,
+}
+
 impl Runtime {
-    /// A Python interpreter (3.9 or later), by name or path; the worker program is built in.
-    pub fn python(interpreter: impl Into<PathBuf>) -> Runtime { Runtime { program: interpreter.into(), args: vec![], kind: Kind::Python } }
-    /// Any program that speaks the worker protocol on its standard input and output.
-    pub fn command(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<OsString>>) -> Runtime {
-        Runtime { program: program.into(), args: args.into_iter().map(Into::into).collect(), kind: Kind::Command }
+    /// A Python interpreter, version 3.9 or later, by name (looked up in `PATH`) or path, such as
+    /// that of a virtual environment. The worker program is built in; nothing needs installing.
+    ///
+    /// The interpreter runs isolated (`-I`): `PYTHON*` variables, the user's site directory and the
+    /// working directory do not change what it imports. See [`Runtime::with_user_environment`].
+    pub fn python(interpreter: impl Into<PathBuf>) -> Runtime {
+        Runtime { program: interpreter.into(), args: Vec::new(), kind: Kind::Python { isolated: true } }
     }
-    /// Whether a worker can go back to its warm state by a `reset` frame.
-    pub(crate) fn can_reset(&self) -> bool { self.kind == Kind::Python }
+
+    /// Any program that speaks the worker protocol on its standard input and output
+    /// (`docs/worker-protocol.md`), with its arguments.
+    pub fn command<A: Into<OsString>>(
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Runtime {
+        let args = args.into_iter().map(Into::into).collect();
+        Runtime { program: program.into(), args, kind: Kind::Command }
+    }
+
+    /// Lets a Python interpreter heed its `PYTHON*` variables, the user's site directory and the
+    /// working directory (no `-I`). No effect on commands.
+    pub fn with_user_environment(mut self) -> Runtime {
+        if let Kind::Python { isolated } = &mut self.kind {
+            *isolated = false;
+        }
+        self
+    }
+
+    /// Whether a worker can go back to its warm state when asked by a `reset` frame.
+    pub(crate) fn can_reset(&self) -> bool {
+        matches!(self.kind, Kind::Python { .. })
+    }
+
+    /// Whether `PYTHON*` variables are part of the worker's environment.
+    pub(crate) fn keeps_python_variables(&self) -> bool {
+        self.kind == Kind::Python { isolated: false }
+    }
+
+    /// Finds out how to start a worker; asks an interpreter once per process, at most `limit`.
+    pub(crate) fn launch(&self, limit: Duration) -> Result<Launch> {
+        let Kind::Python { isolated } = self.kind else {
+            let program = absolute(&self.program);
+            let boot = Arc::from([]);
+            return Ok(Launch { program, args: self.args.clone(), boot, channels: Channels::Stdio });
+        };
+        let python = interpreter(&self.program, limit)?;
+        let mut args: Vec<OsString> = ["-X", "utf8", "-c", PYTHON_STUB].map(OsString::from).to_vec();
+        if isolated {
+            args.insert(0, "-I".into());
+        }
+        Ok(Launch {
+            program: python.path.clone(),
+            args,
+            boot: Arc::clone(&python.boot),
+            channels: Channels::Pipes,
+        })
+    }
+
+    /// Forgets what is known of the interpreter: it may have been replaced on disk.
+    pub(crate) fn forget(&self) {
+        interpreters().lock().remove(&self.program);
+    }
+
+    /// The program as configured.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+}
+
+/// What a probe found out about a Python interpreter.
+struct Interpreter {
+    path: PathBuf,
+    boot: Arc<[u8]>,
+}
+
+fn interpreters() -> &'static Mutex<HashMap<PathBuf, Arc<Interpreter>>> {
+    static KNOWN: std::sync::LazyLock<Mutex<HashMap<PathBuf, Arc<Interpreter>>>> =
+        std::sync::LazyLock::new(Mutex::default);
+    &KNOWN
+}
+
+fn interpreter(program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
+    if let Some(known) = interpreters().lock().get(program) {
+        return Ok(Arc::clone(known));
+    }
+    // Several threads may probe at once; all find the same, and nobody waits under the lock.
+    let found = Arc::new(probe(program, limit)?);
+    interpreters().lock().insert(program.to_owned(), Arc::clone(&found));
+    Ok(found)
+}
+
+/// Runs the interpreter once. Its input and output are memory files, so that only its end must be
+/// waited for.
+fn probe(program: &Path, limit: Duration) -> Result<Interpreter> {
+    let fail = |reason: String, source: Option<io::Error>| Error::Runtime {
+        program: program.to_owned(),
+        reason,
+        source,
+    };
+    let file = |name: &str| -> Result<File> {
+        memfd_create(name, MemfdFlags::CLOEXEC)
+            .map(File::from)
+            .map_err(|error| Error::io("creating a memory file", error))
+    };
+    let (mut source, mut output, mut complaints) = (file("worker")?, file("stdout")?, file("stderr")?);
+    let prepared = source.write_all(PYTHON_WORKER.as_bytes()).and_then(|()| source.rewind());
+    prepared.map_err(|error| Error::io("writing a memory file", error))?;
+    let share = |file: &File| {
+        file.try_clone().map(Stdio::from).map_err(|error| Error::io("duplicating a descriptor", error))
+    };
+
+    let mut child = Command::new(absolute(program))
+        .args(["-I", "-X", "utf8", "-c", PYTHON_PROBE])
+        .process_group(0)
+        .stdin(share(&source)?)
+        .stdout(share(&output)?)
+        .stderr(share(&complaints)?)
+        .spawn()
+        .map_err(|error| fail(spawn_advice(&error).to_owned(), Some(error)))?;
+    let in_time = wait_for_exit(child.id(), limit);
+    if !in_time {
+        // The group is ours and its leader is not reaped yet: no other process can have this number.
+        if let Some(pid) = pid(child.id()) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+    let status = child.wait().map_err(|error| Error::io("waiting for an interpreter", error))?;
+    if !in_time {
+        return Err(fail(format!("it did not answer within {limit:?}"), None));
+    }
+
+    let mut answer = Vec::new();
+    let mut stderr = String::new();
+    let _ = output.rewind().and_then(|()| output.read_to_end(&mut answer));
+    let _ = complaints.rewind().and_then(|()| complaints.read_to_string(&mut stderr));
+    parse_probe(&answer).map_err(|reason| {
+        let said = stderr.trim_end().lines().last().unwrap_or_default();
+        let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
+        fail(format!("{reason} ({status}){said}; name a Python 3.9 or later"), None)
+    })
+}
+
+/// Reads what [`PYTHON_PROBE`] prints.
+fn parse_probe(answer: &[u8]) -> Result<Interpreter, String> {
+    let not_python = || "it did not answer as a Python interpreter does".to_owned();
+    let line_end = answer.iter().position(|byte| *byte == b'\n').ok_or_else(not_python)?;
+    let line = std::str::from_utf8(&answer[..line_end]).map_err(|_| not_python())?;
+    let mut words = line.split(' ');
+    let (name, major, minor) = (words.next(), words.next(), words.next());
+    let (Some("remuda"), Some(major), Some(minor)) = (name, major, minor) else { return Err(not_python()) };
+    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
+        return Err(not_python());
+    };
+    if (major, minor) < OLDEST_PYTHON {
+        return Err(format!("it is Python {major}.{minor}, which is too old"));
+    }
+    let rest = &answer[line_end + 1..];
+    let (size, rest) = rest.split_first_chunk::<4>().ok_or_else(not_python)?;
+    let (path, code) = rest.split_at_checked(u32::from_le_bytes(*size) as usize).ok_or_else(not_python)?;
+    if path.is_empty() || code.is_empty() {
+        return Err("it does not know its own path".to_owned());
+    }
+    let size = u32::try_from(code.len()).map_err(|_| not_python())?;
+    let boot = [&size.to_le_bytes(), code].concat();
+    Ok(Interpreter { path: PathBuf::from(OsStr::from_bytes(path)), boot: boot.into() })
+}
+
+/// Waits until the process has ended; false if that took longer than `limit`. A process that
+/// cannot be watched counts as ended: the caller waits for it anyway.
+fn wait_for_exit(id: u32, limit: Duration) -> bool {
+    let Some(Ok(pidfd)) = pid(id).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return true };
+    let deadline = Moment::after(limit);
+    loop {
+        let left = deadline.saturating_since(Moment::now());
+        let timeout = super::transport::timespec(left);
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return false,
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
+pub(crate) fn pid(id: u32) -> Option<Pid> {
+    i32::try_from(id).ok().and_then(Pid::from_raw)
+}
+
+/// What to do about a program that could not be started.
+pub(crate) fn spawn_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such program; give its path, or a name that PATH finds",
+        io::ErrorKind::PermissionDenied => {
+            "it may not be executed; is it a program, and may this user run it?"
+        }
+        _ => "it could not be started",
+    }
+}
+
+/// A path with a slash is relative to the host's directory, not to the worker's; a bare name is
+/// for `PATH`.
+fn absolute(program: &Path) -> PathBuf {
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        std::path::absolute(program).unwrap_or_else(|_| program.to_owned())
+    } else {
+        program.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(program: &str) -> String {
+        match interpreter(Path::new(program), Duration::from_secs(30)) {
+            Err(error @ Error::Runtime { .. }) => error.to_string(),
+            Err(other) => panic!("another error: {other}"),
+            Ok(_) => panic!("{program} passed for an interpreter"),
+        }
+    }
+
+    #[test]
+    fn a_missing_interpreter_says_what_to_do() {
+        assert!(reason("/nowhere/python3").contains("no such program"));
+    }
+
+    #[test]
+    fn a_program_that_is_no_interpreter_is_told_apart() {
+        assert!(reason("/bin/true").contains("did not answer as a Python interpreter"));
+    }
+
+    #[test]
+    fn an_old_interpreter_is_named_as_such() {
+        let error = parse_probe(b"remuda 3 6\n").err().expect("3.6 is too old");
+        assert!(error.contains("3.6, which is too old"));
+    }
+
+    #[test]
+    fn python3_is_probed_once_and_known_by_its_own_path() {
+        let first = interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+        let second =
+            interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(first.path.is_absolute());
+    }
 }

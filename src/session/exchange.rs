@@ -1,0 +1,260 @@
+//! One request and its answer: sends, waits, collects output, and climbs the cancel ladder.
+//!
+//! The ladder: flag and cancel frame and SIGINT to the group at once, then a grace, then SIGKILL to
+//! the group. Nothing here waits for a killed process: that is the reaper's work.
+
+use std::time::Duration;
+
+use super::execution::Cause;
+use super::output::{Capture, Pipe, Read};
+use super::process::Process;
+use super::request::{OutputCallback, Stream};
+use super::transport::{Ready, Transport};
+use crate::cancel::CancelToken;
+use crate::clock::Moment;
+
+/// The last bytes of stderr that a post-mortem keeps.
+pub(crate) const STDERR_TAIL: usize = 4 << 10;
+
+/// A request on its way, with everything that may end it.
+pub(crate) struct Exchange<'a> {
+    pub(crate) transport: &'a mut Transport,
+    pub(crate) process: &'a Process,
+    pub(crate) request: u64,
+    /// When the ladder begins by itself.
+    pub(crate) limit: Option<Moment>,
+    pub(crate) grace: Duration,
+    pub(crate) tokens: [Option<&'a CancelToken>; 2],
+    pub(crate) output: Outputs<'a>,
+}
+
+/// Collected output, and who else sees it.
+pub(crate) struct Outputs<'a> {
+    pub(crate) stdout: Capture,
+    pub(crate) stderr: Capture,
+    pub(crate) observer: Option<OutputCallback<'a>>,
+}
+
+/// An exchange that is over.
+pub(crate) struct Ended {
+    pub(crate) end: End,
+    /// Whether and why the worker was asked to stop.
+    pub(crate) stop: Option<Stop>,
+    pub(crate) stdout: Capture,
+    pub(crate) stderr: Capture,
+}
+
+/// How an exchange ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The answer is the first frame in the transport's inbox.
+    Answered,
+    /// The process ended.
+    Died,
+    /// The ladder came to its last rung.
+    Killed,
+    /// The worker broke the protocol; its group is killed.
+    Broken(String),
+}
+
+/// Why the ladder was climbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    TimeLimit,
+    Cancelled,
+}
+
+impl Exchange<'_> {
+    /// Sends `frame` and waits for its answer.
+    pub(crate) fn run(mut self, frame: &[u8]) -> Ended {
+        let mut stop: Option<(Stop, Moment)> = None;
+        let end = self.converse(frame, &mut stop);
+        if let End::Broken(reason) = &end {
+            self.process.kill_group(Cause::Protocol(reason.clone()));
+        }
+        if end != End::Answered {
+            // What the worker said before its end is in the pipes.
+            self.drain(true, true);
+        }
+        let Outputs { stdout, stderr, .. } = self.output;
+        Ended { end, stop: stop.map(|(stop, _)| stop), stdout, stderr }
+    }
+
+    fn converse(&mut self, frame: &[u8], stop: &mut Option<(Stop, Moment)>) -> End {
+        let mut unsent = match self.send(frame) {
+            Ok(unsent) => unsent,
+            Err(end) => return end,
+        };
+        loop {
+            let deadline = match self.climb(stop) {
+                Ok(deadline) => deadline,
+                Err(end) => return end,
+            };
+            let ready = match self.transport.wait(deadline) {
+                Ok(ready) => ready,
+                Err(error) => return End::Broken(format!("waiting for it failed: {error}")),
+            };
+            if ready.nothing() {
+                continue;
+            }
+            if ready.wake() {
+                self.transport.waker().clear();
+            }
+            self.read_output(ready);
+            if ready.requests() {
+                match self.send_rest(unsent) {
+                    Ok(rest) => unsent = rest,
+                    Err(end) => return end,
+                }
+            }
+            if let Some(end) = self.read_answer(ready) {
+                if end == End::Answered {
+                    self.drain(ready.stdout(), ready.stderr());
+                }
+                return end;
+            }
+        }
+    }
+
+    /// One look at the ladder: returns until when to wait, or the end.
+    fn climb(&self, stop: &mut Option<(Stop, Moment)>) -> Result<Option<Moment>, End> {
+        let cancelled = || self.tokens.iter().flatten().any(|token| token.is_cancelled());
+        match *stop {
+            None if cancelled() => Ok(Some(self.interrupt(stop, Stop::Cancelled))),
+            None => match self.limit {
+                Some(limit) if Moment::now() >= limit => Ok(Some(self.interrupt(stop, Stop::TimeLimit))),
+                limit => Ok(limit),
+            },
+            Some((why, kill_at)) if Moment::now() >= kill_at => {
+                self.process.kill_group(match why {
+                    Stop::TimeLimit => Cause::TimeLimit,
+                    Stop::Cancelled => Cause::Cancelled,
+                });
+                Err(End::Killed)
+            }
+            Some((_, kill_at)) => Ok(Some(kill_at)),
+        }
+    }
+
+    /// The first rungs; returns when the last one is due.
+    fn interrupt(&self, stop: &mut Option<(Stop, Moment)>, why: Stop) -> Moment {
+        self.transport.cancel(self.request);
+        self.process.interrupt_group();
+        let kill_at = Moment::after(self.grace);
+        *stop = Some((why, kill_at));
+        kill_at
+    }
+
+    /// Writes what the worker takes at once; the rest goes when the channel has room.
+    fn send<'f>(&mut self, frame: &'f [u8]) -> Result<&'f [u8], End> {
+        if frame.is_empty() {
+            return Ok(frame);
+        }
+        let written = self.transport.write_some(frame).map_err(|error| self.cannot_send(error))?;
+        let rest = &frame[written..];
+        if !rest.is_empty() {
+            self.transport.watch_requests(true).map_err(|error| self.cannot_send(error))?;
+        }
+        Ok(rest)
+    }
+
+    fn send_rest<'f>(&mut self, rest: &'f [u8]) -> Result<&'f [u8], End> {
+        let written = self.transport.write_some(rest).map_err(|error| self.cannot_send(error))?;
+        let rest = &rest[written..];
+        if rest.is_empty() {
+            self.transport.watch_requests(false).map_err(|error| self.cannot_send(error))?;
+        }
+        Ok(rest)
+    }
+
+    /// A worker that has closed its request channel has ended, or lives on without it.
+    fn cannot_send(&self, error: rustix::io::Errno) -> End {
+        if self.process.ends_within(self.grace) {
+            End::Died
+        } else {
+            End::Broken(format!("it does not take requests: {error}"))
+        }
+    }
+
+    fn read_output(&mut self, ready: Ready) {
+        if ready.stdout() && self.output.read(self.transport.stdout.as_mut(), Stream::Stdout) == Read::Closed
+        {
+            self.transport.close_stdout();
+        }
+        if ready.stderr() && self.output.read(self.transport.stderr.as_mut(), Stream::Stderr) == Read::Closed
+        {
+            self.transport.close_stderr();
+        }
+    }
+
+    /// Reads replies; the exchange's end, if this was it.
+    fn read_answer(&mut self, ready: Ready) -> Option<End> {
+        if ready.replies() {
+            let open = match self.transport.read_replies() {
+                Ok(open) => open,
+                Err(error) => return Some(End::Broken(format!("reading its replies failed: {error}"))),
+            };
+            match self.transport.next_frame() {
+                Ok(Some((frame, _))) if frame.header.request == self.request => return Some(End::Answered),
+                Ok(Some((frame, _))) => {
+                    let (kind, other) = (frame.header.kind, frame.header.request);
+                    return Some(End::Broken(format!(
+                        "it sent {kind:?} for request {other}, not {}",
+                        self.request
+                    )));
+                }
+                Ok(None) => {}
+                Err(malformed) => return Some(End::Broken(malformed.0)),
+            }
+            if !open {
+                return Some(if self.process.ends_within(self.grace) {
+                    End::Died
+                } else {
+                    End::Broken("it closed its reply channel".to_owned())
+                });
+            }
+            return None;
+        }
+        // Only when no reply is left to read: an answer sent just before the end counts.
+        ready.exit().then_some(End::Died)
+    }
+
+    /// Reads what the pipes hold at this moment: a flood from a background thread or child cannot
+    /// hold the caller.
+    fn drain(&mut self, stdout: bool, stderr: bool) {
+        if stdout {
+            self.output.drain(self.transport.stdout.as_mut(), Stream::Stdout);
+        }
+        if stderr {
+            self.output.drain(self.transport.stderr.as_mut(), Stream::Stderr);
+        }
+    }
+}
+
+impl Outputs<'_> {
+    fn read(&mut self, pipe: Option<&mut Pipe>, stream: Stream) -> Read {
+        let Some(pipe) = pipe else { return Read::Empty };
+        let capture = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let observer = &mut self.observer;
+        let read = capture.read_from(pipe, &mut |bytes| {
+            if let (Some(observer), false) = (observer.as_mut(), bytes.is_empty()) {
+                observer(stream, bytes);
+            }
+        });
+        if let Read::Bytes(count) = read {
+            pipe.carried(count);
+        }
+        read
+    }
+
+    fn drain(&mut self, mut pipe: Option<&mut Pipe>, stream: Stream) {
+        let mut left = pipe.as_deref().map_or(0, Pipe::waiting);
+        while left > 0 {
+            let Read::Bytes(count) = self.read(pipe.as_deref_mut(), stream) else { return };
+            left = left.saturating_sub(count);
+        }
+    }
+}

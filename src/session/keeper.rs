@@ -1,0 +1,39 @@
+//! What all sessions of this process share: the watchdog and the reaper.
+//!
+//! Created with the first session and ended with the last, so that a program without sessions has
+//! no thread and no child of ours.
+
+use std::sync::{Arc, Weak};
+
+use super::reaper::Reaper;
+use super::watchdog::Watchdog;
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+
+/// Watchdog and reaper. Dropping the last handle waits until every ended worker is reaped.
+pub(crate) struct Keeper {
+    // Dropped in this order: the reaper still tells the watchdog.
+    pub(crate) reaper: Reaper,
+    pub(crate) watchdog: Arc<Watchdog>,
+}
+
+static CURRENT: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
+
+impl Keeper {
+    /// The keeper of this process, started if need be.
+    pub(crate) fn get() -> Result<Arc<Keeper>> {
+        // Starting takes a process and a thread, but only the first session of a program waits for
+        // it; two keepers would do no harm, only cost.
+        let mut current = CURRENT.lock();
+        if let Some(keeper) = current.upgrade() {
+            return Ok(keeper);
+        }
+        let watchdog =
+            Watchdog::start().map_err(|error| Error::io("starting the watchdog /bin/sh", error))?;
+        let watchdog = Arc::new(watchdog);
+        let reaper = Reaper::start(Arc::clone(&watchdog))?;
+        let keeper = Arc::new(Keeper { reaper, watchdog });
+        *current = Arc::downgrade(&keeper);
+        Ok(keeper)
+    }
+}

@@ -1,0 +1,227 @@
+//! What a worker writes to stdout and stderr: read without copying, kept up to a cap.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, ioctl_fionread, read};
+use rustix::pipe::fcntl_setpipe_size;
+
+const FIRST_CHUNK: usize = 4 << 10;
+/// Bytes asked for at once; a default pipe holds as many.
+const CHUNK: usize = 64 << 10;
+/// A pipe that has carried this much in one execution is widened.
+const BUSY: usize = 256 << 10;
+const WIDE_PIPE: usize = 1 << 20;
+
+/// The first and the last bytes of a stream; what lies between is counted and dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Capture {
+    head: Vec<u8>,
+    head_cap: usize,
+    tail: VecDeque<u8>,
+    tail_cap: usize,
+    dropped: u64,
+}
+
+/// What one read of a pipe came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing is there now.
+    Empty,
+    /// Every writer has closed it.
+    Closed,
+}
+
+impl Capture {
+    /// Keeps `cap` bytes: half from the start, half from the end.
+    pub(crate) fn new(cap: usize) -> Capture {
+        Capture { head_cap: cap - cap / 2, tail_cap: cap / 2, ..Capture::default() }
+    }
+
+    /// Reads once from `pipe` and shows what came to `observe`.
+    pub(crate) fn read_from(&mut self, pipe: &Pipe, observe: &mut dyn FnMut(&[u8])) -> Read {
+        let room = self.head_cap - self.head.len();
+        if room == 0 {
+            let mut bytes = Vec::with_capacity(CHUNK);
+            let read = read_into(pipe, &mut bytes);
+            self.push_tail(&bytes);
+            observe(&bytes);
+            return read;
+        }
+        let before = self.head.len();
+        // Most executions print little: begin small. What is read beyond the cap moves to the tail.
+        let chunk = if before == 0 {
+            FIRST_CHUNK
+        } else if pipe.wide {
+            WIDE_PIPE
+        } else {
+            CHUNK
+        };
+        self.head.reserve(chunk.min(room));
+        let read = read_into(pipe, &mut self.head);
+        observe(&self.head[before..]);
+        if self.head.len() > self.head_cap {
+            let beyond = self.head.split_off(self.head_cap);
+            self.push_tail(&beyond);
+        }
+        read
+    }
+
+    fn push_tail(&mut self, bytes: &[u8]) {
+        let surplus = bytes.len().saturating_sub(self.tail_cap);
+        let kept = &bytes[surplus..];
+        let over = (self.tail.len() + kept.len()).saturating_sub(self.tail_cap);
+        self.tail.drain(..over);
+        self.tail.extend(kept);
+        self.dropped += (surplus + over) as u64;
+    }
+
+    /// The last `count` bytes that were kept, as text.
+    pub(crate) fn last(&self, count: usize) -> String {
+        let (front, back) = self.tail.as_slices();
+        let all = [&self.head[..], front, back].concat();
+        String::from_utf8_lossy(&all[all.len().saturating_sub(count)..]).into_owned()
+    }
+
+    /// The stream as text, with a marker where bytes were dropped, and their number.
+    pub(crate) fn finish(mut self) -> (String, u64) {
+        if self.dropped == 0 {
+            self.head.extend(&self.tail);
+            return (into_text(self.head), 0);
+        }
+        let marker = format!("\n[… {} bytes dropped …]\n", self.dropped);
+        let mut text = into_text(self.head);
+        text.push_str(&marker);
+        text.push_str(&String::from_utf8_lossy(self.tail.make_contiguous()));
+        (text, self.dropped)
+    }
+}
+
+fn into_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// The host's end of a worker's stdout or stderr.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    fd: OwnedFd,
+    carried: usize,
+    wide: bool,
+}
+
+impl Pipe {
+    pub(crate) fn new(fd: OwnedFd) -> Pipe {
+        Pipe { fd, carried: 0, wide: false }
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// How many bytes wait in it now.
+    pub(crate) fn waiting(&self) -> usize {
+        ioctl_fionread(&self.fd).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Counts what was read; widens a busy pipe once. The kernel may refuse that to a user with many
+    /// pipes: then it stays as it is.
+    pub(crate) fn carried(&mut self, bytes: usize) {
+        self.carried = self.carried.saturating_add(bytes);
+        if !self.wide && self.carried > BUSY {
+            self.wide = true;
+            let _ = fcntl_setpipe_size(&self.fd, WIDE_PIPE);
+        }
+    }
+
+    /// Reads and forgets what waits in it now, however fast more comes; returns the last bytes of it
+    /// and how many there were.
+    pub(crate) fn discard(&mut self) -> (Vec<u8>, u64) {
+        let mut left = self.waiting();
+        let (mut last, mut total) = (Vec::new(), 0);
+        while left > 0 {
+            let mut buffer = Vec::with_capacity(CHUNK.min(left));
+            let Read::Bytes(count) = read_into(self, &mut buffer) else { break };
+            left -= count.min(left);
+            total += count as u64;
+            last = buffer;
+        }
+        (last, total)
+    }
+}
+
+impl AsFd for Pipe {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Reads once into the spare capacity of `buffer`.
+fn read_into(pipe: &Pipe, buffer: &mut Vec<u8>) -> Read {
+    loop {
+        match read(&pipe.fd, spare_capacity(buffer)) {
+            Ok(0) => return Read::Closed,
+            Ok(count) => return Read::Bytes(count),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Read::Empty,
+            // A pipe that cannot be read is as good as closed.
+            Err(_) => return Read::Closed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::{ioctl_fionbio, write};
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    fn filled(text: &[u8]) -> (Pipe, OwnedFd) {
+        let (output, input) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        ioctl_fionbio(&output, true).expect("nonblocking");
+        write(&input, text).expect("write");
+        (Pipe::new(output), input)
+    }
+
+    fn drain(capture: &mut Capture, pipe: &Pipe, seen: &mut Vec<u8>) {
+        while let Read::Bytes(_) = capture.read_from(pipe, &mut |bytes| seen.extend_from_slice(bytes)) {}
+    }
+
+    #[test]
+    fn head_and_tail_are_kept_and_the_middle_is_counted() {
+        let text: Vec<u8> = (0..100).map(|i| b'0' + i % 10).collect();
+        let (pipe, _input) = filled(&text);
+        let (mut capture, mut seen) = (Capture::new(10), Vec::new());
+        drain(&mut capture, &pipe, &mut seen);
+        assert_eq!(seen, text, "a callback sees every byte");
+        assert_eq!(capture.last(3), "789");
+        let (kept, dropped) = capture.finish();
+        assert_eq!(dropped, 90);
+        assert_eq!(kept, "01234\n[… 90 bytes dropped …]\n56789");
+    }
+
+    #[test]
+    fn nothing_is_dropped_below_the_cap() {
+        let (pipe, _input) = filled("grüße".as_bytes());
+        let mut capture = Capture::new(100);
+        drain(&mut capture, &pipe, &mut Vec::new());
+        assert_eq!(capture.finish(), ("grüße".to_owned(), 0));
+    }
+
+    #[test]
+    fn a_cap_of_zero_keeps_nothing_but_counts() {
+        let (pipe, _input) = filled(b"abc");
+        let mut capture = Capture::new(0);
+        drain(&mut capture, &pipe, &mut Vec::new());
+        assert_eq!(capture.finish().1, 3);
+    }
+
+    #[test]
+    fn discarding_ends_with_what_was_there() {
+        let (mut pipe, _input) = filled(b"late");
+        assert_eq!(pipe.discard(), (b"late".to_vec(), 4));
+        assert_eq!(pipe.waiting(), 0);
+    }
+}

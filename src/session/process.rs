@@ -1,0 +1,329 @@
+//! One worker process: how it is started, watched, signalled and accounted for.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
+    prlimit, waitid,
+};
+use serde::Serialize;
+
+use super::SessionId;
+use super::config::{Limits, SessionConfig};
+use super::execution::{Cause, Exit};
+use super::runtime::{self, Launch};
+use super::transport::timespec;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+
+/// Variables of the host that a worker sees although its environment is clean. `LC_*` too.
+const KEPT_VARIABLES: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR", "LD_LIBRARY_PATH"];
+
+/// Memory of a worker process, in bytes, as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Memory {
+    /// Resident now.
+    pub resident: u64,
+    /// The largest resident size so far.
+    pub peak: u64,
+}
+
+/// A worker process as seen by everyone who may watch or kill it, whichever thread uses its session.
+///
+/// It leads a process group of its own. Its number stays taken until the reaper has reaped it, and
+/// signals are sent under the lock that reaping takes: none can reach a stranger.
+#[derive(Debug)]
+pub(crate) struct Process {
+    session: SessionId,
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// Cleared by whoever notices the death or decides it; never set again.
+    alive: AtomicBool,
+    end: Mutex<End>,
+    peak: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    cause: Option<Cause>,
+    exit: Option<Exit>,
+    reaped: bool,
+}
+
+/// The worker's ends of fds 0, 1 and 2.
+pub(crate) struct ChildEnds {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Process {
+    /// Starts the program in a process group of its own. `posix_spawn` is used as long as nothing
+    /// here asks for more (a `pre_exec` would fork the host: 30 ms for each GiB it holds).
+    pub(crate) fn spawn(
+        session: SessionId,
+        launch: &Launch,
+        config: &SessionConfig,
+        directory: &Path,
+        ends: ChildEnds,
+    ) -> Result<Process> {
+        let mut command = Command::new(&launch.program);
+        command
+            .args(&launch.args)
+            .process_group(0)
+            .current_dir(directory)
+            .stdin(Stdio::from(ends.stdin))
+            .stdout(Stdio::from(ends.stdout))
+            .stderr(Stdio::from(ends.stderr));
+        set_environment(&mut command, config);
+        let mut child = command.spawn().map_err(|error| Error::Runtime {
+            program: config.runtime.program().to_owned(),
+            reason: runtime::spawn_advice(&error).to_owned(),
+            source: Some(error),
+        })?;
+        let watched = runtime::pid(child.id())
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?)));
+        let (pid, pidfd) = match watched {
+            Ok(watched) => watched,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::io("opening a pidfd", error));
+            }
+        };
+        let process = Process {
+            session,
+            pid,
+            pidfd,
+            alive: AtomicBool::new(true),
+            end: Mutex::default(),
+            peak: AtomicU64::new(0),
+        };
+        if let Err(error) = process.limit(&config.limits) {
+            process.kill_group(Cause::Retired);
+            let _ = child.wait();
+            return Err(Error::io("limiting a worker", error));
+        }
+        // From here on the reaper waits for it, through the pidfd.
+        Ok(process)
+    }
+
+    /// Sets limits from outside, before the worker has been told to go.
+    fn limit(&self, limits: &Limits) -> io::Result<()> {
+        let all = [
+            (Resource::Core, Some(0)),
+            (Resource::Data, limits.data),
+            (Resource::Cpu, limits.cpu_seconds),
+            (Resource::Nofile, limits.open_files),
+            (Resource::Fsize, limits.file_size),
+        ];
+        for (resource, limit) in all {
+            if let Some(limit) = limit {
+                prlimit(Some(self.pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The number of its process group.
+    pub(crate) fn group(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether the process is thought to live and to be of use: one atomic load.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Nobody shall use this process any more.
+    pub(crate) fn give_up(&self) {
+        self.alive.store(false, Ordering::Release);
+    }
+
+    /// Asks the kernel (0.3 µs) and remembers a death; returns whether it lives.
+    pub(crate) fn check_alive(&self) -> bool {
+        if self.is_alive() && self.has_ended() {
+            self.give_up();
+        }
+        self.is_alive()
+    }
+
+    /// Whether the process has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits at most `limit` for the end of the process; returns whether it has ended.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        let deadline = Moment::after(limit);
+        loop {
+            let timeout = timespec(deadline.saturating_since(Moment::now()));
+            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
+                Ok(ready) => return ready > 0,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// How it ended, if it has; it stays unreaped.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        let mut end = self.end.lock();
+        self.look(&mut end);
+        end.exit
+    }
+
+    fn look(&self, end: &mut End) {
+        if end.exit.is_some() || end.reaped {
+            return;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        end.exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(Some(status)) => Some(status_of(&status)),
+            Ok(None) => None,
+            // Somebody else waited for our child (a host that ignores SIGCHLD): it is gone.
+            Err(rustix::io::Errno::CHILD) => Some(Exit::Unknown),
+            Err(_) => None,
+        };
+        if end.exit.is_some() {
+            end.cause.get_or_insert(Cause::Itself);
+            self.give_up();
+        }
+    }
+
+    /// Who ended it and why, as far as that is known.
+    pub(crate) fn cause(&self) -> Cause {
+        self.end.lock().cause.clone().unwrap_or(Cause::Itself)
+    }
+
+    /// SIGKILL to the whole group; `cause` is remembered if the process still lived.
+    pub(crate) fn kill_group(&self, cause: Cause) {
+        self.remember_peak();
+        let mut end = self.end.lock();
+        self.look(&mut end);
+        end.cause.get_or_insert(cause);
+        self.give_up();
+        if !end.reaped {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+    }
+
+    /// SIGINT to the whole group: children of user code end, the worker looks for its cancel frame.
+    pub(crate) fn interrupt_group(&self) {
+        let end = self.end.lock();
+        if !end.reaped {
+            let _ = kill_process_group(self.pid, Signal::INT);
+        }
+    }
+
+    /// Remembers why the process is about to end by itself (a graceful shutdown).
+    pub(crate) fn expect_end(&self, cause: Cause) {
+        let mut end = self.end.lock();
+        self.look(&mut end);
+        end.cause.get_or_insert(cause);
+        self.give_up();
+    }
+
+    /// For the reaper alone: kills what is left of the group, then frees the process's number.
+    /// `None` if the process has not ended.
+    pub(crate) fn reap(&self) -> Option<(Exit, Cause)> {
+        let mut end = self.end.lock();
+        self.look(&mut end);
+        let exit = end.exit?;
+        if !end.reaped {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            end.reaped = true;
+        }
+        Some((exit, end.cause.clone().unwrap_or(Cause::Itself)))
+    }
+
+    /// Resident size now and its peak, from the kernel (about 30 µs); `None` once it is gone.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        let end = self.end.lock();
+        if end.reaped {
+            return None;
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        drop(end);
+        let field = |name: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib * 1024)
+        };
+        let memory = Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? };
+        self.peak.fetch_max(memory.peak, Ordering::Relaxed);
+        Some(memory)
+    }
+
+    /// The largest resident size that anybody has seen.
+    pub(crate) fn peak_seen(&self) -> Option<u64> {
+        Some(self.peak.load(Ordering::Relaxed)).filter(|peak| *peak > 0)
+    }
+
+    fn remember_peak(&self) {
+        let _ = self.memory();
+    }
+
+    /// Starts a new measurement of the peak. Needs the same user; where it fails, the peak is that
+    /// of the process's whole life.
+    pub(crate) fn reset_peak(&self) {
+        let end = self.end.lock();
+        if !end.reaped {
+            let _ = fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+        }
+    }
+}
+
+fn status_of(status: &rustix::process::WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
+
+fn set_environment(command: &mut Command, config: &SessionConfig) {
+    let keeps_python = config.runtime.keeps_python_variables();
+    if !config.inherit_env {
+        command.env_clear();
+        for (name, value) in std::env::vars_os() {
+            let Some(text) = name.to_str() else { continue };
+            if KEPT_VARIABLES.contains(&text) || text.starts_with("LC_") {
+                command.env(name, value);
+            }
+        }
+    } else if !keeps_python {
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("PYTHON")) {
+                command.env_remove(name);
+            }
+        }
+    }
+    command.envs(&config.env);
+}

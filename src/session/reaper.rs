@@ -1,0 +1,141 @@
+//! The reaper: one thread per process that waits for ended workers, so that nobody else has to.
+//!
+//! Whoever is done with a worker hands it over as a [`Ward`]. The reaper lets it leave by itself
+//! until its deadline, then kills its group, reaps it, removes its directory and tells the owner.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{read, write};
+
+use super::execution::{Cause, Exit, PostMortem};
+use super::process::Process;
+use super::scratch::Scratch;
+use super::transport::{Transport, timespec};
+use super::watchdog::Watchdog;
+use crate::background::{Background, shielded};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+
+/// A worker that nobody uses any more.
+pub(crate) struct Ward {
+    pub(crate) process: Arc<Process>,
+    /// Kept open until the worker has gone, so that a graceful end meets no broken pipe.
+    pub(crate) transport: Option<Transport>,
+    pub(crate) scratch: Option<Scratch>,
+    /// When the group is killed if it has not ended by then.
+    pub(crate) kill_at: Moment,
+    /// What is known so far; exit, cause and peak are filled in.
+    pub(crate) post_mortem: PostMortem,
+    /// Told on the reaper's thread once the process is reaped.
+    pub(crate) gone: Box<dyn FnOnce(PostMortem) + Send>,
+}
+
+/// Handle of the reaper thread; dropping it waits until every ward is gone.
+pub(crate) struct Reaper {
+    shared: Arc<Shared>,
+    thread: Background,
+}
+
+struct Shared {
+    inbox: Mutex<Inbox>,
+    wake: OwnedFd,
+    watchdog: Arc<Watchdog>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    wards: Vec<Ward>,
+    finish: bool,
+}
+
+impl Reaper {
+    pub(crate) fn start(watchdog: Arc<Watchdog>) -> Result<Reaper> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::io("creating an eventfd", error))?;
+        let shared = Arc::new(Shared { inbox: Mutex::default(), wake, watchdog });
+        let of_thread = Arc::clone(&shared);
+        let thread = Background::spawn("remuda-reaper", move || of_thread.run())
+            .map_err(|error| Error::io("starting the reaper thread", error))?;
+        Ok(Reaper { shared, thread })
+    }
+
+    /// Takes over a worker. Never blocks.
+    pub(crate) fn take(&self, ward: Ward) {
+        self.shared.inbox.lock().wards.push(ward);
+        self.shared.signal();
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.shared.inbox.lock().finish = true;
+        self.shared.signal();
+        self.thread.join();
+    }
+}
+
+impl Shared {
+    fn signal(&self) {
+        // Can only fail when the counter is full, and then the thread is awake anyway.
+        let _ = write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn run(&self) {
+        let mut wards: Vec<Ward> = Vec::new();
+        loop {
+            let finish = {
+                let mut inbox = self.inbox.lock();
+                wards.append(&mut inbox.wards);
+                inbox.finish
+            };
+            if finish && wards.is_empty() {
+                return;
+            }
+            let now = Moment::now();
+            for ward in wards.iter_mut().filter(|ward| ward.kill_at <= now) {
+                ward.process.kill_group(Cause::Retired);
+                ward.kill_at = Moment::FAR_FUTURE;
+            }
+            let next = wards.iter().map(|ward| ward.kill_at).min().filter(|at| *at < Moment::FAR_FUTURE);
+            let ended = self.wait(&wards, next);
+            let mut removals = Vec::new();
+            for index in ended.into_iter().rev() {
+                removals.extend(self.bury(wards.swap_remove(index)));
+            }
+            // Slow when the worker left many files: after every owner has been told.
+            drop(removals);
+        }
+    }
+
+    /// Waits for an end, a new ward or the deadline; returns the indexes of ended wards, ascending.
+    fn wait(&self, wards: &[Ward], deadline: Option<Moment>) -> Vec<usize> {
+        let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(wards.iter().map(|ward| PollFd::from_borrowed_fd(ward.process.pidfd(), PollFlags::IN)));
+        let timeout = deadline.map(|deadline| timespec(deadline.saturating_since(Moment::now())));
+        // An error (EINTR) counts as a wake-up: the loop looks again.
+        let ready = poll(&mut fds, timeout.as_ref()).unwrap_or(0);
+        if ready == 0 {
+            return Vec::new();
+        }
+        if !fds[0].revents().is_empty() {
+            let _ = read(&self.wake, &mut [0_u8; 8]);
+        }
+        (0..wards.len()).filter(|index| !fds[index + 1].revents().is_empty()).collect()
+    }
+
+    /// Reaps one ended worker and tells its owner; returns the directory that is to be removed.
+    fn bury(&self, ward: Ward) -> Option<Scratch> {
+        // First, so that the number cannot be reused while it is listed.
+        self.watchdog.remove(ward.process.group());
+        let (exit, cause) = ward.process.reap().unwrap_or((Exit::Unknown, Cause::Itself));
+        let post_mortem =
+            PostMortem { exit, cause, peak_memory: ward.process.peak_seen(), ..ward.post_mortem };
+        drop(ward.transport);
+        log::debug!(session = post_mortem.session.0, pid = post_mortem.pid; "worker gone: {}", post_mortem.exit);
+        shielded("a session's end callback", || (ward.gone)(post_mortem));
+        ward.scratch
+    }
+}

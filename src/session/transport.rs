@@ -1,0 +1,381 @@
+//! The host's side of a worker's channels: opening them, waiting on all of them at once, frames in
+//! and out. No thread: whoever wants an answer waits here, with one absolute deadline.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::{Errno, ioctl_fionbio, pwrite, read, write};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
+    sendmsg, socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::output::Pipe;
+use super::process::{ChildEnds, Process};
+use super::protocol::{self, Frame, HEADER, Header, Kind, Malformed};
+use super::runtime::Channels;
+use crate::cancel::Wake;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+
+/// Bytes of a reply that are read at first; most replies fit.
+const FIRST_READ: usize = 4 << 10;
+/// A reply buffer larger than this is given back after use: idle sessions stay small.
+const KEPT_BUFFER: usize = 8 << 10;
+
+/// Which channels an epoll event names; bits of [`Ready`].
+const REPLIES: u64 = 1;
+const STDOUT: u64 = 2;
+const STDERR: u64 = 4;
+const EXIT: u64 = 8;
+const WAKE: u64 = 16;
+const REQUESTS: u64 = 32;
+
+/// What a wait found ready; empty after the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready(u64);
+
+impl Ready {
+    pub(crate) fn replies(self) -> bool {
+        self.0 & REPLIES != 0
+    }
+    pub(crate) fn stdout(self) -> bool {
+        self.0 & STDOUT != 0
+    }
+    pub(crate) fn stderr(self) -> bool {
+        self.0 & STDERR != 0
+    }
+    pub(crate) fn exit(self) -> bool {
+        self.0 & EXIT != 0
+    }
+    pub(crate) fn wake(self) -> bool {
+        self.0 & WAKE != 0
+    }
+    pub(crate) fn requests(self) -> bool {
+        self.0 & REQUESTS != 0
+    }
+    pub(crate) fn nothing(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Wakes a thread that waits for a worker: an eventfd in its epoll.
+#[derive(Debug)]
+pub(crate) struct WakeFd(OwnedFd);
+
+impl Wake for WakeFd {
+    fn wake(&self) {
+        // Fails only when the counter is full, that is, when the waiter has a wake-up pending.
+        let _ = write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl WakeFd {
+    pub(crate) fn clear(&self) {
+        let _ = read(&self.0, &mut [0_u8; 8]);
+    }
+}
+
+/// The worker's ends of the data channels, on their way with the *go* frame.
+struct DataEnds {
+    requests: OwnedFd,
+    replies: OwnedFd,
+}
+
+/// Channels that exist before the process does.
+pub(crate) struct Unstarted {
+    control: OwnedFd,
+    data: Option<(OwnedFd, OwnedFd, DataEnds)>,
+    stdout: Option<OwnedFd>,
+    stderr: OwnedFd,
+}
+
+/// All channels of one worker.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    control: OwnedFd,
+    /// Requests and replies; with [`Channels::Stdio`] both are the control socket.
+    data: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) stdout: Option<Pipe>,
+    pub(crate) stderr: Option<Pipe>,
+    epoll: OwnedFd,
+    wake: Arc<WakeFd>,
+    /// Holds the id of the request that shall stop; the worker maps it.
+    flag: OwnedFd,
+    inbox: Vec<u8>,
+    frame_cap: usize,
+}
+
+impl Unstarted {
+    /// Opens the channels; returns ours and those of the child.
+    pub(crate) fn open(channels: Channels) -> rustix::io::Result<(Unstarted, ChildEnds)> {
+        let (control, stdin) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        ioctl_fionbio(&control, true)?;
+        let (stderr, child_stderr) = reading_pipe()?;
+        if channels == Channels::Stdio {
+            let child_stdout = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
+            let ends = ChildEnds { stdin, stdout: child_stdout, stderr: child_stderr };
+            return Ok((Unstarted { control, data: None, stdout: None, stderr }, ends));
+        }
+        let (stdout, child_stdout) = reading_pipe()?;
+        let (replies, worker_replies) = reading_pipe()?;
+        let (worker_requests, requests) = pipe_with(PipeFlags::CLOEXEC)?;
+        ioctl_fionbio(&requests, true)?;
+        let ends = ChildEnds { stdin, stdout: child_stdout, stderr: child_stderr };
+        let data = Some((requests, replies, DataEnds { requests: worker_requests, replies: worker_replies }));
+        Ok((Unstarted { control, data, stdout: Some(stdout), stderr }, ends))
+    }
+
+    /// Tells the worker to go: its boot code, the *go* frame with the data channels.
+    pub(crate) fn go(
+        self,
+        process: &Process,
+        boot: &[u8],
+        frame_cap: usize,
+        deadline: Moment,
+    ) -> rustix::io::Result<Transport> {
+        let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
+        ftruncate(&flag, 8)?;
+        write_all(&self.control, boot, deadline)?;
+        let numbers = protocol::go_numbers(process.session().0, frame_cap);
+        let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
+        let data = match self.data {
+            None => {
+                write_all(&self.control, &go, deadline)?;
+                None
+            }
+            Some((requests, replies, ends)) => {
+                let fds = [ends.requests.as_fd(), ends.replies.as_fd(), flag.as_fd()];
+                send_with_fds(&self.control, &go, &fds, deadline)?;
+                Some((requests, replies))
+            }
+        };
+        let wake = Arc::new(WakeFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let transport = Transport {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            control: self.control,
+            data,
+            stdout: self.stdout.map(Pipe::new),
+            stderr: Some(Pipe::new(self.stderr)),
+            wake,
+            flag,
+            inbox: Vec::new(),
+            frame_cap,
+        };
+        transport.watch(transport.replies_fd(), REPLIES)?;
+        if let Some(stdout) = &transport.stdout {
+            transport.watch(stdout.as_fd(), STDOUT)?;
+        }
+        if let Some(stderr) = &transport.stderr {
+            transport.watch(stderr.as_fd(), STDERR)?;
+        }
+        transport.watch(process.pidfd(), EXIT)?;
+        transport.watch(transport.wake.0.as_fd(), WAKE)?;
+        Ok(transport)
+    }
+}
+
+impl Transport {
+    fn watch(&self, fd: BorrowedFd<'_>, bit: u64) -> rustix::io::Result<()> {
+        let flags = if bit == REQUESTS { EventFlags::OUT } else { EventFlags::IN };
+        epoll::add(&self.epoll, fd, EventData::new_u64(bit), flags)
+    }
+
+    fn requests_fd(&self) -> BorrowedFd<'_> {
+        self.data.as_ref().map_or(self.control.as_fd(), |(requests, _)| requests.as_fd())
+    }
+
+    fn replies_fd(&self) -> BorrowedFd<'_> {
+        self.data.as_ref().map_or(self.control.as_fd(), |(_, replies)| replies.as_fd())
+    }
+
+    /// Readable whenever the worker sent anything or ended.
+    pub(crate) fn events_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Wakes a thread that waits here.
+    pub(crate) fn waker(&self) -> &Arc<WakeFd> {
+        &self.wake
+    }
+
+    pub(crate) fn frame_cap(&self) -> usize {
+        self.frame_cap
+    }
+
+    /// Waits until something is ready or the deadline has passed (`None`: no deadline).
+    pub(crate) fn wait(&self, deadline: Option<Moment>) -> rustix::io::Result<Ready> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 8];
+        loop {
+            let timeout = deadline.map(|deadline| timespec(deadline.saturating_since(Moment::now())));
+            match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+                Ok((ready, _)) => {
+                    return Ok(Ready(ready.iter().fold(0, |bits, event| bits | event.data.u64())));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What is ready now, without waiting.
+    pub(crate) fn look(&self) -> rustix::io::Result<Ready> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 8];
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match epoll::wait(&self.epoll, &mut events, Some(&zero)) {
+            Ok((ready, _)) => Ok(Ready(ready.iter().fold(0, |bits, event| bits | event.data.u64()))),
+            Err(Errno::INTR) => Ok(Ready(0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes as much of `bytes` as the worker takes now; returns how much that was.
+    pub(crate) fn write_some(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        match write(self.requests_fd(), bytes) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Whether [`wait`](Transport::wait) reports that the worker takes more of a request.
+    pub(crate) fn watch_requests(&self, on: bool) -> rustix::io::Result<()> {
+        match (on, self.data.is_some()) {
+            (true, true) => self.watch(self.requests_fd(), REQUESTS),
+            (false, true) => epoll::delete(&self.epoll, self.requests_fd()),
+            // One socket for both directions: its one registration covers both.
+            (on, false) => {
+                let flags = if on { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+                let bits = if on { REPLIES | REQUESTS } else { REPLIES };
+                epoll::modify(&self.epoll, self.control.as_fd(), EventData::new_u64(bits), flags)
+            }
+        }
+    }
+
+    /// Asks the worker to stop this request: sets the flag, then sends the frame that interrupts.
+    pub(crate) fn cancel(&self, request: u64) {
+        let _ = pwrite(&self.flag, &request.to_ne_bytes(), 0);
+        if let Some(frame) = protocol::encode(Kind::Cancel, request, b"", b"", self.frame_cap) {
+            // A worker that does not read its control socket is killed after its grace.
+            let _ = send(&self.control, &frame, SendFlags::NOSIGNAL);
+        }
+    }
+
+    /// Reads once from the reply channel. `Ok(false)` when the worker has closed it.
+    pub(crate) fn read_replies(&mut self) -> rustix::io::Result<bool> {
+        let missing = match Header::decode(&self.inbox, self.frame_cap) {
+            Ok(Some(header)) => (HEADER + header.length).saturating_sub(self.inbox.len()),
+            // Too short, or malformed: `next_frame` tells.
+            Ok(None) | Err(_) => 0,
+        };
+        // Memory follows what has arrived, not what a header announces.
+        self.inbox.reserve(missing.clamp(FIRST_READ, 1 << 20));
+        let fd = self.data.as_ref().map_or(&self.control, |(_, replies)| replies);
+        match read(fd, spare_capacity(&mut self.inbox)) {
+            Ok(0) | Err(Errno::CONNRESET) => Ok(false),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The first frame in the inbox, if it is complete; [`consume`](Transport::consume) removes it.
+    pub(crate) fn next_frame(&self) -> Result<Option<(Frame<'_>, usize)>, Malformed> {
+        Frame::decode(&self.inbox, self.frame_cap)
+    }
+
+    /// Whether bytes wait that belong to no request.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.inbox.drain(..bytes);
+        if self.inbox.capacity() > KEPT_BUFFER {
+            self.inbox.shrink_to(KEPT_BUFFER);
+        }
+    }
+
+    /// A stream that every writer has closed would be ready for ever.
+    pub(crate) fn close_stdout(&mut self) {
+        if let Some(pipe) = self.stdout.take() {
+            let _ = epoll::delete(&self.epoll, pipe.fd());
+        }
+    }
+
+    /// See [`close_stdout`](Transport::close_stdout).
+    pub(crate) fn close_stderr(&mut self) {
+        if let Some(pipe) = self.stderr.take() {
+            let _ = epoll::delete(&self.epoll, pipe.fd());
+        }
+    }
+}
+
+/// A pipe whose reading end, ours, does not block.
+fn reading_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
+    ioctl_fionbio(&output, true)?;
+    Ok((output, input))
+}
+
+/// Writes everything to the control socket before the deadline.
+fn write_all(fd: &OwnedFd, mut bytes: &[u8], deadline: Moment) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match send(fd, bytes, SendFlags::NOSIGNAL) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::AGAIN) => wait_writable(fd, deadline)?,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends a small frame with file descriptors on its first byte.
+fn send_with_fds(
+    fd: &OwnedFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    deadline: Moment,
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    loop {
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        match sendmsg(fd, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(sent) => return write_all(fd, &bytes[sent..], deadline),
+            Err(Errno::AGAIN) => wait_writable(fd, deadline)?,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn wait_writable(fd: &OwnedFd, deadline: Moment) -> rustix::io::Result<()> {
+    let left = deadline.saturating_since(Moment::now());
+    match poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&timespec(left))) {
+        Ok(0) => Err(Errno::TIMEDOUT),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A duration as the kernel takes it; longer than the kernel can count is for ever.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+/// An error of a channel, in words.
+pub(crate) fn channel_error(error: Errno) -> Error {
+    Error::io("talking to a worker", error)
+}
