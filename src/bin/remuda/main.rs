@@ -7,8 +7,8 @@ mod help;
 mod lines;
 mod progress;
 mod report;
-// mod run;
-//mod script;
+mod run;
+mod script;
 mod signals;
 
 use std::fmt::Display;
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(error) => return unusable(error),
     };
     match command {
-        Command::Run(_) => todo!(),
+        Command::Run(args) => run::main(&args),
         Command::Exec(args) => exec::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Help(topic) => say(topic.text()),
