@@ -7,6 +7,10 @@
 
 mod support;
 
+mod cli_exec;
+mod cli_run;
+mod cli_samples;
+mod cli_stop;
 mod session_abuse;
 mod session_basics;
 mod session_start;

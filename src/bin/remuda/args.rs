@@ -73,7 +73,10 @@ impl Display for UsageError {
 pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Overview);
     let Some(first) = parser.next().map_err(usage)? else {
-        return Err(UsageError::new("what shall remuda do? Name a command: run, exec or bench", Topic::Overview));
+        return Err(UsageError::new(
+            "what shall remuda do? Name a command: run, exec or bench",
+            Topic::Overview,
+        ));
     };
     let command = match first {
         Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Overview)),
@@ -102,7 +105,8 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("exec") => Topic::Exec,
             Some("bench") => Topic::Bench,
             _ => {
-                let message = format!("there is no help on '{}'; there is on run, exec and bench", name.display());
+                let message =
+                    format!("there is no help on '{}'; there is on run, exec and bench", name.display());
                 return Err(UsageError::new(message, Topic::Overview));
             }
         },
@@ -118,7 +122,9 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
     loop {
         if let Some(rest) = after_separator(&mut parser) {
             for arg in rest {
-                script_args.push(text("an argument for the scripts", arg).map_err(|m| UsageError::new(m, Topic::Run))?);
+                script_args.push(
+                    text("an argument for the scripts", arg).map_err(|m| UsageError::new(m, Topic::Run))?,
+                );
             }
             break;
         }
@@ -243,7 +249,10 @@ fn seconds(value: &OsString) -> Result<Duration, String> {
     let limit = value.to_str().and_then(|text| text.parse().ok()).map(Duration::try_from_secs_f64);
     match limit {
         Some(Ok(limit)) if !limit.is_zero() => Ok(limit),
-        _ => Err(format!("--time-limit {}: a number of seconds above zero is wanted, such as 2.5", value.display())),
+        _ => Err(format!(
+            "--time-limit {}: a number of seconds above zero is wanted, such as 2.5",
+            value.display()
+        )),
     }
 }
 
@@ -276,7 +285,19 @@ mod tests {
 
     #[test]
     fn run_takes_scripts_options_and_arguments_for_the_scripts() {
-        let line = ["run", "a.py", "-j3", "--time-limit=1.5", "--env", "A=b=c", "b.py", "--json", "--", "--jobs", "x"];
+        let line = [
+            "run",
+            "a.py",
+            "-j3",
+            "--time-limit=1.5",
+            "--env",
+            "A=b=c",
+            "b.py",
+            "--json",
+            "--",
+            "--jobs",
+            "x",
+        ];
         let Ok(Command::Run(args)) = parsed(&line) else { panic!("not understood") };
         assert_eq!(args.scripts, [PathBuf::from("a.py"), PathBuf::from("b.py")]);
         assert_eq!(args.script_args, ["--jobs", "x"]);

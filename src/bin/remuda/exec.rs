@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use remuda::{CancelToken, Execution, Request, SessionConfig, Stream};
+use remuda::{CancelToken, Execution, Outcome, Request, SessionConfig, Stream};
 
 use crate::args::{ExecArgs, SessionArgs};
 use crate::progress::Screen;
@@ -69,7 +69,10 @@ pub(crate) fn session_config(options: &SessionArgs) -> SessionConfig {
 
 fn from_stdin() -> Result<String, String> {
     let mut code = Vec::new();
-    io::stdin().lock().read_to_end(&mut code).map_err(|error| format!("cannot read standard input: {error}"))?;
+    io::stdin()
+        .lock()
+        .read_to_end(&mut code)
+        .map_err(|error| format!("cannot read standard input: {error}"))?;
     String::from_utf8(code).map_err(|_| "the code on standard input is not UTF-8".to_owned())
 }
 
@@ -83,8 +86,9 @@ fn tell(screen: &Screen, end: &End) {
             if let Some(text) = complaint(run) {
                 screen.write(Stream::Stderr, text.as_bytes());
             }
-            if run.error.is_none() && !succeeded(run) {
-                let death = run.post_mortem.as_ref().map_or_else(String::new, |death| format!(": {}", death.exit));
+            if !matches!(run.outcome, Outcome::Completed | Outcome::Failed) {
+                let death =
+                    run.post_mortem.as_ref().map_or_else(String::new, |death| format!(": {}", death.exit));
                 screen.write(Stream::Stderr, format!("remuda: {}{death}\n", run.outcome).as_bytes());
             }
         }

@@ -19,8 +19,8 @@ const ERASE: &[u8] = b"\r\x1b[K";
 
 /// The two output streams and the line of progress, shared by the threads that run scripts.
 pub(crate) struct Screen {
-    /// Whether the line of progress is on the terminal now. Held while anything is written.
-    drawn: Mutex<bool>,
+    /// The line of progress that is on the terminal now. Held while anything is written.
+    drawn: Mutex<Option<String>>,
     /// Nobody reads our stdout any more.
     broken: AtomicBool,
     /// Cancelled when that happens: nobody wants the rest.
@@ -29,7 +29,7 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(token: &CancelToken) -> Screen {
-        Screen { drawn: Mutex::new(false), broken: AtomicBool::new(false), token: token.clone() }
+        Screen { drawn: Mutex::new(None), broken: AtomicBool::new(false), token: token.clone() }
     }
 
     /// Writes whole lines to our own stdout or stderr. Blocks while the reader of the stream does
@@ -38,7 +38,7 @@ impl Screen {
         if bytes.is_empty() {
             return;
         }
-        let mut drawn = self.erased();
+        let _erased = self.erased();
         match stream {
             Stream::Stdout if self.is_broken() => {}
             Stream::Stdout => {
@@ -49,7 +49,6 @@ impl Screen {
             // There is no place left to report a failure to write to stderr.
             Stream::Stderr => drop(write_through(&mut io::stderr().lock(), bytes)),
         }
-        *drawn = false;
     }
 
     /// Whether stdout was closed by its reader (or cannot be written for another reason).
@@ -66,18 +65,21 @@ impl Screen {
     }
 
     /// The lock, with the line of progress removed.
-    fn erased(&self) -> MutexGuard<'_, bool> {
-        let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        if *drawn {
+    fn erased(&self) -> MutexGuard<'_, Option<String>> {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.take().is_some() {
             drop(write_through(&mut io::stderr().lock(), ERASE));
         }
         drawn
     }
 
-    fn draw(&self, text: &str) {
-        let mut drawn = self.erased();
-        drop(write_through(&mut io::stderr().lock(), text.as_bytes()));
-        *drawn = true;
+    fn draw(&self, text: String) {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.as_ref() != Some(&text) {
+            let line = [ERASE, text.as_bytes()].concat();
+            drop(write_through(&mut io::stderr().lock(), &line));
+            *drawn = Some(text);
+        }
     }
 }
 
@@ -117,14 +119,20 @@ impl Board {
         let running: Vec<String> = places
             .iter()
             .filter_map(|place| match place {
-                Place::Running { label, since } => {
-                    Some(format!("{label} {:.0}s", now.saturating_duration_since(*since).as_secs_f64().floor()))
-                }
+                Place::Running { label, since } => Some(format!(
+                    "{label} {:.0}s",
+                    now.saturating_duration_since(*since).as_secs_f64().floor()
+                )),
                 _ => None,
             })
             .collect();
         let stopping = if stopping { "stopping, Ctrl-C again kills at once: " } else { "" };
-        let line = format!("{stopping}{ended}/{} done, {} running: {}", places.len(), running.len(), running.join(", "));
+        let line = format!(
+            "{stopping}{ended}/{} done, {} running: {}",
+            places.len(),
+            running.len(),
+            running.join(", ")
+        );
         if line.chars().count() <= width {
             return line;
         }
@@ -152,9 +160,9 @@ impl Progress {
         let (stop, stopped) = mpsc::channel::<()>();
         scope.spawn(move || {
             while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                screen.draw(&board.text(Instant::now(), screen.token.is_cancelled(), width()));
+                screen.draw(board.text(Instant::now(), screen.token.is_cancelled(), width()));
             }
-            *screen.erased() = false;
+            drop(screen.erased());
         });
         Progress { _stop: Some(stop) }
     }

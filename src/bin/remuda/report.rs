@@ -122,7 +122,8 @@ fn summary(ends: &[&End], took: Duration) -> String {
             None => counts.push((end.word(), 1)),
         }
     }
-    let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {}", word.replace('_', " "))).collect();
+    let counts: Vec<String> =
+        counts.iter().map(|(word, count)| format!("{count} {}", word.replace('_', " "))).collect();
     let plural = if ends.len() == 1 { "" } else { "s" };
     format!("{} script{plural} in {:.1} s: {}\n", ends.len(), took.as_secs_f64(), counts.join(", "))
 }
@@ -161,7 +162,8 @@ pub(crate) fn json(script: Option<&str>, end: &End) -> String {
         stdout: execution.map(|run| run.stdout.as_str()),
         stderr: execution.map(|run| run.stderr.as_str()),
         dropped: execution.map(|run| run.dropped),
-        error: execution.and_then(|run| run.error.as_ref()),
+        // `sys.exit(0)` is a way to succeed.
+        error: execution.filter(|run| !succeeded(run)).and_then(|run| run.error.as_ref()),
         post_mortem: execution.and_then(|run| run.post_mortem.as_deref()),
         refused,
     };
@@ -195,14 +197,18 @@ mod tests {
 
     #[test]
     fn what_never_ran_is_in_the_table_and_in_the_json() {
-        let ends = [("a.py", End::NotStarted), ("long name.py", End::Refused(Error::TooManyWaiters { limit: 3 }))];
+        let ends =
+            [("a.py", End::NotStarted), ("long name.py", End::Refused(Error::TooManyWaiters { limit: 3 }))];
         let text = table(ends.iter().map(|(label, end)| (*label, end)), Duration::from_millis(1_250));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
         assert!(lines[1].starts_with("a.py          not started"), "{text}");
         assert_eq!(lines[3], "2 scripts in 1.2 s: 1 not started, 1 refused");
         let row: Value = serde_json::from_str(&json(Some("a.py"), &ends[0].1)).expect("an object");
-        assert_eq!((&row["script"], &row["outcome"], &row["ok"]), (&"a.py".into(), &"not_started".into(), &false.into()));
+        assert_eq!(
+            (&row["script"], &row["outcome"], &row["ok"]),
+            (&"a.py".into(), &"not_started".into(), &false.into())
+        );
     }
 
     #[test]

@@ -131,7 +131,8 @@ impl<'a> Run<'a> {
             return session.execute(request);
         }
         let mut output = Output::new(self, script);
-        let result = session.execute(request.output_cap(0).on_output(|stream, bytes| output.push(stream, bytes)));
+        let result =
+            session.execute(request.output_cap(0).on_output(|stream, bytes| output.push(stream, bytes)));
         output.finish();
         if let Ok(execution) = &result {
             let complaint = report::complaint(execution);
@@ -185,7 +186,11 @@ impl<'a> Output<'a> {
     fn new(run: &'a Run<'_>, script: &Script) -> Output<'a> {
         let width = run.scripts.iter().map(|script| script.label.chars().count()).max().unwrap_or(0);
         let prefix = format!("{:<width$} | ", script.label);
-        Output { screen: &run.screen, streams: [Lines::new(prefix.clone()), Lines::new(prefix)], ready: Vec::new() }
+        Output {
+            screen: &run.screen,
+            streams: [Lines::new(prefix.clone()), Lines::new(prefix)],
+            ready: Vec::new(),
+        }
     }
 
     fn push(&mut self, stream: Stream, bytes: &[u8]) {

@@ -46,7 +46,9 @@ fn read(path: &Path) -> Result<(String, String), String> {
                     let dir = file.trim_end_matches('/');
                     format!("{shown}: this is a directory; name the scripts in it, such as {dir}/*.py")
                 }
-                ErrorKind::PermissionDenied => format!("{shown}: you may not read it; change its permissions"),
+                ErrorKind::PermissionDenied => {
+                    format!("{shown}: you may not read it; change its permissions")
+                }
                 _ => format!("{shown}: cannot be read: {error}"),
             });
         }
@@ -65,7 +67,9 @@ fn read(path: &Path) -> Result<(String, String), String> {
 /// The file's name alone if only one script has it, else the path, numbered if that comes twice.
 fn labels(files: &[String]) -> Vec<String> {
     let name = |file: &str| {
-        Path::new(file).file_name().map_or_else(|| file.to_owned(), |name| name.to_string_lossy().into_owned())
+        Path::new(file)
+            .file_name()
+            .map_or_else(|| file.to_owned(), |name| name.to_string_lossy().into_owned())
     };
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut paths: HashMap<&str, usize> = HashMap::new();
@@ -77,7 +81,8 @@ fn labels(files: &[String]) -> Vec<String> {
     let mut labels = Vec::with_capacity(files.len());
     for file in files {
         let short = name(file);
-        let label = if names[&short] == 1 || names[&short] == paths[file.as_str()] { short } else { file.clone() };
+        let label =
+            if names[&short] == 1 || names[&short] == paths[file.as_str()] { short } else { file.clone() };
         if paths[file.as_str()] == 1 {
             labels.push(label);
         } else {
