@@ -29,7 +29,11 @@ fn main() -> remuda::Result<()> {
     };
     on_kill();
     on_kill();
-    println!("ada was killed: {} user is left, and ada's handle says: {}", POOL.users(), outcome(ada.acquire().err()));
+    println!(
+        "ada was killed: {} user is left, and ada's handle says: {}",
+        POOL.users(),
+        outcome(ada.acquire().err())
+    );
     println!("ben works on: {}", ben.acquire()?.execute("6 * 7")?.value);
 
     drop(ben);

@@ -11,6 +11,7 @@ mod cli_exec;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;
+mod pool_abuse;
 mod session_abuse;
 mod session_basics;
 mod session_start;

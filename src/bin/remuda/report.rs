@@ -1,6 +1,5 @@
 //! What came of the scripts: a table for people, JSON for programs.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use remuda::{Error, Execution, ExecutionError, Outcome, PostMortem, SessionId};
@@ -104,10 +103,14 @@ pub(crate) fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a End)>, took: Du
         lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = String::new();
-    for [script, outcome, seconds, session, memory] in &lines {
-        let [a, b, c, d, e] = widths;
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{script:<a$}  {outcome:<b$}  {seconds:>c$}  {session:>d$}  {memory:>e$}");
+    for line in &lines {
+        // Words begin at the left, numbers end at the right.
+        let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+            0 | 1 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        text.push_str(&cells.collect::<Vec<_>>().join("  "));
+        text.push('\n');
     }
     text.push_str(&summary(&ends, took));
     text

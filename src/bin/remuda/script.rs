@@ -55,7 +55,7 @@ fn read(path: &Path) -> Result<(String, String), String> {
     };
     let source = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = error.as_bytes()[..at].split(|&byte| byte == b'\n').count();
         format!("{shown}: line {line} is not UTF-8; save the script in UTF-8")
     })?;
     if source.contains('\0') {
