@@ -1,7 +1,8 @@
 //! One request and its answer: sends, waits, collects output, and climbs the cancel ladder.
 //!
-//! The ladder: flag and cancel frame and SIGINT to the group at once, then a grace, then SIGKILL to
-//! the group. Nothing here waits for a killed process: that is the reaper's work.
+//! The ladder: flag, cancel frame and SIGINT to the group at once; the frame and the signal again
+//! after half of the grace (for code that polls its flag and was left alone at first); SIGKILL to
+//! the group after the grace. Nothing here waits for a killed process: that is the reaper's work.
 
 use std::time::Duration;
 
@@ -57,6 +58,14 @@ pub(crate) enum End {
     Broken(String),
 }
 
+/// A ladder on its way up.
+struct Ladder {
+    why: Stop,
+    /// When the worker is asked again, until it was.
+    again_at: Option<Moment>,
+    kill_at: Moment,
+}
+
 /// Why the ladder was climbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -67,7 +76,7 @@ pub(crate) enum Stop {
 impl Exchange<'_> {
     /// Sends `frame` and waits for its answer.
     pub(crate) fn run(mut self, frame: &[u8]) -> Ended {
-        let mut stop: Option<(Stop, Moment)> = None;
+        let mut stop: Option<Ladder> = None;
         let end = self.converse(frame, &mut stop);
         if let End::Broken(reason) = &end {
             self.process.kill_group(Cause::Protocol(reason.clone()));
@@ -77,10 +86,10 @@ impl Exchange<'_> {
             self.drain(true, true);
         }
         let Outputs { stdout, stderr, .. } = self.output;
-        Ended { end, stop: stop.map(|(stop, _)| stop), stdout, stderr }
+        Ended { end, stop: stop.map(|ladder| ladder.why), stdout, stderr }
     }
 
-    fn converse(&mut self, frame: &[u8], stop: &mut Option<(Stop, Moment)>) -> End {
+    fn converse(&mut self, frame: &[u8], stop: &mut Option<Ladder>) -> End {
         let mut unsent = match self.send(frame) {
             Ok(unsent) => unsent,
             Err(end) => return end,
@@ -117,32 +126,38 @@ impl Exchange<'_> {
     }
 
     /// One look at the ladder: returns until when to wait, or the end.
-    fn climb(&self, stop: &mut Option<(Stop, Moment)>) -> Result<Option<Moment>, End> {
+    fn climb(&self, stop: &mut Option<Ladder>) -> Result<Option<Moment>, End> {
         let cancelled = || self.tokens.iter().flatten().any(|token| token.is_cancelled());
-        match *stop {
-            None if cancelled() => Ok(Some(self.interrupt(stop, Stop::Cancelled))),
-            None => match self.limit {
-                Some(limit) if Moment::now() >= limit => Ok(Some(self.interrupt(stop, Stop::TimeLimit))),
-                limit => Ok(limit),
-            },
-            Some((why, kill_at)) if Moment::now() >= kill_at => {
-                self.process.kill_group(match why {
-                    Stop::TimeLimit => Cause::TimeLimit,
-                    Stop::Cancelled => Cause::Cancelled,
-                });
-                Err(End::Killed)
-            }
-            Some((_, kill_at)) => Ok(Some(kill_at)),
+        let Some(ladder) = stop else {
+            let why = match self.limit {
+                _ if cancelled() => Stop::Cancelled,
+                Some(limit) if Moment::now() >= limit => Stop::TimeLimit,
+                limit => return Ok(limit),
+            };
+            let now = Moment::now();
+            let (again_at, kill_at) = (now + self.grace / 2, now + self.grace);
+            self.interrupt(0);
+            *stop = Some(Ladder { why, again_at: Some(again_at), kill_at });
+            return Ok(Some(again_at));
+        };
+        let now = Moment::now();
+        if now >= ladder.kill_at {
+            self.process.kill_group(match ladder.why {
+                Stop::TimeLimit => Cause::TimeLimit,
+                Stop::Cancelled => Cause::Cancelled,
+            });
+            return Err(End::Killed);
         }
+        if ladder.again_at.is_some_and(|again_at| now >= again_at) {
+            ladder.again_at = None;
+            self.interrupt(1);
+        }
+        Ok(ladder.again_at.or(Some(ladder.kill_at)))
     }
 
-    /// The first rungs; returns when the last one is due.
-    fn interrupt(&self, stop: &mut Option<(Stop, Moment)>, why: Stop) -> Moment {
-        self.transport.cancel(self.request);
+    fn interrupt(&self, attempt: u8) {
+        self.transport.cancel(self.request, attempt);
         self.process.interrupt_group();
-        let kill_at = Moment::after(self.grace);
-        *stop = Some((why, kill_at));
-        kill_at
     }
 
     /// Writes what the worker takes at once; the rest goes when the channel has room.

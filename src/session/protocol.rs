@@ -8,6 +8,8 @@
 pub(crate) const VERSION: u64 = 1;
 /// Bytes of a frame's header.
 pub(crate) const HEADER: usize = 16;
+/// Where a header's flags are; those of a cancel count its attempts.
+pub(crate) const FLAGS: usize = 5;
 pub(crate) const DEFAULT_FRAME_CAP: usize = 64 << 20;
 pub(crate) const MIN_FRAME_CAP: usize = 64 << 10;
 pub(crate) const MAX_FRAME_CAP: usize = 1 << 30;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::answer::{ImportReport, ReadyReport, decode_error};
 use super::config::WorkDir;
 use super::exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL};
@@ -114,14 +116,22 @@ impl Starting {
             .watchdog
             .add(process.group(), listed)
             .map_err(|error| Error::io("telling the watchdog of a worker", error))?;
-        unstarted.go(process, boot, config.frame_cap, deadline).map_err(|error| match process.exit() {
-            // It ended before it read anything: its exit says more than our broken pipe.
-            Some(exit) => Error::Runtime {
-                program: config.runtime.program().to_owned(),
-                reason: format!("it ended at once with {exit}"),
-                source: None,
-            },
-            None => Error::io("sending a worker its channels", error),
+        unstarted.go(process, boot, config.frame_cap, deadline).map_err(|error| {
+            if !matches!(error, Errno::PIPE | Errno::CONNRESET) {
+                return Error::io("sending a worker its channels", error);
+            }
+            // It closed its end, most likely by ending: then its exit says more than our broken pipe.
+            process.ends_within(END_PATIENCE);
+            match process.exit() {
+                Some(exit) => Error::Runtime {
+                    program: config.runtime.program().to_owned(),
+                    reason: format!("it ended at once with {exit}"),
+                    source: None,
+                },
+                None => {
+                    Error::Protocol { session: process.session(), reason: "it closed its fd 0".to_owned() }
+                }
+            }
         })
     }
 }

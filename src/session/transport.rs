@@ -261,9 +261,10 @@ impl Transport {
     }
 
     /// Asks the worker to stop this request: sets the flag, then sends the frame that interrupts.
-    pub(crate) fn cancel(&self, request: u64) {
+    pub(crate) fn cancel(&self, request: u64, attempt: u8) {
         let _ = pwrite(&self.flag, &request.to_ne_bytes(), 0);
-        if let Some(frame) = protocol::encode(Kind::Cancel, request, b"", b"", self.frame_cap) {
+        if let Some(mut frame) = protocol::encode(Kind::Cancel, request, b"", b"", self.frame_cap) {
+            frame[protocol::FLAGS] = attempt;
             // A worker that does not read its control socket is killed after its grace.
             let _ = send(&self.control, &frame, SendFlags::NOSIGNAL);
         }

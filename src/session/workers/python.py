@@ -41,6 +41,7 @@ session_id = 0
 
 current = 0              # id of the running request; 0 when none may be interrupted
 interrupted = 0          # id of the last request that was interrupted: once is enough
+polled = 0               # id of the last request that asked `cancelled()`
 early = set()            # cancelled before they started
 stopped = False          # the running request noticed its cancel
 in_child = False         # this is a child that user code forked
@@ -132,12 +133,14 @@ def read_control():
             size = int.from_bytes(control_bytes[:4], "little")
             if len(control_bytes) < HEADER + size:
                 break
-            kind, request = control_bytes[4], int.from_bytes(control_bytes[8:16], "little")
+            kind, attempt = control_bytes[4], control_bytes[5]
+            request = int.from_bytes(control_bytes[8:16], "little")
             control_bytes = control_bytes[HEADER + size:]
             if kind != CANCEL:
                 continue
             if request == current:
-                if interrupted != request:
+                # Code that polls may end in its own way; the second attempt does not ask any more.
+                if interrupted != request and (attempt > 0 or polled != request):
                     interrupted = request
                     hit = stopped = True
             elif request > last_request:
@@ -155,9 +158,11 @@ flag_view = None
 def cancelled():
     """True once the host has asked the running code to stop: end in good order, now.
 
-    Costs about as much as a list look-up; call it in every loop.
+    Costs about as much as a list look-up; call it in every loop. Code that has called it once is
+    not interrupted by KeyboardInterrupt before half of its grace has passed.
     """
-    global flag_view, stopped
+    global flag_view, stopped, polled
+    polled = current
     if flag_view is None:
         import mmap
         flag_view = memoryview(mmap.mmap(flag_fd, 8, prot=mmap.PROT_READ)).cast("Q")
@@ -343,8 +348,9 @@ def flush_output():
         except Exception:
             pass
     # What user code put in their place, if it did.
-    if sys.stdout is not own_streams[0] or sys.stderr is not own_streams[1]:
-        for stream in (sys.stdout, sys.stderr):
+    for name, own in zip(("stdout", "stderr"), own_streams):
+        stream = getattr(sys, name, None)
+        if stream is not own:
             try:
                 stream.flush()
             except Exception:

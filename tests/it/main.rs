@@ -1,0 +1,11 @@
+//! Integration tests: real processes, real pipes, real kills.
+//!
+//! One binary, one module per subject. Every test runs in a process of its own and ends with the
+//! proof that it left nothing behind: see [`support`].
+
+mod support;
+
+mod session_abuse;
+mod session_basics;
+mod session_start;
+mod session_stop;

@@ -1,0 +1,156 @@
+//! User code that does its worst: a typed outcome in time, and a session that says whether it lives.
+
+use std::time::Duration;
+
+use remuda::{Exit, Outcome, Request};
+
+use crate::support::{isolated, poll, session};
+
+isolated! {
+    fn leaving_by_os_exit_is_a_death_with_its_code() {
+        let mut session = session();
+        let run = session.execute("import os, sys; print('out'); print('last words', file=sys.stderr); os._exit(3)").unwrap();
+        assert_eq!(run.outcome, Outcome::Died);
+        assert_eq!(run.post_mortem.as_ref().unwrap().exit, Exit::Code(3));
+        assert_eq!(run.post_mortem.unwrap().stderr_tail, "last words\n");
+        assert_eq!(run.stdout, "out\n");
+        assert!(!session.is_alive());
+    }
+}
+
+isolated! {
+    fn closing_the_standard_descriptors_harms_only_the_code_itself() {
+        // Peer bug B12: fds 0 and 1 of user code were the protocol.
+        let mut session = session();
+        let run = session.execute("import os\nfor fd in (0, 1, 2): os.close(fd)\n7").unwrap();
+        assert_eq!(run.value, 7);
+        assert_eq!(session.execute("print('nobody hears this')").unwrap().outcome, Outcome::Failed);
+        assert_eq!(session.execute("8").unwrap().value, 8);
+    }
+}
+
+isolated! {
+    fn output_of_child_processes_arrives_and_frames_stay_whole() {
+        let mut session = session();
+        let run = session.execute("import os; os.system('echo hi; echo ho >&2')").unwrap();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str(), run.value), ("hi\n", "ho\n", 0.into()));
+        assert_eq!(session.execute("1").unwrap().value, 1);
+    }
+}
+
+isolated! {
+    fn a_gigabyte_of_output_is_capped_and_counted() {
+        let mut session = session();
+        let code = "import sys\nblock = b'x' * (1 << 20)\nfor _ in range(1024): sys.stdout.buffer.write(block)\n'done'";
+        let mut seen = 0_u64;
+        let run = session.execute(Request::code(code).on_output(|_, bytes| seen += bytes.len() as u64)).unwrap();
+        assert_eq!(run.value, "done");
+        assert_eq!(seen, 1 << 30);
+        assert_eq!(run.dropped.0, (1 << 30) - (16 << 20));
+        assert!(run.stdout.len() < (16 << 20) + 100);
+    }
+}
+
+isolated! {
+    fn a_thread_that_prints_after_its_execution_does_not_disturb_the_next() {
+        let mut session = session();
+        let code = "import threading\ngo = threading.Event()\ndef late():\n    go.wait()\n    print('late')\n    done.set()\ndone = threading.Event()\nthreading.Thread(target=late, daemon=True).start()";
+        session.execute(code).unwrap();
+        // Another thread lets it go after this execution has ended.
+        session.execute("threading.Timer(0.05, go.set).start()").unwrap();
+        poll(
+            || session_has_late_output(&session),
+            || "the late line never came".to_owned(),
+        );
+        let run = session.execute("print('mine')").unwrap();
+        assert_eq!(run.stdout, "mine\n");
+        assert_eq!(session.info().late_output, 5);
+    }
+}
+
+/// Bytes that wait in the worker's stdout, seen from outside: the pipe's reader is this process.
+fn session_has_late_output(_: &remuda::Session) -> bool {
+    std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok).any(|entry| {
+        let fd: i32 = entry.file_name().to_string_lossy().parse().unwrap_or(-1);
+        let is_pipe =
+            std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with("pipe:"));
+        is_pipe && waiting(fd) == 5
+    })
+}
+
+/// FIONREAD through a descriptor of our own for the same pipe.
+fn waiting(fd: i32) -> u64 {
+    std::fs::File::open(format!("/proc/self/fd/{fd}"))
+        .ok()
+        .and_then(|file| rustix::io::ioctl_fionread(&file).ok())
+        .unwrap_or(0)
+}
+
+isolated! {
+    fn a_forked_child_that_falls_through_never_answers_for_its_parent() {
+        let mut session = session();
+        let run = session.execute("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\n'parent' if pid else 'child'").unwrap();
+        assert_eq!(run.value, "parent");
+        for i in 0..20 {
+            let run = session.execute(format!("import os\nos.fork()\n{i}")).unwrap();
+            assert_eq!(run.value, i);
+        }
+        let run = session.execute("import os\nif not os.fork(): raise ValueError('in the child')\nos.wait()[1]").unwrap();
+        assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.error);
+        assert_eq!(session.execute("'still me'").unwrap().value, "still me");
+    }
+}
+
+isolated! {
+    fn recursion_to_death_is_an_error_or_a_post_mortem() {
+        let mut session = session();
+        let run = session.execute("def f(): f()\nf()").unwrap();
+        assert_eq!(run.error.unwrap().kind, "RecursionError");
+        let code = "import sys\nsys.setrecursionlimit(10**9)\nclass A:\n    def __getattr__(self, name): return getattr(self, name)\nA().x";
+        let run = session.execute(Request::code(code).time_limit(Duration::from_secs(30))).unwrap();
+        assert!(matches!(run.outcome, Outcome::Died | Outcome::Failed), "{:?}", run.outcome);
+    }
+}
+
+isolated! {
+    fn a_segfault_is_a_death_by_signal_with_the_interpreters_words() {
+        let mut session = session();
+        let run = session.execute("import faulthandler, ctypes; faulthandler.enable(); ctypes.string_at(1)").unwrap();
+        assert_eq!(run.outcome, Outcome::Died);
+        let post_mortem = run.post_mortem.unwrap();
+        assert_eq!(post_mortem.exit, Exit::Signal(11));
+        assert!(post_mortem.stderr_tail.contains("Segmentation fault"), "{}", post_mortem.stderr_tail);
+    }
+}
+
+isolated! {
+    fn closing_every_descriptor_ends_the_session_with_a_typed_error() {
+        let mut session = session();
+        let result = session.execute(Request::code("import os; os.closerange(0, 1000)").time_limit(Duration::from_secs(30)));
+        match result {
+            Ok(run) => assert_eq!(run.outcome, Outcome::Died),
+            Err(error) => assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}"),
+        }
+        assert!(!session.is_alive());
+    }
+}
+
+isolated! {
+    fn a_stopped_worker_is_killed_when_its_time_is_up() {
+        let mut session = session();
+        let code = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)";
+        let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
+        assert_eq!(run.outcome, Outcome::TimedOut { killed: true });
+    }
+}
+
+isolated! {
+    fn replaced_streams_and_broken_builtins_do_not_break_the_worker() {
+        let mut session = session();
+        session.execute("import sys, io\nsys.stdout = io.StringIO()\nprint('captured')\nsys.stderr = None").unwrap();
+        let run = session.execute("sys.stdout.getvalue()").unwrap();
+        assert_eq!(run.value, "captured\n");
+        session.execute("del sys.stdout").unwrap();
+        assert_eq!(session.execute("3").unwrap().value, 3);
+    }
+}

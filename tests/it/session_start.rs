@@ -1,0 +1,152 @@
+//! Starting sessions: warm-up, limits, and everything that can be wrong.
+
+use std::time::Duration;
+
+use remuda::{Error, Limits, Runtime, SessionConfig, WorkDir};
+use serde_json::json;
+
+use crate::support::{ScratchDir, isolated, python};
+
+isolated! {
+    fn warm_imports_and_code_are_done_before_the_first_request() {
+        let config = python().warm_import("json").warm_import("xml.dom").warmup_code("base = 40");
+        let mut session = config.start().unwrap();
+        let run = session.execute("import sys; ['xml.dom' in sys.modules, base + 2]").unwrap();
+        assert_eq!(run.value, json!([true, 42]));
+        assert_eq!(session.execution_count(), 1);
+    }
+}
+
+isolated! {
+    fn a_failing_warm_up_is_an_error_with_its_cause() {
+        let error = python().warmup_code("def f():\n    1 / 0\nf()").start().unwrap_err();
+        let Error::WarmUp { what, message, traceback } = error else { panic!("{error}") };
+        assert_eq!(what, "warmup_code");
+        assert!(message.contains("ZeroDivisionError"), "{message}");
+        assert!(traceback.contains("1 / 0"), "{traceback}");
+        let error = python().warm_import("no_such_module").start().unwrap_err();
+        assert!(matches!(&error, Error::WarmUp { what, .. } if what.contains("no_such_module")), "{error}");
+    }
+}
+
+isolated! {
+    fn a_worker_that_never_becomes_ready_is_killed_in_time() {
+        // Peer bug B10: start() waited for ever and left the child.
+        let error = python().warmup_code("import time; time.sleep(600)").start_timeout(Duration::from_millis(300)).start().unwrap_err();
+        assert!(matches!(error, Error::StartTimeout { .. }), "{error}");
+        let silent = SessionConfig::new(Runtime::command("sleep", ["600"])).start_timeout(Duration::from_millis(300));
+        assert!(matches!(silent.start().unwrap_err(), Error::StartTimeout { .. }));
+    }
+}
+
+isolated! {
+    fn a_worker_that_dies_at_start_leaves_a_post_mortem() {
+        let error = python().warmup_code("import os, sys; print('bye', file=sys.stderr); os._exit(9)").start().unwrap_err();
+        let Error::StartDied { post_mortem } = &error else { panic!("{error}") };
+        assert_eq!(post_mortem.exit.to_string(), "exit code 9");
+        assert_eq!(post_mortem.stderr_tail, "bye\n");
+    }
+}
+
+isolated! {
+    fn wrong_programs_are_named_with_what_to_do() {
+        let start = |runtime| SessionConfig::new(runtime).start().unwrap_err().to_string();
+        let missing = start(Runtime::python("/nowhere/python3"));
+        assert!(missing.contains("/nowhere/python3") && missing.contains("no such program"), "{missing}");
+        let wrong = start(Runtime::python("/bin/true"));
+        assert!(wrong.contains("name a Python 3.9 or later"), "{wrong}");
+        let directory = start(Runtime::python("/"));
+        assert!(directory.contains("may not be executed"), "{directory}");
+        let missing = start(Runtime::command("no-such-worker", [""; 0]));
+        assert!(missing.contains("no such program"), "{missing}");
+    }
+}
+
+isolated! {
+    fn a_program_that_does_not_speak_the_protocol_is_refused() {
+        let start = |script: &str| SessionConfig::new(Runtime::command("/bin/sh", ["-c", script])).start().unwrap_err();
+        for (script, expected) in [
+            ("exit 3", "exit code 3"),
+            ("echo I am no worker at all, sorry; cat", "broke the protocol"),
+            ("exec 0<&- 1>&-; sleep 600", "broke the protocol"),
+        ] {
+            let error = start(script).to_string();
+            assert!(error.contains(expected), "{script}: {error}");
+        }
+    }
+}
+
+isolated! {
+    fn a_command_that_speaks_the_protocol_is_a_session() {
+        // READY for request 0, then the worker waits. 16-byte header, then the two-part body.
+        let body = r#"{"protocol":1,"language":"sh","version":"0"}"#;
+        let total = body.len() + 4;
+        let script = format!(
+            r"printf '\{total:03o}\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\{:03o}\0\0\0{body}'; cat >/dev/null",
+            body.len()
+        );
+        let session = SessionConfig::new(Runtime::command("/bin/sh", ["-c", &script])).start().unwrap();
+        assert!(session.is_alive());
+        assert_eq!(session.info().runtime, "sh 0");
+    }
+}
+
+isolated! {
+    fn senseless_options_are_refused_with_a_reason() {
+        for (config, option) in [
+            (python().start_timeout(Duration::ZERO), "start_timeout"),
+            (python().time_limit(Duration::ZERO), "time_limit"),
+            (python().frame_cap(1), "frame_cap"),
+            (python().env("A=B", "c"), "env"),
+            (python().work_dir(WorkDir::Path("/nowhere".into())), "work_dir"),
+        ] {
+            let error = config.start().unwrap_err();
+            assert!(matches!(&error, Error::InvalidConfig { option: named, .. } if *named == option), "{error}");
+        }
+    }
+}
+
+isolated! {
+    fn limits_hold_and_give_typed_outcomes() {
+        let limits = Limits::new().data(256 << 20).open_files(64).file_size(1 << 20);
+        let mut session = python().limits(limits).start().unwrap();
+        let run = session.execute("x = bytearray(1 << 30)").unwrap();
+        assert_eq!(run.error.unwrap().kind, "MemoryError");
+        let run = session.execute("files = [open('/dev/null') for _ in range(100)]").unwrap();
+        assert_eq!(run.error.unwrap().kind, "OSError");
+        let run = session.execute("with open('big', 'wb') as f: f.write(b'x' * (2 << 20))").unwrap();
+        assert_eq!(run.error.unwrap().kind, "OSError");
+        assert_eq!(session.execute("1 + 1").unwrap().value, 2);
+    }
+}
+
+isolated! {
+    fn every_installed_python_runs_the_worker() {
+        let mut tried = 0;
+        for version in 9..=14 {
+            let program = format!("python3.{version}");
+            let mut session = match SessionConfig::new(Runtime::python(&program)).start() {
+                Ok(session) => session,
+                Err(Error::Runtime { .. }) => continue,
+                Err(error) => panic!("{program}: {error}"),
+            };
+            let run = session.execute("import sys\nprint('out')\nsys.version_info[1]").unwrap();
+            assert_eq!((run.value, run.stdout.as_str()), (json!(version), "out\n"));
+            tried += 1;
+        }
+        println!("{tried} Python versions by name");
+    }
+}
+
+isolated! {
+    fn a_relative_interpreter_is_relative_to_the_host() {
+        let directory = ScratchDir::new();
+        let real = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let real = String::from_utf8(real.stdout).unwrap();
+        std::os::unix::fs::symlink(real.trim(), directory.path().join("py")).unwrap();
+        std::env::set_current_dir(directory.path()).unwrap();
+        let session = SessionConfig::new(Runtime::python("./py")).start().unwrap();
+        assert!(session.is_alive());
+        std::env::set_current_dir("/").unwrap();
+    }
+}

@@ -1,0 +1,171 @@
+//! What every integration test shares: isolation, the proof that nothing is left, polling.
+//!
+//! A test written with [`isolated!`] runs in a child process with a temporary directory of its own.
+//! At its end no child process, no thread of remuda, no additional file descriptor, no file and no
+//! orphan may be left. Order is forced or polled for; nothing sleeps and hopes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use remuda::{Runtime, Session, SessionConfig};
+
+/// Far beyond what anything here takes on a loaded machine.
+pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
+
+const MARKER: &str = "REMUDA_TEST_IN_CHILD";
+
+/// Defines a test whose body runs in a process of its own, checked for leaks.
+macro_rules! isolated {
+    ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
+        #[test]
+        $(#[$attribute])*
+        fn $name() {
+            $crate::support::run_isolated(concat!(module_path!(), "::", stringify!($name)), || $body);
+        }
+    };
+}
+pub(crate) use isolated;
+
+/// In the parent: runs the named test again in a child process. In the child: runs `body`.
+pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
+    let name = name.split_once("::").map_or(name, |(_, test)| test);
+    if std::env::var_os(MARKER).is_some() {
+        let before = Resources::now();
+        body();
+        before.await_return();
+        return;
+    }
+    let directory = ScratchDir::new();
+    let output = Command::new(std::env::current_exe().expect("the test binary"))
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(MARKER, "1")
+        .env("TMPDIR", directory.path())
+        .output()
+        .expect("the test binary runs again");
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{name} failed in its own process:\n{text}");
+    assert!(text.contains("1 passed"), "{name} did not run in its own process:\n{text}");
+    poll(
+        || processes_in(directory.path()).is_empty(),
+        || format!("processes outlive the test: {:?}", processes_in(directory.path())),
+    );
+    poll(
+        || entries(directory.path()).is_empty(),
+        || format!("files outlive the test: {:?}", entries(directory.path())),
+    );
+}
+
+/// Waits until `done`, at most [`GENEROUS`]; then fails with what `otherwise` says.
+pub(crate) fn poll(done: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < GENEROUS, "{}", otherwise());
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Whether a process with this number exists and is not a zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+    })
+}
+
+/// A default Python session's options.
+pub(crate) fn python() -> SessionConfig {
+    SessionConfig::new(Runtime::python("python3"))
+}
+
+/// A default Python session.
+pub(crate) fn session() -> Session {
+    python().start().expect("a Python session starts")
+}
+
+/// A directory that is removed with all it holds.
+pub(crate) struct ScratchDir(PathBuf);
+
+impl ScratchDir {
+    pub(crate) fn new() -> ScratchDir {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("remuda-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary directory");
+        ScratchDir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into the directory and returns its path.
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, bytes).expect("a temporary file");
+        path
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a process must not have more of at the end of a test than at its start.
+#[derive(Debug)]
+struct Resources {
+    fds: usize,
+    threads: BTreeSet<String>,
+    children: usize,
+}
+
+impl Resources {
+    fn now() -> Resources {
+        let threads = entries(Path::new("/proc/self/task"))
+            .iter()
+            .filter_map(|task| fs::read_to_string(task.join("comm")).ok())
+            .filter(|name| name.starts_with("remuda-"))
+            .collect();
+        Resources { fds: entries(Path::new("/proc/self/fd")).len(), threads, children: children() }
+    }
+
+    fn await_return(&self) {
+        poll(
+            || {
+                let now = Resources::now();
+                now.fds <= self.fds && now.threads.is_empty() && now.children == 0
+            },
+            || format!("something is left: {:?}, at the start {self:?}", Resources::now()),
+        );
+    }
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// Children of this process, zombies included.
+fn children() -> usize {
+    let me = std::process::id().to_string();
+    entries(Path::new("/proc"))
+        .iter()
+        .filter_map(|process| fs::read_to_string(process.join("stat")).ok())
+        .filter(|stat| {
+            stat.rsplit(')').next().is_some_and(|rest| rest.split_whitespace().nth(1) == Some(&me))
+        })
+        .count()
+}
+
+/// Processes whose working directory lies under `directory`: workers and what they started.
+fn processes_in(directory: &Path) -> Vec<String> {
+    entries(Path::new("/proc"))
+        .iter()
+        .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory)))
+        .filter_map(|process| fs::read_to_string(process.join("cmdline")).ok())
+        .collect()
+}
