@@ -5,10 +5,14 @@
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
 
+mod contend;
 mod floors;
 mod measure;
+mod pool;
 mod queue;
 mod report;
+mod scope;
+mod scripted;
 mod session;
 
 use std::error::Error;
@@ -24,9 +28,9 @@ use report::Row;
 pub(crate) const HELP: &str = "\
 Measures remuda on this machine, beside the floor of each figure in the same run.
 
-usage: remuda bench SUITE [--json] [--quick] [--row NAME] [--python PATH]
+usage: remuda bench [SUITE] [--json] [--quick] [--row NAME] [--python PATH]
 
-  SUITE          session, pool, scope, or all
+  SUITE          session, pool or scope (default: all of them)
   --json         one JSON object per line:
                  {\"suite\",\"name\",\"unit\",\"p50\",\"p99\",\"n\",\"floor\",\"ratio\"}
   --quick        about a tenth of the time; the figures are rougher
@@ -70,11 +74,17 @@ struct Options {
 
 /// Runs `remuda bench` with the arguments that are left. Blocks for up to two minutes.
 ///
-/// The exit code is 1 if a row could not be measured; a missed target is no failure.
-///
-/// # Errors
-/// If the arguments make no sense or there is no Python.
-pub(crate) fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
+/// The exit code is 1 if a row could not be measured, 2 if nothing could; a missed target is no
+/// failure.
+pub(crate) fn main(mut args: lexopt::Parser) -> ExitCode {
+    run(&mut args).unwrap_or_else(|error| {
+        // If stderr is closed there is nobody to tell.
+        let _ = writeln!(io::stderr(), "remuda: {error}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     let mut options = Options::default();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -91,23 +101,33 @@ pub(crate) fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
                 session::doomed_host(&PathBuf::from(parser.value()?))?;
                 return Ok(ExitCode::SUCCESS);
             }
+            // Started by `idle_session_host_bytes`: a program with nothing else in its memory.
+            Arg::Value(value) if value == session::SPARSE => {
+                let count = parser.value()?.parse()?;
+                session::sparse_host(count, &PathBuf::from(parser.value()?))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Arg::Value(value) if options.suite.is_none() => options.suite = Some(value.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    let suite = options.suite.clone().ok_or("name a suite: session, pool, scope or all")?;
     let suites = suites();
-    let chosen: Vec<_> = suites.iter().filter(|(name, _)| suite == "all" || suite == *name).collect();
+    let is_chosen = |name| options.suite.as_ref().is_none_or(|suite| suite == name);
+    let chosen: Vec<_> = suites.iter().filter(|(name, _)| is_chosen(name)).collect();
     if chosen.is_empty() {
-        return Err(format!("there is no suite {suite:?}; there are session, pool, scope and all").into());
+        return Err("there is no such suite; there are session, pool and scope".into());
     }
     let wanted = |bench: &Bench| match &options.row {
         Some(row) => bench.rows.iter().any(|(name, _)| name == row),
         None => true,
     };
     if !chosen.iter().any(|(_, benches)| benches.iter().any(wanted)) {
-        let names: Vec<_> =
-            chosen.iter().flat_map(|(_, benches)| *benches).flat_map(|bench| bench.rows).map(|row| row.0).collect();
+        let names: Vec<_> = chosen
+            .iter()
+            .flat_map(|(_, benches)| *benches)
+            .flat_map(|bench| bench.rows)
+            .map(|row| row.0)
+            .collect();
         return Err(format!("no such row; there are {}", names.join(", ")).into());
     }
     let python = interpreter(options.python.as_deref().unwrap_or(Path::new("python3")))?;
@@ -124,8 +144,8 @@ pub(crate) fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn suites() -> [(&'static str, &'static [Bench]); 1] {
-    [("session", session::BENCHES)]
+fn suites() -> [(&'static str, &'static [Bench]); 3] {
+    [("session", session::BENCHES), ("pool", pool::BENCHES), ("scope", scope::BENCHES)]
 }
 
 /// Runs one measurement and prints its rows; false if it failed and its rows are empty.

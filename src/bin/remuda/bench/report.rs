@@ -87,6 +87,7 @@ impl Target {
 /// The target of a row: `docs/performance.md` lists them.
 fn target(suite: &str, name: &str) -> Option<Target> {
     use Target::{P50AtMost, P99AtMost, RatioAtLeast, RatioAtMost};
+    #[expect(clippy::match_same_arms, reason = "in the order of the tables")]
     Some(match (suite, name) {
         ("session", "execute_roundtrip") => RatioAtMost(1.2),
         ("session", "execute_roundtrip_cached") => RatioAtMost(1.8),

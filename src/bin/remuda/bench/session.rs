@@ -18,6 +18,9 @@ use super::{Bench, Context, Failure, Measured};
 /// The hidden argument that makes this program the host of `host_killed_to_gone`.
 pub(super) const DOOMED: &str = "doomed-host";
 
+/// The hidden argument that makes this program the host of `idle_session_host_bytes`.
+pub(super) const SPARSE: &str = "sparse-host";
+
 /// The suite, in the order of the table.
 pub(super) const BENCHES: &[Bench] = &[
     Bench { rows: &[("execute_roundtrip", "µs")], run: execute_roundtrip },
@@ -201,22 +204,44 @@ fn idle_death_to_flag(context: &Context) -> Measured {
     Ok(vec![Row::of("idle_death_to_flag", "ms", &ours, None)])
 }
 
+/// In a program of its own: memory that other rows have freed would hide what sessions take.
 fn idle_session_host_bytes(context: &Context) -> Measured {
     let count = context.times(40);
-    config(context).start()?.execute("1+1")?;
+    let host = Command::new(std::env::current_exe()?)
+        .args(["bench", SPARSE, &count.to_string()])
+        .arg(&context.python)
+        .stderr(Stdio::inherit())
+        .output()?;
+    let answer = String::from_utf8(host.stdout)?;
+    let numbers: Vec<f64> = answer.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [bytes, threads] = numbers[..] else { return Err(format!("the host said {answer:?}").into()) };
+    let row = Row::figure("idle_session_host_bytes", "bytes", bytes, count);
+    Ok(vec![if threads > 0.0 {
+        row.note(format!("and {threads} threads more"))
+    } else {
+        row.note("no thread")
+    }])
+}
+
+/// Starts and uses `count` sessions; prints the private memory of each and the threads of all.
+///
+/// # Errors
+/// If a session cannot start.
+pub(super) fn sparse_host(count: usize, python: &Path) -> Result<(), Failure> {
+    let config = Session::builder(Runtime::python(python));
+    // What the first one brings (watchdog, reaper) stays for all.
+    let mut first = config.start()?;
+    first.execute("1+1")?;
     let (bytes_before, threads_before) = own_size()?;
     let mut sessions = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut session = config(context).start()?;
+        let mut session = config.start()?;
         session.execute("print('used'); 1+1")?;
         sessions.push(session);
     }
     let (bytes, threads) = own_size()?;
-    drop(sessions);
-    let each = (bytes - bytes_before) / count as f64;
-    let more = threads - threads_before;
-    let row = Row::figure("idle_session_host_bytes", "bytes", each, count);
-    Ok(vec![if more > 0.0 { row.note(format!("and {more} threads more")) } else { row.note("no thread") }])
+    let mut out = std::io::stdout();
+    Ok(writeln!(out, "{} {}", (bytes - bytes_before) / count as f64, threads - threads_before)?)
 }
 
 /// Private memory in bytes and the number of threads of this process.
