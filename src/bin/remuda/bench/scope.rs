@@ -1,10 +1,10 @@
 //! Rows of scopes: how fast what one user owns ends, and what jobs cost.
 
 use std::io;
-use std::thread;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use remuda::{CancelToken, Job, Outcome, Reuse, Runtime, SessionPool};
+use remuda::{CancelToken, Job, Outcome, Request, Reuse, Runtime, SessionPool};
 use rustix::process::Signal;
 
 use super::floors::{BUSY, Bare};
@@ -31,21 +31,32 @@ fn pool(context: &Context, sessions: usize, grace: Duration) -> Result<SessionPo
         .start()?)
 }
 
-/// Runs `code` in eight sessions of one scope, cancels it, and returns the time until all have ended
-/// and how the first one did.
+/// Runs `code` in eight sessions of one scope, cancels it once all are at it, and returns the time
+/// until all have ended and how the first did.
 fn kill(pool: &SessionPool, code: &str) -> Result<(Duration, Outcome), Failure> {
     pool.ensure_min_sessions()?;
     let token = CancelToken::new();
     let scope = pool.scope(&token);
-    let jobs: Vec<Job> = (0..SESSIONS).map(|_| scope.submit(code)).collect();
-    thread::sleep(Duration::from_millis(30));
+    let (tell, told) = mpsc::channel();
+    let submit = |_| {
+        let tell = tell.clone();
+        let code = format!("print('busy')\n{code}");
+        scope.submit(Request::code(code).on_output(move |_, _| {
+            // The other end is gone only when this measurement has failed.
+            let _ = tell.send(());
+        }))
+    };
+    let jobs: Vec<Job> = (0..SESSIONS).map(submit).collect();
+    for _ in 0..SESSIONS {
+        told.recv_timeout(Duration::from_secs(10))?;
+    }
     let started = Instant::now();
     token.cancel();
-    let mut outcome = Outcome::Completed;
+    let mut outcomes = Vec::new();
     for job in jobs {
-        outcome = job.wait()?.outcome;
+        outcomes.push(job.wait()?.outcome);
     }
-    Ok((started.elapsed(), outcome))
+    Ok((started.elapsed(), outcomes[0]))
 }
 
 /// Eight busy sessions on however many cores there are: the interrupted ones must get a turn first,
@@ -65,7 +76,6 @@ fn kill_to_ended(context: &Context) -> Measured {
         let mut bare: Vec<Bare> =
             (0..SESSIONS).map(|_| Bare::start(&context.python, BUSY)).collect::<io::Result<_>>()?;
         bare.iter_mut().try_for_each(|bare| bare.read(&mut [0; 1]).map(drop))?;
-        thread::sleep(Duration::from_millis(30));
         let started = Instant::now();
         bare.iter().try_for_each(|bare| bare.signal(Signal::INT))?;
         bare.iter_mut().try_for_each(|bare| bare.read(&mut [0; 1]).map(drop))?;
