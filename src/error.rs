@@ -181,8 +181,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } | Error::Runtime { source: Some(source), .. } => Some(source),
-            Error::StartFailing { cause, .. } => Some(cause.as_ref()),
-            Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
+            Error::StartFailing { cause, .. }
+            | Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
             _ => None,
         }
     }

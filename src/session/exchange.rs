@@ -17,6 +17,9 @@ use crate::clock::Moment;
 /// The last bytes of stderr that a post-mortem keeps.
 pub(crate) const STDERR_TAIL: usize = 4 << 10;
 
+/// How long a worker that has closed a channel is given to end: its exit says more than the channel.
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A request on its way, with everything that may end it.
 pub(crate) struct Exchange<'a> {
     pub(crate) transport: &'a mut Transport,
@@ -184,7 +187,7 @@ impl Exchange<'_> {
 
     /// A worker that has closed its request channel has ended, or lives on without it.
     fn cannot_send(&self, error: rustix::io::Errno) -> End {
-        if self.process.ends_within(self.grace) {
+        if self.process.ends_within(END_PATIENCE) {
             End::Died
         } else {
             End::Broken(format!("it does not take requests: {error}"))
@@ -222,7 +225,7 @@ impl Exchange<'_> {
                 Err(malformed) => return Some(End::Broken(malformed.0)),
             }
             if !open {
-                return Some(if self.process.ends_within(self.grace) {
+                return Some(if self.process.ends_within(END_PATIENCE) {
                     End::Died
                 } else {
                     End::Broken("it closed its reply channel".to_owned())

@@ -622,11 +622,9 @@ impl Worker {
         let Some(frame) = protocol::encode(Kind::Shutdown, request, b"", b"", protocol::MIN_FRAME_CAP) else {
             return false;
         };
-        let sent = self.transport.write_some(&frame).is_ok_and(|written| written == frame.len());
-        if sent {
-            self.process.expect_end(Cause::Retired);
-        }
-        sent
+        // Before it can end because of it.
+        self.process.expect_end(Cause::Retired);
+        self.transport.write_some(&frame).is_ok_and(|written| written == frame.len())
     }
 }
 

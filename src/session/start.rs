@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::answer::{ImportReport, ReadyReport, decode_error};
 use super::config::WorkDir;
-use super::exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
+use super::exchange::{END_PATIENCE, End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
 use super::output::Capture;
 use super::protocol::{self, Kind};
 use super::scratch::Scratch;
@@ -21,8 +21,6 @@ use crate::error::{Error, Result};
 
 /// Output of the warm-up that is kept, to be shown when it fails.
 const OUTPUT_CAP: usize = 2 * STDERR_TAIL;
-/// How long a worker that has closed its channels is given to end.
-const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts a session; `stop` gives the start up, and the session stays bound to it.
 pub(crate) fn start(config: Arc<SessionConfig>, stop: Option<CancelToken>) -> Result<Session> {

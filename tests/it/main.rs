@@ -3,9 +3,12 @@
 //! One binary, one module per subject. Every test runs in a process of its own and ends with the
 //! proof that it left nothing behind: see [`support`].
 
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
+
 mod support;
 
 mod session_abuse;
 mod session_basics;
 mod session_start;
 mod session_stop;
+mod tidy;
