@@ -208,7 +208,7 @@ impl fmt::Debug for Shared {
             Phase::Running => "running",
             Phase::Done(_) | Phase::Taken => "done",
         };
-        f.debug_struct("Job").field("id", &self.id).field("phase", &phase).finish()
+        f.debug_struct("Job").field("id", &self.id).field("phase", &phase).finish_non_exhaustive()
     }
 }
 

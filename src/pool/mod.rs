@@ -7,6 +7,7 @@
 mod breaker;
 mod config;
 mod core;
+mod end;
 mod guard;
 mod job;
 mod maintenance;

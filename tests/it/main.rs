@@ -7,6 +7,10 @@
 
 mod support;
 
+mod pool_basics;
+mod pool_end;
+mod pool_failures;
+mod pool_scope;
 mod session_abuse;
 mod session_basics;
 mod session_start;

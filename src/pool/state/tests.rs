@@ -8,6 +8,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pool::metrics::PoolCounts;
 
 #[derive(Debug)]
 struct Fake {
