@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use remuda::{CancelToken, Job, Outcome, Request, Reuse, Runtime, SessionPool};
@@ -35,6 +36,8 @@ fn pool(context: &Context, sessions: usize, grace: Duration) -> Result<SessionPo
 /// until all have ended and how the first did.
 fn kill(pool: &SessionPool, code: &str) -> Result<(Duration, Outcome), Failure> {
     pool.ensure_min_sessions()?;
+    // New sessions import in the background what tracebacks need.
+    thread::sleep(Duration::from_millis(200));
     let token = CancelToken::new();
     let scope = pool.scope(&token);
     let (tell, told) = mpsc::channel();

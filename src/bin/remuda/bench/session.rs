@@ -124,6 +124,9 @@ fn cold(context: &Context) -> Measured {
 fn interrupt_busy_loop(context: &Context) -> Measured {
     let mut session = config(context).start()?;
     let mut bare = Bare::start(&context.python, BUSY)?;
+    bare.read(&mut [0; 1])?;
+    bare.signal(Signal::INT)?;
+    bare.read(&mut [0; 1])?;
     let (mut ours, mut floor) = (Samples::default(), Samples::default());
     for _ in 0..context.times(200) {
         let token = CancelToken::new();
@@ -145,13 +148,14 @@ fn interrupt_busy_loop(context: &Context) -> Measured {
         let cancelled = cancelled.map_err(|_| "the cancelling thread panicked")?;
         ours.push(micros(cancelled.elapsed()));
 
+        // It rests while ours is measured.
+        bare.resume()?;
         bare.read(&mut [0; 1])?;
         thread::sleep(Duration::from_millis(3));
         let started = Instant::now();
         bare.signal(Signal::INT)?;
         bare.read(&mut [0; 1])?;
         floor.push(micros(started.elapsed()));
-        bare.resume()?;
     }
     Ok(vec![Row::of("interrupt_busy_loop", "µs", &ours, Some(&floor))])
 }
