@@ -31,7 +31,7 @@ pub struct PoolConfig {
     pub max_sessions: usize,
     /// An idle session beyond `min_idle` leaves after this time. Default: 300 s.
     pub session_timeout: Duration,
-    /// A health pass is made at least this often; releases and removals ask for one earlier.
+    /// A health pass is made at least this often; releases, removals and new sessions ask for one earlier.
     /// Default: 30 s.
     pub health_check_interval: Duration,
     /// Whether [`start`](PoolConfig::start) waits until `min_idle` sessions are ready. If not, the

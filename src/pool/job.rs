@@ -293,6 +293,13 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
     job
 }
 
+/// A job that is done before it began.
+pub(super) fn refused(request: Request<'static>, error: Error) -> Job {
+    let shared = Shared::new(request, None);
+    shared.finish(Err(error));
+    Job { shared }
+}
+
 fn start_runner(core: &Arc<Core>) {
     let Err(error) = core.spawn_thread(NAME, run) else { return };
     let orphans = {

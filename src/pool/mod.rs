@@ -294,3 +294,22 @@ impl fmt::Debug for SessionPool {
         f.debug_struct("SessionPool").field("counts", &counts).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared_between_threads<T: Send + Sync>() {}
+    fn moved_between_threads<T: Send>() {}
+
+    #[test]
+    fn handles_can_be_shared_and_leases_moved_between_threads() {
+        shared_between_threads::<SessionPool>();
+        shared_between_threads::<Scope>();
+        shared_between_threads::<Job>();
+        shared_between_threads::<SharedPool>();
+        shared_between_threads::<SharedHandle>();
+        moved_between_threads::<PooledSession>();
+        moved_between_threads::<AsCompleted>();
+    }
+}

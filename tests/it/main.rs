@@ -7,6 +7,11 @@
 
 mod support;
 
+mod cli_exec;
+mod cli_run;
+mod cli_samples;
+mod cli_stop;
+mod pool_abuse;
 mod pool_basics;
 mod pool_end;
 mod pool_failures;

@@ -26,6 +26,19 @@ isolated! {
 }
 
 isolated! {
+    fn a_worker_that_never_gets_ready_or_ends_at_once_is_an_error_in_time() {
+        // Peer bug B10: the start hung for ever and left its child behind.
+        let never = SessionPool::builder(Runtime::command("sleep", ["600"]));
+        match never.start_timeout(Duration::from_millis(200)).start() {
+            Err(Error::StartTimeout { limit, .. }) => assert_eq!(limit, Duration::from_millis(200)),
+            other => panic!("{other:?}"),
+        }
+        let ends = SessionPool::builder(Runtime::command("false", [""; 0])).start();
+        assert!(matches!(ends, Err(Error::StartDied { .. } | Error::Runtime { .. })), "{ends:?}");
+    }
+}
+
+isolated! {
     fn warm_up_code_that_fails_is_the_error_of_the_start() {
         match pool().warmup_code("1 / 0").start() {
             Err(Error::WarmUp { message, .. }) => assert!(message.contains("ZeroDivisionError"), "{message}"),

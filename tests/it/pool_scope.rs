@@ -194,6 +194,7 @@ isolated! {
         killed.release();
         assert_eq!(SHARED.users(), 3);
         assert!(matches!(killed.acquire(), Err(Error::Closed)));
+        assert!(matches!(killed.submit("1").wait(), Err(Error::Closed)));
         assert_eq!(handles[1].acquire().unwrap().execute("1").unwrap().value, 1);
         assert_eq!(handles[2].submit("2").wait().unwrap().value, 2);
         drop(handles);

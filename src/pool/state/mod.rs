@@ -512,6 +512,8 @@ impl<S: Resource, W> State<S, W> {
 
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
+        // What dies with the pool is not replaced.
+        let reason = if self.open { reason } else { Removal::Closing };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -537,9 +539,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     fn owe(&mut self) {
-        if self.open {
-            self.owed = (self.owed + 1).min(self.bounds.max_sessions);
-        }
+        self.owed = (self.owed + 1).min(self.bounds.max_sessions);
     }
 
     fn vacate(&mut self, index: u32) {

@@ -138,6 +138,8 @@ impl<S: Resource, W> State<S, W> {
             let idle = self.idle.len();
             self.offer(slot.index, session, now, fx);
             self.counters.sessions_created_from_warmup += (self.idle.len() - idle) as u64;
+            // Its idle time and its lifetime begin: the next pass may be due earlier than known.
+            self.request_health(fx);
         }
         self.evaluate(now, fx);
         self.check();
