@@ -12,20 +12,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod api;
-#[cfg(feature = "server")]
-mod civil;
-#[cfg(feature = "server")]
-mod http;
-#[cfg(feature = "server")]
-mod server;
-#[cfg(feature = "server")]
-mod store;
-
-#[cfg(feature = "server")]
-pub use server::{TrackerServer, TrackerServerBuilder};
-#[cfg(feature = "server")]
-pub use store::SessionStore;
-
 /// The id of a tracked session.
 ///
 /// Ids that remuda makes are random UUIDs (version 4). Other text occurs where a database of the
@@ -45,9 +31,7 @@ impl TrackedId {
         assert_eq!(filled, Ok(bytes.len()), "the kernel gives random numbers");
         let bits = (u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
         let hex = format!("{bits:032x}");
-        TrackedId(
-            [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-").into_boxed_str(),
-        )
+        TrackedId([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-").into_boxed_str())
     }
 
     /// The id as text.
