@@ -16,5 +16,7 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(feature = "server")]
+pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]
 pub use tracker::{TrackedId, TrackedSession, TrackedStatus};

@@ -12,6 +12,19 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod api;
+#[cfg(feature = "server")]
+mod civil;
+#[cfg(feature = "server")]
+mod http;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod store;
+
+#[cfg(feature = "server")]
+pub use server::{TrackerServer, TrackerServerBuilder};
+#[cfg(feature = "server")]
+pub use store::SessionStore;
 /// The id of a tracked session.
 ///
 /// Ids that remuda makes are random UUIDs (version 4). Other text occurs where a database of the
