@@ -32,6 +32,11 @@ impl Background {
         Ok(Background { name, handle: Some(handle) })
     }
 
+    /// Whether the thread has ended, so that joining it does not wait.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits for the end of the thread. Does nothing on the thread itself: whoever drops the last
     /// owner there leaves the thread to end by itself.
     pub(crate) fn join(&mut self) {

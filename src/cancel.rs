@@ -98,6 +98,7 @@ impl CancelToken {
 
     /// Has `waker` called once when the token fires; at once if it has fired already. Dropping the
     /// registration takes the waker back.
+    #[allow(clippy::needless_pass_by_value, reason = "an `Arc` of a type goes in as an `Arc` of the trait")]
     pub(crate) fn register(&self, waker: Arc<dyn Wake>) -> Registration {
         let slot = {
             let mut wakers = self.inner.wakers.lock();
@@ -116,11 +117,6 @@ impl CancelToken {
             waker.wake();
         }
         Registration { token: Arc::clone(&self.inner), slot }
-    }
-
-    /// Whether both are clones of one token.
-    pub(crate) fn same(&self, other: &CancelToken) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 

@@ -209,8 +209,8 @@ impl std::error::Error for Error {
             | Error::Listen { source, .. }
             | Error::Runtime { source: Some(source), .. } => Some(source),
             Error::Store { source, .. } => Some(source.as_ref()),
-            Error::StartFailing { cause, .. } => Some(cause.as_ref()),
-            Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
+            Error::StartFailing { cause, .. }
+            | Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
             _ => None,
         }
     }

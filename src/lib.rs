@@ -1,4 +1,85 @@
-//! remuda (contract)
+//! Warm worker processes for synchronous programs.
+//!
+//! Services, data apps, agents and test harnesses run other people's code. Each piece wants a
+//! process of its own, none wants to wait for an interpreter to start, and all must be stoppable
+//! without harm to their neighbours. remuda lends out worker processes that are already running: a
+//! remuda is the herd of saddled horses from which a rider takes a fresh one.
+//!
+//! ```no_run
+//! use remuda::{CancelToken, Call, Runtime, SessionPool};
+//! use std::time::Duration;
+//!
+//! # fn main() -> remuda::Result<()> {
+//! // Two Python processes wait, warm; at most eight run.
+//! let pool = SessionPool::builder(Runtime::python("python3")).min_idle(2).max_sessions(8).start()?;
+//!
+//! // A lease: the session is ours until it is dropped.
+//! let mut session = pool.acquire()?;
+//! let run = session.execute("print('hi'); 6 * 7")?;
+//! assert_eq!((run.stdout.as_str(), run.value), ("hi\n", 42.into()));
+//! drop(session);
+//!
+//! // A scope: everything in it ends with its token, and nothing else does.
+//! let token = CancelToken::new();
+//! let scope = pool.scope(&token);
+//! let jobs: Vec<_> = (0..100).map(|n| scope.submit(Call::new("math:factorial").arg(n))).collect();
+//! for job in scope.as_completed(jobs) {
+//!     println!("{:?}", job.wait()?.value);
+//! }
+//! pool.shutdown(Duration::from_secs(5));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The nouns
+//!
+//! - [`Session`]: one live worker process. It runs code or calls, one at a time, streams output, and
+//!   can be interrupted, limited and killed. Python is built in ([`Runtime::python`]); any program
+//!   that speaks the worker protocol (`docs/worker-protocol.md`)
+//!   will do ([`Runtime::command`]).
+//! - [`Request`] goes in, [`Execution`] comes out, with an [`Outcome`]: what user code does, even to
+//!   its own process, is a value, not an error.
+//! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
+//!   [`PooledSession`] is a lease. What happens between two users is its [`Reuse`] policy.
+//! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
+//!   pool to a token; a [`SharedPool`] lives from its first user to its last.
+//!
+//! # Errors
+//!
+//! One [`Error`] type with named fields. Time-outs say what they waited for; a pool that cannot start
+//! sessions says why, fast.
+//!
+//! # Stopping
+//!
+//! Code that is to stop (its token, its time limit) first sees a flag, which Python code can poll with
+//! `remuda.cancelled()`, and is interrupted within a millisecond; what it started gets SIGINT. Code
+//! that goes on is killed after a grace (250 ms), with its whole process group. A pool replaces what
+//! was killed. Workers do not outlive the program, even when that is killed by `SIGKILL`.
+//!
+//! # Threads and processes
+//!
+//! No thread per session and no async runtime: the thread that executes waits for the worker itself.
+//! All sessions of a program share one thread (`remuda-reaper`) and one tiny `/bin/sh` that kills
+//! what is left if the program dies; a pool adds its own threads, listed at [`SessionPool`]. All end
+//! with their owners.
+//!
+//! A worker that ends closes its pipes. As every Rust program does by default, the host must ignore
+//! `SIGPIPE`.
+//!
+//! # Logging
+//!
+//! Through the `log` crate, with key-values: `info` for sessions that come and go, `warn` for what
+//! an operator should look at, `error` for bugs, `debug` for the rest. Never code, values or output.
+//!
+//! # What it is not
+//!
+//! A process is isolation against crashes, leaks and hangs, not against an attacker: put bubblewrap
+//! or the like around workers that run hostile code. Only a new process is clean
+//! ([`Reuse::Fresh`]). Linux only, for now.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("remuda supports Linux only for now: it watches processes by pidfd and epoll");
+
 mod background;
 mod cancel;
 mod clock;
@@ -11,6 +92,11 @@ pub mod tracker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
+pub use pool::{
+    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
+    PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    as_completed,
+};
 pub use session::{
     Call, Cause, Execution, ExecutionError, Exit, Limits, Memory, Omitted, Outcome, OutputCallback,
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,

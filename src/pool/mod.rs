@@ -1,1 +1,315 @@
-//! The pool.
+//! The pool: warm sessions, handed out fairly, kept healthy.
+//!
+//! `state/` is the state machine, pure; `core` puts it behind a mutex and carries out what it asks
+//! for; `spawner`, `monitor` and `maintenance` are its threads; `guard`, `job`, `scope` and `shared`
+//! are what users hold.
+
+mod breaker;
+mod config;
+mod core;
+mod end;
+mod guard;
+mod job;
+mod maintenance;
+mod metrics;
+mod monitor;
+mod scope;
+mod shared;
+mod spawner;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use breaker::BreakerState;
+pub use config::{ConfigSummary, PoolConfig, Reuse};
+pub use guard::PooledSession;
+pub use job::{AsCompleted, Job, JobId, as_completed};
+pub use metrics::{BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, SessionRow};
+pub use scope::Scope;
+pub use shared::{SharedHandle, SharedPool};
+
+use self::core::{Core, Patience};
+use crate::cancel::CancelToken;
+use crate::clock::{self, Moment};
+use crate::error::{Error, Result};
+use crate::session::{Request, Runtime};
+
+/// A pool of warm sessions.
+///
+/// ```no_run
+/// use remuda::{Runtime, SessionPool};
+///
+/// let pool = SessionPool::builder(Runtime::python("python3")).min_idle(2).max_sessions(8).start()?;
+/// let mut session = pool.acquire()?;
+/// let run = session.execute("print('hi'); 6 * 7")?;
+/// assert_eq!((run.stdout.as_str(), run.repr.as_deref()), ("hi\n", Some("42")));
+/// drop(session); // gives it back
+/// pool.shutdown(std::time::Duration::from_secs(5));
+/// # Ok::<(), remuda::Error>(())
+/// ```
+///
+/// Clones are handles of one pool. Leases, jobs and scopes do not keep it running: when the last
+/// handle is dropped, the pool is [terminated](SessionPool::terminate).
+///
+/// # Threads
+/// `remuda-spawn` (one, more while several sessions start), `remuda-monitor`, `remuda-maint`, and
+/// `remuda-job` (one for each job that runs, at most `max_sessions`, gone after 10 s without work).
+/// They end with the pool.
+#[derive(Clone)]
+pub struct SessionPool {
+    handle: Arc<Handle>,
+}
+
+/// What the clones share; dropping it ends the pool.
+struct Handle {
+    core: Arc<Core>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.terminate();
+    }
+}
+
+impl SessionPool {
+    /// Options for a pool of sessions of this runtime, with their defaults; ends with `.start()`.
+    pub fn builder(runtime: Runtime) -> PoolConfig {
+        PoolConfig::new(runtime)
+    }
+
+    /// Starts a pool.
+    ///
+    /// With [`pre_warm_on_start`](PoolConfig::pre_warm_on_start) (the default) this blocks until
+    /// `min_idle` sessions are ready, else only for the check of the runtime.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`]; [`Error::Runtime`] if the program cannot be used; what
+    /// [`Session::start`](crate::Session::start) returns if no session of the first batch became
+    /// ready. No process and no thread is left then.
+    pub fn start(config: PoolConfig) -> Result<SessionPool> {
+        config.validate()?;
+        config.session.runtime.launch(config.session.start_timeout)?;
+        let pre_warm = config.pre_warm_on_start;
+        let pool = SessionPool { handle: Arc::new(Handle { core: Core::new(config)? }) };
+        let core = &pool.handle.core;
+        core.spawn_thread("remuda-monitor", monitor::run)?;
+        core.spawn_thread("remuda-maint", maintenance::run)?;
+        spawner::start(core)?;
+        if pre_warm {
+            pool.ensure_min_sessions().map_err(|error| match error {
+                // Whoever starts a pool wants to know what is wrong, not when it will be tried again.
+                Error::StartFailing { cause, retry_in } => {
+                    core.with(|state, _| state.forget_start_error());
+                    Arc::try_unwrap(cause).unwrap_or_else(|cause| Error::StartFailing { cause, retry_in })
+                }
+                other => other,
+            })?;
+        }
+        Ok(pool)
+    }
+
+    /// A session, from idle if there is one, else after waiting in the queue: whatever comes first, a
+    /// release or the start of a new session. First come, first served.
+    ///
+    /// Blocks without limit.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::StartFailing`] when no session is alive and none can be started;
+    /// [`Error::TooManyWaiters`].
+    pub fn acquire(&self) -> Result<PooledSession> {
+        self.core().acquire(Patience::Forever, None)
+    }
+
+    /// As [`acquire`](SessionPool::acquire), waiting at most `timeout`; zero tries once.
+    ///
+    /// # Errors
+    /// Also [`Error::AcquireTimeout`], which carries the error of the last start if sessions could
+    /// not be started lately. A session whose start outlives the wait is kept for the next caller.
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
+        self.core().acquire(Patience::For(timeout), None)
+    }
+
+    /// A session if one is idle. Never waits, and has no session started.
+    ///
+    /// # Errors
+    /// [`Error::AcquireTimeout`] if none is idle; [`Error::Closed`], [`Error::StartFailing`].
+    pub fn try_acquire(&self) -> Result<PooledSession> {
+        self.acquire_timeout(Duration::ZERO)
+    }
+
+    /// As [`acquire`](SessionPool::acquire), until `token` is cancelled. The token also ends what the
+    /// session executes until it is given back: this is `scope(token).acquire()`.
+    ///
+    /// # Errors
+    /// Also [`Error::Cancelled`].
+    pub fn acquire_cancellable(&self, token: &CancelToken) -> Result<PooledSession> {
+        self.core().acquire(Patience::Forever, Some(token))
+    }
+
+    /// Fills the pool up to `min_idle` idle sessions, as far as `max_sessions` allows, and waits
+    /// until they are ready.
+    ///
+    /// # Errors
+    /// [`Error::StartFailing`] with the cause if a batch of starts failed whole, [`Error::Closed`].
+    pub fn ensure_min_sessions(&self) -> Result<()> {
+        let core = self.core();
+        core.with(state::State::prime);
+        let mut failed = None;
+        core.observe(None, |state| {
+            if state.is_open() && !state.is_filled() {
+                failed = state.start_trouble(Moment::now());
+                return failed.is_some();
+            }
+            true
+        });
+        match failed {
+            Some((cause, retry_in)) => Err(Error::StartFailing { cause, retry_in }),
+            None if self.is_open() => Ok(()),
+            None => Err(Error::Closed),
+        }
+    }
+
+    /// Waits until at least `sessions` sessions are ready, in use or not; has none started that
+    /// nobody asked for.
+    ///
+    /// # Errors
+    /// [`Error::AcquireTimeout`] when `timeout` has passed, with the error of the last start if that
+    /// failed; [`Error::Closed`].
+    pub fn wait_ready(&self, sessions: usize, timeout: Duration) -> Result<()> {
+        let (core, began) = (self.core(), Moment::now());
+        let reached =
+            core.observe(Some(began + timeout), |state| !state.is_open() || state.alive() >= sessions);
+        if !self.is_open() {
+            return Err(Error::Closed);
+        }
+        if reached {
+            return Ok(());
+        }
+        let now = Moment::now();
+        let last_start_error = core.lock().state.start_trouble(now).map(|(cause, _)| cause);
+        Err(Error::AcquireTimeout { waited: now.saturating_since(began), ahead: 0, last_start_error })
+    }
+
+    /// One user's part of this pool: what is acquired and submitted through it ends when `token` is
+    /// cancelled, and nothing else does.
+    pub fn scope(&self, token: &CancelToken) -> Scope {
+        Scope::new(Arc::clone(self.core()), token)
+    }
+
+    /// Queues work that one of the pool's threads runs on the next free session. Does not wait; if the
+    /// pool is closed, the job is done with [`Error::Closed`].
+    pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
+        job::submit(self.core(), request.into(), None)
+    }
+
+    /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a
+    /// microsecond per session.
+    pub fn info(&self) -> PoolInfo {
+        let core = self.core();
+        let now = Moment::now();
+        let (open, counts, counters, rows, breaker, last_error) = {
+            let state = &core.lock().state;
+            let last_error = state.last_start_error().cloned();
+            let counters = state.counters().clone();
+            (state.is_open(), state.counts(), counters, state.rows(now), state.breaker(now), last_error)
+        };
+        let sessions = rows.into_iter().map(|row| SessionRow {
+            id: row.handle.id,
+            pid: row.handle.process.id(),
+            state: row.place,
+            since: row.since,
+            age: row.age,
+            leases: row.leases,
+            executions: row.executions,
+        });
+        let (state, failures, retry_in) = breaker;
+        PoolInfo {
+            config: core.config.summary(),
+            open,
+            counts,
+            metrics: PoolMetrics::new(&counters, counts),
+            breaker: BreakerInfo {
+                state,
+                failures,
+                retry_in,
+                last_error: last_error.map(|error| error.to_string()),
+            },
+            sessions: sessions.collect(),
+            post_mortems: core.post_mortems(),
+            at: clock::wall(),
+        }
+    }
+
+    /// The name of [`info`](SessionPool::info) in document 002.
+    pub fn get_info(&self) -> PoolInfo {
+        self.info()
+    }
+
+    /// A snapshot of the pool's numbers.
+    pub fn metrics(&self) -> PoolMetrics {
+        let inner = self.core().lock();
+        PoolMetrics::new(inner.state.counters(), inner.state.counts())
+    }
+
+    /// The name of [`metrics`](SessionPool::metrics) in document 002.
+    pub fn get_metrics(&self) -> PoolMetrics {
+        self.metrics()
+    }
+
+    /// Whether the pool still hands out sessions.
+    pub fn is_open(&self) -> bool {
+        self.core().lock().state.is_open()
+    }
+
+    /// Ends the pool gently: nobody gets a session any more (waiters and queued jobs end with
+    /// [`Error::Closed`]), idle sessions leave, those in use are waited for until `deadline` has
+    /// passed and killed then.
+    ///
+    /// Blocks until all processes have ended and the pool's threads are joined. Can be called from
+    /// any thread and more than once. On one of the pool's own threads (the output callback of a
+    /// job) it returns after the deadline without waiting for the end.
+    pub fn shutdown(&self, deadline: Duration) {
+        self.core().shutdown(Moment::after(deadline));
+    }
+
+    /// Ends the pool at once: kills every session, those in use too.
+    ///
+    /// Blocks until all processes have ended (milliseconds) and the pool's threads are joined; a job
+    /// whose output callback is running is waited for. Can be called from any thread and more than
+    /// once, also by who holds a session. On one of the pool's own threads it does not wait.
+    pub fn terminate(&self) {
+        self.core().terminate();
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+}
+
+impl fmt::Debug for SessionPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.core().lock().state.counts();
+        f.debug_struct("SessionPool").field("counts", &counts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared_between_threads<T: Send + Sync>() {}
+    fn moved_between_threads<T: Send>() {}
+
+    #[test]
+    fn handles_can_be_shared_and_leases_moved_between_threads() {
+        shared_between_threads::<SessionPool>();
+        shared_between_threads::<Scope>();
+        shared_between_threads::<Job>();
+        shared_between_threads::<SharedPool>();
+        shared_between_threads::<SharedHandle>();
+        moved_between_threads::<PooledSession>();
+        moved_between_threads::<AsCompleted>();
+    }
+}

@@ -187,7 +187,7 @@ impl Session {
     /// [`Error::StartTimeout`], [`Error::StartDied`], [`Error::WarmUp`], [`Error::Protocol`] and
     /// [`Error::Io`] (no descriptors or processes left). In every case no process is left.
     pub fn start(config: &SessionConfig) -> Result<Session> {
-        start::start(Arc::new(config.clone()))
+        start::start(Arc::new(config.clone()), None)
     }
 
     /// Its number.
@@ -438,9 +438,8 @@ impl Session {
     /// # Errors
     /// As [`start`](Session::start); the session keeps its old process then, if that lives.
     pub fn restart(&mut self) -> Result<()> {
-        let fresh = start::start_as(self.id, Arc::clone(&self.config))?;
+        let fresh = start::start_as(self.id, Arc::clone(&self.config), self.bound.clone())?;
         let old = std::mem::replace(self, fresh);
-        self.bound.clone_from(&old.bound);
         Box::new(old).retire(Duration::ZERO, |_| ());
         Ok(())
     }
@@ -492,6 +491,13 @@ impl Session {
 
 /// For the pool.
 impl Session {
+    /// [`start`](Session::start) that `stop` gives up ([`Error::Cancelled`]).
+    pub(crate) fn start_unless(config: &Arc<SessionConfig>, stop: &CancelToken) -> Result<Session> {
+        let mut session = start::start(Arc::clone(config), Some(stop.clone()))?;
+        session.bind(None);
+        Ok(session)
+    }
+
     /// Executions of this session are ended by `token` too; `None` takes that back.
     pub(crate) fn bind(&mut self, token: Option<CancelToken>) {
         self.bound = token;

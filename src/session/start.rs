@@ -9,26 +9,32 @@ use rustix::io::Errno;
 
 use super::answer::{ImportReport, ReadyReport, decode_error};
 use super::config::WorkDir;
-use super::exchange::{END_PATIENCE, End, Ended, Exchange, Outputs, STDERR_TAIL};
+use super::exchange::{END_PATIENCE, End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
 use super::output::Capture;
 use super::protocol::{self, Kind};
 use super::scratch::Scratch;
 use super::transport::Unstarted;
 use super::{Cause, Keeper, Process, Session, SessionConfig, SessionId, Worker};
+use crate::cancel::{CancelToken, Wake};
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
 
 /// Output of the warm-up that is kept, to be shown when it fails.
 const OUTPUT_CAP: usize = 2 * STDERR_TAIL;
 
-pub(crate) fn start(config: Arc<SessionConfig>) -> Result<Session> {
+/// Starts a session; `stop` gives the start up, and the session stays bound to it.
+pub(crate) fn start(config: Arc<SessionConfig>, stop: Option<CancelToken>) -> Result<Session> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     config.validate()?;
-    start_as(SessionId(NEXT.fetch_add(1, Ordering::Relaxed)), config)
+    start_as(SessionId(NEXT.fetch_add(1, Ordering::Relaxed)), config, stop)
 }
 
 /// Starts a process for the session with this number.
-pub(crate) fn start_as(id: SessionId, config: Arc<SessionConfig>) -> Result<Session> {
+pub(crate) fn start_as(
+    id: SessionId,
+    config: Arc<SessionConfig>,
+    stop: Option<CancelToken>,
+) -> Result<Session> {
     let started = Moment::now();
     let deadline = started + config.start_timeout;
     let keeper = Keeper::get()?;
@@ -57,7 +63,7 @@ pub(crate) fn start_as(id: SessionId, config: Arc<SessionConfig>) -> Result<Sess
             keeper: Arc::clone(&starting.keeper),
         }),
         config,
-        bound: None,
+        bound: stop,
         requests: 0,
         executions: 0,
         errors: 0,
@@ -199,7 +205,10 @@ impl Session {
         decode: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T> {
         let config = Arc::clone(&self.config);
+        let stop = self.bound.clone();
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let waker: Arc<dyn Wake> = worker.transport.waker().clone();
+        let registration = stop.as_ref().map(|token| token.register(waker));
         let exchange = Exchange {
             transport: &mut worker.transport,
             process: &worker.process,
@@ -207,14 +216,19 @@ impl Session {
             limit: Some(deadline),
             // A start that is late is not worth waiting for.
             grace: Duration::ZERO,
-            tokens: [None, None],
+            tokens: [stop.as_ref(), None],
             output: Outputs {
                 stdout: Capture::new(OUTPUT_CAP),
                 stderr: Capture::new(OUTPUT_CAP),
                 observer: None,
             },
         };
-        let Ended { end, stderr, .. } = exchange.run(frame);
+        let Ended { end, stop, stderr, .. } = exchange.run(frame);
+        drop(registration);
+        if stop == Some(Stop::Cancelled) {
+            self.process().kill_group(Cause::Retired);
+            return Err(Error::Cancelled);
+        }
         let stderr = stderr.last(STDERR_TAIL);
         match end {
             End::Answered => {}

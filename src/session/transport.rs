@@ -208,10 +208,6 @@ impl Transport {
         &self.wake
     }
 
-    pub(crate) fn frame_cap(&self) -> usize {
-        self.frame_cap
-    }
-
     /// Waits until something is ready or the deadline has passed (`None`: no deadline).
     pub(crate) fn wait(&self, deadline: Option<Moment>) -> rustix::io::Result<Ready> {
         let mut events = [MaybeUninit::<Event>::uninit(); 8];

@@ -3,8 +3,19 @@
 //! One binary, one module per subject. Every test runs in a process of its own and ends with the
 //! proof that it left nothing behind: see [`support`].
 
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
+
 mod support;
 
+mod cli_exec;
+mod cli_run;
+mod cli_samples;
+mod cli_stop;
+mod pool_abuse;
+mod pool_basics;
+mod pool_end;
+mod pool_failures;
+mod pool_scope;
 mod session_abuse;
 mod session_basics;
 mod session_start;

@@ -1,0 +1,428 @@
+//! Options of a pool.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::SessionPool;
+use crate::error::{Error, Result};
+use crate::session::{Limits, Runtime, SessionConfig, WorkDir};
+
+/// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
+/// [`SessionConfig`] that a pool's sessions need are here as well.
+///
+/// ```
+/// use remuda::{PoolConfig, Runtime};
+///
+/// let config = PoolConfig::new(Runtime::python("python3")).min_idle(4).max_sessions(8);
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// What each session is made of.
+    pub session: SessionConfig,
+    /// Idle sessions that the pool keeps ready, on top of those in use (as far as `max_sessions`
+    /// allows). Alias: `min_size`. Default: 2.
+    pub min_idle: usize,
+    /// Processes that the pool has at most, those that start or leave included. Alias:
+    /// `max_size`. Default: 10.
+    pub max_sessions: usize,
+    /// An idle session beyond `min_idle` leaves after this time. Default: 300 s.
+    pub session_timeout: Duration,
+    /// A health pass is made at least this often; releases, removals and new sessions ask for one earlier.
+    /// Default: 30 s.
+    pub health_check_interval: Duration,
+    /// Whether [`start`](PoolConfig::start) waits until `min_idle` sessions are ready. If not, the
+    /// first acquire (or [`ensure_min_sessions`](SessionPool::ensure_min_sessions)) begins the
+    /// warm-up. Default: true.
+    pub pre_warm_on_start: bool,
+    /// A session is replaced after this many executions (up to a tenth earlier, at random, if this
+    /// is 10 or more, so that sessions do not all leave together). `None` or 0: never.
+    /// Default: 100.
+    pub recycle_after_executions: Option<u64>,
+    /// A session is replaced after this time (up to a tenth earlier, at random). Default: never.
+    pub max_lifetime: Option<Duration>,
+    /// What happens to a session between two users. Default: [`Reuse::Reset`].
+    pub reuse: Reuse,
+    /// Time that a worker has to answer a reset; afterwards it is replaced. Default: 2 s.
+    pub reset_timeout: Duration,
+    /// Whether a session that died or became unusable is replaced by a new one. If not, it is only
+    /// removed, and new sessions come for the watermark and for waiters alone. Default: true.
+    pub restart_if_dead: bool,
+    /// Sessions that may be starting at the same time. Default: the number of processors, at
+    /// least 2.
+    pub max_concurrent_starts: usize,
+    /// Callers that may wait for a session at the same time; the next one gets
+    /// [`Error::TooManyWaiters`]. Default: no limit.
+    pub max_waiters: Option<usize>,
+    /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
+    pub retire_grace: Duration,
+}
+
+/// What happens to a session between two users.
+///
+/// Only a new process is clean: files, environment changes of libraries, threads and memory of C
+/// extensions survive a reset. A session whose lease ended in a panic, a time-out or a death gets
+/// a new process under every policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reuse {
+    /// It stays as it is: the next user finds what the last one left (as in document 002).
+    Keep,
+    /// Its namespace goes back to its warm state before the next user gets it. A runtime without
+    /// reset, and a worker that reports that it cannot get clean, gets a new process.
+    Reset,
+    /// Each user gets a new process.
+    Fresh,
+}
+
+/// The options in effect, for [`PoolInfo`](crate::PoolInfo).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ConfigSummary {
+    /// The program of the runtime.
+    pub program: String,
+    /// See [`PoolConfig::min_idle`].
+    pub min_idle: usize,
+    /// See [`PoolConfig::max_sessions`].
+    pub max_sessions: usize,
+    /// See [`PoolConfig::session_timeout`], in seconds.
+    pub session_timeout: f64,
+    /// See [`PoolConfig::health_check_interval`], in seconds.
+    pub health_check_interval: f64,
+    /// See [`PoolConfig::pre_warm_on_start`].
+    pub pre_warm_on_start: bool,
+    /// See [`PoolConfig::recycle_after_executions`].
+    pub recycle_after_executions: Option<u64>,
+    /// See [`PoolConfig::max_lifetime`], in seconds.
+    pub max_lifetime: Option<f64>,
+    /// See [`PoolConfig::reuse`].
+    pub reuse: Reuse,
+    /// See [`PoolConfig::restart_if_dead`].
+    pub restart_if_dead: bool,
+    /// See [`PoolConfig::max_concurrent_starts`].
+    pub max_concurrent_starts: usize,
+    /// See [`PoolConfig::max_waiters`].
+    pub max_waiters: Option<usize>,
+    /// Whether there is warm-up code.
+    pub warmup_code: bool,
+    /// See [`SessionConfig::warm_imports`].
+    pub warm_imports: Vec<String>,
+}
+
+impl PoolConfig {
+    /// The defaults, for sessions of this runtime.
+    pub fn new(runtime: Runtime) -> PoolConfig {
+        PoolConfig::of(SessionConfig::new(runtime))
+    }
+
+    /// The defaults, for sessions made like this.
+    pub fn of(session: SessionConfig) -> PoolConfig {
+        PoolConfig {
+            session,
+            min_idle: 2,
+            max_sessions: 10,
+            session_timeout: Duration::from_mins(5),
+            health_check_interval: Duration::from_secs(30),
+            pre_warm_on_start: true,
+            recycle_after_executions: Some(100),
+            max_lifetime: None,
+            reuse: Reuse::Reset,
+            reset_timeout: Duration::from_secs(2),
+            restart_if_dead: true,
+            max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
+            max_waiters: None,
+            retire_grace: Duration::from_millis(250),
+        }
+    }
+
+    /// Starts the pool: see [`SessionPool::start`].
+    ///
+    /// # Errors
+    /// As [`SessionPool::start`].
+    pub fn start(self) -> Result<SessionPool> {
+        SessionPool::start(self)
+    }
+
+    /// Sets [`session`](PoolConfig::session), all of it.
+    pub fn session(mut self, session: SessionConfig) -> PoolConfig {
+        self.session = session;
+        self
+    }
+
+    /// Sets [`min_idle`](PoolConfig::min_idle).
+    pub fn min_idle(mut self, count: usize) -> PoolConfig {
+        self.min_idle = count;
+        self
+    }
+
+    /// The old name of [`min_idle`](PoolConfig::min_idle).
+    pub fn min_size(self, count: usize) -> PoolConfig {
+        self.min_idle(count)
+    }
+
+    /// Sets [`max_sessions`](PoolConfig::max_sessions).
+    pub fn max_sessions(mut self, count: usize) -> PoolConfig {
+        self.max_sessions = count;
+        self
+    }
+
+    /// The old name of [`max_sessions`](PoolConfig::max_sessions).
+    pub fn max_size(self, count: usize) -> PoolConfig {
+        self.max_sessions(count)
+    }
+
+    /// Sets [`session_timeout`](PoolConfig::session_timeout).
+    pub fn session_timeout(mut self, timeout: Duration) -> PoolConfig {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// Sets [`health_check_interval`](PoolConfig::health_check_interval).
+    pub fn health_check_interval(mut self, interval: Duration) -> PoolConfig {
+        self.health_check_interval = interval;
+        self
+    }
+
+    /// Sets [`pre_warm_on_start`](PoolConfig::pre_warm_on_start).
+    pub fn pre_warm_on_start(mut self, pre_warm: bool) -> PoolConfig {
+        self.pre_warm_on_start = pre_warm;
+        self
+    }
+
+    /// Sets [`recycle_after_executions`](PoolConfig::recycle_after_executions).
+    pub fn recycle_after_executions(mut self, executions: impl Into<Option<u64>>) -> PoolConfig {
+        self.recycle_after_executions = executions.into();
+        self
+    }
+
+    /// Sets [`max_lifetime`](PoolConfig::max_lifetime).
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> PoolConfig {
+        self.max_lifetime = lifetime.into();
+        self
+    }
+
+    /// Sets [`reuse`](PoolConfig::reuse).
+    pub fn reuse(mut self, reuse: Reuse) -> PoolConfig {
+        self.reuse = reuse;
+        self
+    }
+
+    /// Sets [`reset_timeout`](PoolConfig::reset_timeout).
+    pub fn reset_timeout(mut self, timeout: Duration) -> PoolConfig {
+        self.reset_timeout = timeout;
+        self
+    }
+
+    /// Sets [`restart_if_dead`](PoolConfig::restart_if_dead).
+    pub fn restart_if_dead(mut self, restart: bool) -> PoolConfig {
+        self.restart_if_dead = restart;
+        self
+    }
+
+    /// Sets [`max_concurrent_starts`](PoolConfig::max_concurrent_starts).
+    pub fn max_concurrent_starts(mut self, count: usize) -> PoolConfig {
+        self.max_concurrent_starts = count;
+        self
+    }
+
+    /// Sets [`max_waiters`](PoolConfig::max_waiters).
+    pub fn max_waiters(mut self, count: impl Into<Option<usize>>) -> PoolConfig {
+        self.max_waiters = count.into();
+        self
+    }
+
+    /// Sets [`retire_grace`](PoolConfig::retire_grace).
+    pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
+        self.retire_grace = grace;
+        self
+    }
+
+    /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
+    pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
+        self.session = self.session.warm_import(module);
+        self
+    }
+
+    /// Sets code that each new session runs: see [`SessionConfig::warmup_code`].
+    pub fn warmup_code(mut self, code: impl Into<String>) -> PoolConfig {
+        self.session = self.session.warmup_code(code);
+        self
+    }
+
+    /// See [`SessionConfig::start_timeout`].
+    pub fn start_timeout(mut self, limit: Duration) -> PoolConfig {
+        self.session = self.session.start_timeout(limit);
+        self
+    }
+
+    /// See [`SessionConfig::grace`].
+    pub fn grace(mut self, grace: Duration) -> PoolConfig {
+        self.session = self.session.grace(grace);
+        self
+    }
+
+    /// See [`SessionConfig::time_limit`].
+    pub fn time_limit(mut self, limit: Duration) -> PoolConfig {
+        self.session = self.session.time_limit(limit);
+        self
+    }
+
+    /// Adds an environment variable: see [`SessionConfig::env`].
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> PoolConfig {
+        self.session = self.session.env(name, value);
+        self
+    }
+
+    /// See [`SessionConfig::inherit_env`].
+    pub fn inherit_env(mut self, inherit: bool) -> PoolConfig {
+        self.session = self.session.inherit_env(inherit);
+        self
+    }
+
+    /// See [`SessionConfig::work_dir`].
+    pub fn work_dir(mut self, dir: WorkDir) -> PoolConfig {
+        self.session = self.session.work_dir(dir);
+        self
+    }
+
+    /// See [`SessionConfig::limits`].
+    pub fn limits(mut self, limits: Limits) -> PoolConfig {
+        self.session = self.session.limits(limits);
+        self
+    }
+
+    /// See [`SessionConfig::output_cap`].
+    pub fn output_cap(mut self, bytes: usize) -> PoolConfig {
+        self.session = self.session.output_cap(bytes);
+        self
+    }
+
+    /// Checks what can be checked without starting anything.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the first option that makes no sense and says what to do.
+    pub fn validate(&self) -> Result<()> {
+        self.session.validate()?;
+        if self.max_sessions == 0 {
+            return Err(Error::config(
+                "max_sessions",
+                "it is zero, so nobody could ever acquire; use at least 1",
+            ));
+        }
+        if u32::try_from(self.max_sessions).is_err() {
+            return Err(Error::config("max_sessions", "more than 2^32 sessions; the default is 10"));
+        }
+        if self.min_idle > self.max_sessions {
+            let reason = format!(
+                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle",
+                self.min_idle, self.max_sessions
+            );
+            return Err(Error::config("min_idle", reason));
+        }
+        if self.max_concurrent_starts == 0 {
+            return Err(Error::config("max_concurrent_starts", "it is zero, so no session could ever start"));
+        }
+        if self.max_waiters == Some(0) {
+            return Err(Error::config(
+                "max_waiters",
+                "it is zero; use try_acquire to never wait, or None for no limit",
+            ));
+        }
+        let times = [
+            ("health_check_interval", Some(self.health_check_interval)),
+            ("session_timeout", Some(self.session_timeout)),
+            ("reset_timeout", Some(self.reset_timeout)),
+            ("max_lifetime", self.max_lifetime),
+        ];
+        match times.iter().find(|(_, time)| time.is_some_and(|time| time.is_zero())) {
+            Some((option, _)) => Err(Error::config(option, "it is zero; Duration::MAX means never")),
+            None => Ok(()),
+        }
+    }
+
+    /// The execution budget, with zero read as "never".
+    pub(crate) fn budget(&self) -> Option<u64> {
+        self.recycle_after_executions.filter(|executions| *executions > 0)
+    }
+
+    pub(crate) fn summary(&self) -> ConfigSummary {
+        ConfigSummary {
+            program: self.session.runtime.program().display().to_string(),
+            min_idle: self.min_idle,
+            max_sessions: self.max_sessions,
+            session_timeout: self.session_timeout.as_secs_f64(),
+            health_check_interval: self.health_check_interval.as_secs_f64(),
+            pre_warm_on_start: self.pre_warm_on_start,
+            recycle_after_executions: self.budget(),
+            max_lifetime: self.max_lifetime.map(|lifetime| lifetime.as_secs_f64()),
+            reuse: self.reuse,
+            restart_if_dead: self.restart_if_dead,
+            max_concurrent_starts: self.max_concurrent_starts,
+            max_waiters: self.max_waiters,
+            warmup_code: self.session.warmup_code.is_some(),
+            warm_imports: self.session.warm_imports.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PoolConfig {
+        PoolConfig::new(Runtime::python("python3"))
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_document_002() {
+        let config = config();
+        assert_eq!(config.min_idle, 2);
+        assert_eq!(config.max_sessions, 10);
+        assert_eq!(config.session_timeout, Duration::from_mins(5));
+        assert_eq!(config.health_check_interval, Duration::from_secs(30));
+        assert!(config.pre_warm_on_start && config.restart_if_dead);
+        assert_eq!(config.recycle_after_executions, Some(100));
+        assert_eq!(config.session.warmup_code, None);
+        assert_eq!((config.max_lifetime, config.max_waiters), (None, None));
+        assert_eq!((config.reuse, config.reset_timeout), (Reuse::Reset, Duration::from_secs(2)));
+        assert!(config.max_concurrent_starts >= 2);
+        assert_eq!(config.retire_grace, Duration::from_millis(250));
+        assert!(config.validate().is_ok());
+    }
+
+    #[test]
+    fn the_old_names_are_aliases() {
+        let config = config().min_size(3).max_size(7);
+        assert_eq!((config.min_idle, config.max_sessions), (3, 7));
+    }
+
+    #[test]
+    fn a_budget_of_zero_means_never() {
+        assert_eq!(config().recycle_after_executions(0).budget(), None);
+        assert_eq!(config().recycle_after_executions(None).budget(), None);
+        assert_eq!(config().budget(), Some(100));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_name() {
+        let cases: [(PoolConfig, &str); 7] = [
+            (config().max_sessions(0), "max_sessions"),
+            (config().min_idle(11), "min_idle"),
+            (config().max_concurrent_starts(0), "max_concurrent_starts"),
+            (config().max_waiters(0), "max_waiters"),
+            (config().session_timeout(Duration::ZERO), "session_timeout"),
+            (config().max_lifetime(Duration::ZERO), "max_lifetime"),
+            (config().start_timeout(Duration::ZERO), "start_timeout"),
+        ];
+        for (config, name) in cases {
+            match config.validate() {
+                Err(Error::InvalidConfig { option, .. }) => assert_eq!(option, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}

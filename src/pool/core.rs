@@ -1,0 +1,427 @@
+//! What all handles, leases, jobs and threads of one pool share.
+//!
+//! The state machine stands behind one mutex. It is held in two ways only: for the length of a
+//! short closure ([`Core::with`]), and in the wait loops of acquire and of the background threads.
+//! Nothing is spawned, killed, logged or dropped under it; what an event asks for comes out as
+//! [`Effects`](super::state::Effects) and is carried out after unlocking. The one system call made
+//! under it is `epoll_ctl`, which does not wait, when the monitor is to listen to a session that
+//! nobody has in hand: without the lock its descriptor could be closed and its number reused.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::config::{PoolConfig, Reuse};
+use super::guard::PooledSession;
+use super::job::Jobs;
+use super::monitor::Monitor;
+use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
+use super::state::{State, Take, Ticket};
+use crate::background::Background;
+use crate::cancel::{CancelToken, Wake};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::session::{Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
+use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
+
+/// Post-mortems that a pool remembers.
+const POST_MORTEMS: usize = 16;
+
+pub(super) type PoolState = State<Box<Session>, Arc<Waiter>>;
+pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
+
+/// One pool.
+pub(super) struct Core {
+    pub(super) config: PoolConfig,
+    pub(super) session_config: Arc<SessionConfig>,
+    pub(super) inner: Mutex<Inner>,
+    /// For those who wait for counts to change: `wait_ready`, `shutdown`. Only notified while
+    /// `Inner::observers` says that somebody does.
+    pub(super) changed: Condvar,
+    /// For spawners.
+    pub(super) starts: Condvar,
+    /// For the maintenance thread between two passes.
+    pub(super) health: Condvar,
+    /// For the maintenance thread when it must rest: notified when the pool closes.
+    pub(super) closing: Condvar,
+    pub(super) monitor: Monitor,
+    pub(super) jobs: Jobs,
+    /// Cancelled when the pool closes: ends the starts that are under way.
+    pub(super) stop: CancelToken,
+    /// Set when nothing is given time to leave any more.
+    pub(super) killing: AtomicBool,
+    pub(super) threads: Mutex<Vec<Background>>,
+    /// Held while threads are joined, so that each `shutdown` returns after the join.
+    pub(super) joining: Mutex<()>,
+    post_mortems: Mutex<VecDeque<PostMortem>>,
+    /// Dropped last: retiring a session must not wait for the reaper's end.
+    _keeper: Arc<Keeper>,
+}
+
+/// What the pool's mutex protects.
+pub(super) struct Inner {
+    pub(super) state: PoolState,
+    observers: usize,
+    /// Spawner threads that exist, and those of them that wait for work.
+    pub(super) spawners: usize,
+    pub(super) parked_spawners: usize,
+}
+
+/// A thread that waits for a session. The condvar belongs to the pool's mutex.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    decided: Condvar,
+}
+
+/// What the pool keeps of a session that somebody holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) id: SessionId,
+    pub(crate) process: Arc<Process>,
+}
+
+/// How long an acquire may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    Forever,
+    /// Zero tries once.
+    For(Duration),
+}
+
+impl Resource for Box<Session> {
+    type Handle = Handle;
+
+    fn is_alive(&self) -> bool {
+        self.process().is_alive()
+    }
+
+    fn executions(&self) -> u64 {
+        self.execution_count()
+    }
+}
+
+thread_local! {
+    /// Set on the pool's own threads, and while the reaper calls a pool: they must not wait for
+    /// what only they can bring about.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread does a pool's own work.
+pub(super) fn inside() -> bool {
+    INSIDE.get()
+}
+
+fn as_insider<T>(work: impl FnOnce() -> T) -> T {
+    let before = INSIDE.replace(true);
+    let result = work();
+    INSIDE.set(before);
+    result
+}
+
+impl Core {
+    pub(super) fn new(config: PoolConfig) -> Result<Arc<Core>> {
+        let bounds = Bounds {
+            min_idle: config.min_idle,
+            max_sessions: config.max_sessions,
+            max_starts: config.max_concurrent_starts,
+            max_waiters: config.max_waiters.unwrap_or(usize::MAX),
+            session_timeout: config.session_timeout,
+            reset_timeout: config.reset_timeout,
+            health_interval: config.health_check_interval,
+            budget: config.budget(),
+            max_lifetime: config.max_lifetime,
+            restart_if_dead: config.restart_if_dead,
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
+        let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
+        let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
+        Ok(Arc::new(Core {
+            session_config: Arc::new(config.session.clone()),
+            jobs: Jobs::new(config.max_sessions),
+            config,
+            inner: Mutex::new(Inner { state, observers: 0, spawners: 0, parked_spawners: 0 }),
+            changed: Condvar::new(),
+            starts: Condvar::new(),
+            health: Condvar::new(),
+            closing: Condvar::new(),
+            monitor: Monitor::new()?,
+            stop: CancelToken::new(),
+            killing: AtomicBool::new(false),
+            threads: Mutex::new(Vec::new()),
+            joining: Mutex::new(()),
+            post_mortems: Mutex::new(VecDeque::new()),
+            _keeper: Keeper::get()?,
+        }))
+    }
+
+    /// One event of the state machine: locks, changes, unlocks, carries out what follows.
+    #[inline]
+    pub(super) fn with<R>(self: &Arc<Core>, event: impl FnOnce(&mut PoolState, &mut Fx) -> R) -> R {
+        let mut fx = Effects::none();
+        let mut inner = self.inner.lock();
+        let result = event(&mut inner.state, &mut fx);
+        let observed = inner.observers > 0;
+        drop(inner);
+        if observed || !fx.is_nothing() {
+            self.carry_out(fx, observed);
+        }
+        result
+    }
+
+    #[cold]
+    fn carry_out(self: &Arc<Core>, fx: Fx, observed: bool) {
+        if observed {
+            self.changed.notify_all();
+        }
+        for waiter in fx.wake {
+            waiter.decided.notify_one();
+        }
+        if fx.starts {
+            self.starts.notify_one();
+        }
+        if fx.health {
+            self.health.notify_one();
+        }
+        for departure in fx.retire {
+            self.retire(departure);
+        }
+    }
+
+    /// Sends a session to the reaper; its slot is free once the process is gone.
+    fn retire(self: &Arc<Core>, departure: Departure<Box<Session>>) {
+        let Departure { slot, session, reason } = departure;
+        let id = session.id().number();
+        match reason {
+            Removal::Recycled => log::info!(session = id; "session recycled"),
+            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved => {
+                log::info!(session = id; "session replaced: {}", reason.word());
+            }
+            _ => log::debug!(session = id; "session removed: {}", reason.word()),
+        }
+        let gentle =
+            !matches!(reason, Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved)
+                && !self.killing.load(Ordering::SeqCst);
+        let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
+        let core = Arc::clone(self);
+        session.retire(grace, move |post_mortem| {
+            as_insider(|| {
+                core.remember(post_mortem);
+                core.with(|state, fx| state.retired(slot, Moment::now(), fx));
+            });
+        });
+    }
+
+    fn remember(&self, post_mortem: PostMortem) {
+        let mut ring = self.post_mortems.lock();
+        if ring.len() == POST_MORTEMS {
+            ring.pop_front();
+        }
+        ring.push_back(post_mortem);
+    }
+
+    pub(super) fn post_mortems(&self) -> Vec<PostMortem> {
+        self.post_mortems.lock().iter().cloned().collect()
+    }
+
+    /// Starts a thread of this pool. Fails once the pool is closed and at the system's limits.
+    pub(super) fn spawn_thread(
+        self: &Arc<Core>,
+        name: &'static str,
+        body: impl FnOnce(&Arc<Core>) + Send + 'static,
+    ) -> Result<()> {
+        let core = Arc::clone(self);
+        let thread = Background::spawn(name, move || as_insider(|| body(&core)))
+            .map_err(|error| Error::io("starting a thread of the pool", error))?;
+        let ended: Vec<Background> = {
+            let mut threads = self.threads.lock();
+            threads.push(thread);
+            threads.extract_if(.., |thread| thread.is_finished()).collect()
+        };
+        drop(ended);
+        Ok(())
+    }
+
+    /// A session for somebody: from idle at once, or after a wait in the queue.
+    #[inline]
+    pub(super) fn acquire(
+        self: &Arc<Core>,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<PooledSession> {
+        if token.is_some_and(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
+        let mut lease = match self.with(PoolState::take) {
+            Take::Hit(lease) => lease,
+            Take::Empty => self.wait(patience, token)?,
+            Take::Closed => return Err(Error::Closed),
+        };
+        if let Some(token) = token {
+            lease.session.bind(Some(token.clone()));
+        }
+        Ok(PooledSession::new(Arc::clone(self), lease, token.is_some()))
+    }
+
+    #[cold]
+    fn wait(
+        self: &Arc<Core>,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<Lease<Box<Session>>> {
+        let began = Moment::now();
+        let deadline = match patience {
+            Patience::For(Duration::ZERO) => {
+                let refusal = self.with(|state, _| state.give_up_at_once(began));
+                return Err(self.refused(refusal, began));
+            }
+            Patience::For(timeout) => Some(began + timeout),
+            Patience::Forever => None,
+        };
+        let waiter = Arc::new(Waiter { decided: Condvar::new() });
+        let queued = Arc::clone(&waiter);
+        let until = deadline.unwrap_or(Moment::FAR_FUTURE);
+        let ticket = self
+            .with(|state, fx| state.enqueue(until, queued, began, fx))
+            .map_err(|refusal| self.refused(refusal, began))?;
+        // After the ticket exists: a token that has fired already cancels it here.
+        let registration =
+            token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
+        let decision = {
+            let mut inner = self.inner.lock();
+            loop {
+                let so_far = Moment::now().saturating_since(began);
+                if let Some(decision) = inner.state.collect(ticket, so_far) {
+                    break decision;
+                }
+                if wait_until(&waiter.decided, &mut inner, deadline) {
+                    // Decided under the lock: a grant that came before stands.
+                    inner.state.expire(ticket);
+                }
+            }
+        };
+        drop(registration);
+        match decision {
+            Decision::Granted(lease) => Ok(lease),
+            Decision::Refused(refusal) => Err(self.refused(refusal, began)),
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, began: Moment) -> Error {
+        match refusal {
+            Refusal::TimedOut { ahead } => {
+                let now = Moment::now();
+                let trouble = self.inner.lock().state.start_trouble(now);
+                Error::AcquireTimeout {
+                    waited: now.saturating_since(began),
+                    ahead,
+                    last_start_error: trouble.map(|(cause, _)| cause),
+                }
+            }
+            Refusal::Cancelled => Error::Cancelled,
+            Refusal::Closed => Error::Closed,
+            Refusal::StartFailing { cause, retry_in } => Error::StartFailing { cause, retry_in },
+            Refusal::TooManyWaiters => {
+                Error::TooManyWaiters { limit: self.config.max_waiters.unwrap_or(usize::MAX) }
+            }
+        }
+    }
+
+    /// A lease ends. `restart_if_dead`: whether an unusable session is replaced.
+    pub(super) fn give_back(self: &Arc<Core>, slot: SlotId, session: Box<Session>, restart_if_dead: bool) {
+        let unusable = if !session.process().is_alive() {
+            Some(Removal::Dead)
+        } else if session.is_tainted() || std::thread::panicking() {
+            Some(Removal::Tainted)
+        } else if self.config.reuse == Reuse::Fresh {
+            Some(Removal::Fresh)
+        } else {
+            None
+        };
+        if let Some(reason) = unusable {
+            let now = Moment::now();
+            let lease = Lease { slot, session };
+            self.with(|state, fx| state.discard(lease, reason, restart_if_dead, now, fx));
+        } else if self.config.reuse == Reuse::Keep {
+            self.with(|state, fx| state.release(Lease { slot, session }, Moment::coarse(), fx));
+        } else {
+            self.reset(slot, session, restart_if_dead);
+        }
+    }
+
+    /// Asks the worker to go back to its warm state; the monitor reads the answer.
+    fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Session>, restart_if_dead: bool) {
+        // Armed first: once the state has the session, its descriptor is not ours any more. An
+        // event that comes before the state knows of the reset is noted there (`signalled`).
+        self.monitor.arm(slot, &session);
+        let asked = self.session_config.runtime.can_reset().then(|| session.begin_reset());
+        let reason = match asked {
+            Some(Ok(())) => {
+                let now = Moment::coarse();
+                let look = self.with(|state, fx| state.resetting(Lease { slot, session }, now, fx));
+                if look {
+                    self.listen(slot);
+                }
+                return;
+            }
+            Some(Err(error)) => {
+                log::debug!(session = session.id().number(); "reset could not be asked for: {error}");
+                Removal::ResetFailed
+            }
+            None => Removal::Fresh,
+        };
+        self.discard(slot, session, reason, restart_if_dead);
+    }
+
+    pub(super) fn discard(
+        self: &Arc<Core>,
+        slot: SlotId,
+        session: Box<Session>,
+        reason: Removal,
+        replace: bool,
+    ) {
+        let now = Moment::now();
+        self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
+    }
+
+    /// Has the monitor listen to a session that nobody has in hand.
+    pub(super) fn listen(&self, slot: SlotId) {
+        let inner = self.inner.lock();
+        if let Some(session) = inner.state.in_place(slot) {
+            self.monitor.arm(slot, session);
+        }
+    }
+
+    /// Waits until `done` says so, looking after every change; false when `deadline` passes first.
+    pub(super) fn observe(&self, deadline: Option<Moment>, mut done: impl FnMut(&PoolState) -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        inner.observers += 1;
+        let reached = loop {
+            if done(&inner.state) {
+                break true;
+            }
+            if wait_until(&self.changed, &mut inner, deadline) {
+                break done(&inner.state);
+            }
+        };
+        inner.observers -= 1;
+        reached
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+}
+
+/// Ends the wait of a ticket when its token fires.
+struct CancelledWaiter {
+    core: Arc<Core>,
+    ticket: Ticket,
+}
+
+impl Wake for CancelledWaiter {
+    fn wake(&self) {
+        self.core.with(|state, fx| state.cancel(self.ticket, fx));
+    }
+}

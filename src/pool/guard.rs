@@ -1,0 +1,103 @@
+//! The lease: a session in the hands of its user.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::state::{Lease, Removal, SlotId};
+use crate::error::Result;
+use crate::session::{Execution, Request, Session};
+
+/// A session that was acquired from a pool. Reads like a [`Session`]; dropping it gives the session
+/// back.
+///
+/// Giving back takes microseconds and never waits: what the pool's [`Reuse`](super::Reuse) policy
+/// asks for happens on its own threads. A session whose code was stopped by a time limit or a
+/// token, that died, or that was held while its thread panicked, is replaced by a new process.
+///
+/// A lease does not keep the pool running: when the last [`SessionPool`](super::SessionPool) handle
+/// is dropped its process is killed.
+#[must_use = "dropping it gives the session back at once"]
+pub struct PooledSession {
+    core: Arc<Core>,
+    slot: SlotId,
+    /// `None` only while the lease ends.
+    session: Option<Box<Session>>,
+    /// Whether the session is bound to the token of a scope.
+    bound: bool,
+}
+
+impl PooledSession {
+    #[inline]
+    pub(super) fn new(core: Arc<Core>, lease: Lease<Box<Session>>, bound: bool) -> PooledSession {
+        PooledSession { core, slot: lease.slot, session: Some(lease.session), bound }
+    }
+
+    /// Runs code or a call: see [`Session::execute`].
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    ///
+    /// # Panics
+    /// If the output callback panics; the session is replaced then.
+    pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
+        match &mut self.session {
+            Some(session) => session.execute(request),
+            None => unreachable!("the session is taken when the lease ends"),
+        }
+    }
+
+    /// Gives the session back, as dropping does; `restart_if_dead` decides for this once whether a
+    /// dead or unusable session is replaced by a new one or only removed.
+    pub fn release(mut self, restart_if_dead: bool) {
+        self.end(restart_if_dead);
+    }
+
+    /// Ends the session: nobody gets it again. A new one comes if the watermark or a waiter needs
+    /// one. Does not wait for the process.
+    pub fn discard(mut self) {
+        if let Some(session) = self.take() {
+            self.core.discard(self.slot, session, Removal::Discarded, false);
+        }
+    }
+
+    fn take(&mut self) -> Option<Box<Session>> {
+        let mut session = self.session.take()?;
+        if self.bound {
+            session.bind(None);
+        }
+        Some(session)
+    }
+
+    #[inline]
+    fn end(&mut self, restart_if_dead: bool) {
+        if let Some(session) = self.take() {
+            self.core.give_back(self.slot, session, restart_if_dead);
+        }
+    }
+}
+
+impl Deref for PooledSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        match &self.session {
+            Some(session) => session,
+            None => unreachable!("the session is taken when the lease ends"),
+        }
+    }
+}
+
+impl Drop for PooledSession {
+    #[inline]
+    fn drop(&mut self) {
+        self.end(self.core.config.restart_if_dead);
+    }
+}
+
+impl fmt::Debug for PooledSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledSession").field("session", &self.session).finish_non_exhaustive()
+    }
+}

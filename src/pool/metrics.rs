@@ -1,0 +1,286 @@
+//! The pool's numbers, each defined once, here.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use super::breaker::BreakerState;
+use super::config::ConfigSummary;
+use crate::session::{PostMortem, SessionId};
+
+/// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) acquisition_attempts: u64,
+    pub(crate) acquisition_success: u64,
+    pub(crate) acquisition_timeouts: u64,
+    pub(crate) acquisitions_cancelled: u64,
+    pub(crate) acquisitions_refused: u64,
+    pub(crate) total_acquisition_time: Duration,
+    pub(crate) pool_hits: u64,
+    pub(crate) sessions_created: u64,
+    pub(crate) sessions_removed: u64,
+    pub(crate) sessions_recycled: u64,
+    pub(crate) sessions_restarted: u64,
+    pub(crate) start_failures: u64,
+    pub(crate) warmup_triggers: u64,
+    pub(crate) warmup_loop_iterations: u64,
+    pub(crate) sessions_created_from_warmup: u64,
+    pub(crate) health_check_triggers: u64,
+    pub(crate) health_check_runs: u64,
+    pub(crate) sessions_removed_by_health: u64,
+}
+
+/// How many sessions are in each place: `idle + busy + resetting + starting + retiring == total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PoolCounts {
+    /// Waiting to be acquired.
+    pub idle: usize,
+    /// Acquired by somebody.
+    pub busy: usize,
+    /// On the way back to their warm state, or being looked at by the monitor.
+    pub resetting: usize,
+    /// Being started.
+    pub starting: usize,
+    /// Leaving; their processes are not gone yet.
+    pub retiring: usize,
+    /// The sum of the five, at most `max_sessions`.
+    pub total: usize,
+    /// Callers that wait for a session.
+    pub waiters: usize,
+}
+
+/// A snapshot of the pool's counters and gauges, taken at one moment under the pool's lock.
+///
+/// The names are those of document 002; each means exactly what stands here.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolMetrics {
+    /// Calls that asked for a session (in any way) while the pool was open.
+    pub acquisition_attempts: u64,
+    /// Calls that got one.
+    pub acquisition_success: u64,
+    /// Calls that gave up because their time had passed, those that try once included.
+    pub acquisition_timeouts: u64,
+    /// Calls that ended because their token was cancelled.
+    pub acquisitions_cancelled: u64,
+    /// Calls that were refused: too many waiters, starts failing, or the pool closed under them.
+    pub acquisitions_refused: u64,
+    /// Time that successful calls spent in the queue, in seconds. A call that is served from idle
+    /// without queueing adds nothing: it reads no clock.
+    #[serde(serialize_with = "seconds")]
+    pub total_acquisition_time: Duration,
+    /// `total_acquisition_time / acquisition_success`, zero before the first success.
+    #[serde(serialize_with = "seconds")]
+    pub avg_acquisition_time: Duration,
+    /// Successful calls that were served from idle without queueing.
+    pub pool_hits: u64,
+    /// All other successful calls. Time-outs are neither hits nor misses.
+    pub pool_misses: u64,
+    /// `pool_hits / (pool_hits + pool_misses)`, zero before the first success.
+    pub hit_rate: f64,
+    /// Sessions that became ready.
+    pub sessions_created: u64,
+    /// Sessions that left the pool, for whatever reason; counted when they begin to leave.
+    pub sessions_removed: u64,
+    /// Of those: replaced because their execution budget or lifetime was spent.
+    pub sessions_recycled: u64,
+    /// Of those: dead or unusable ones for which a replacement was ordered.
+    pub sessions_restarted: u64,
+    /// Starts that failed.
+    pub start_failures: u64,
+    /// Gauge: sessions that wait to be acquired.
+    pub idle_sessions: usize,
+    /// Gauge: sessions that somebody holds.
+    pub active_sessions: usize,
+    /// Gauge: sessions in any place, starting and retiring ones included.
+    pub total_sessions: usize,
+    /// Gauge: callers that wait for a session.
+    pub waiting: usize,
+    /// Times that sessions began to be missing: fewer on hand or on the way than the watermark
+    /// and the waiters want, when a moment before there were enough.
+    pub warmup_triggers: u64,
+    /// Batches of starts. A batch begins with a start while none is under way.
+    pub warmup_loop_iterations: u64,
+    /// Sessions that went to idle when they became ready, because nobody waited.
+    pub sessions_created_from_warmup: u64,
+    /// `warmup_loop_iterations / warmup_triggers`: batches a trigger took; zero before the first.
+    pub warmup_efficiency: f64,
+    /// Requests for a health pass: one for each release, each removal and each session that becomes
+    /// ready.
+    pub health_check_triggers: u64,
+    /// Health passes made, on request or by the timer.
+    pub health_check_runs: u64,
+    /// Sessions removed by a health pass or the monitor: idle too long, too old, found dead,
+    /// found talking, or stuck in a reset.
+    pub sessions_removed_by_health: u64,
+    /// `health_check_runs / health_check_triggers`: low means that requests were coalesced well;
+    /// zero before the first.
+    pub health_check_efficiency: f64,
+}
+
+/// Everything worth knowing about a pool at one moment, fit for JSON.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolInfo {
+    /// The options in effect.
+    pub config: ConfigSummary,
+    /// Whether the pool still hands out sessions.
+    pub open: bool,
+    /// How many sessions are where.
+    pub counts: PoolCounts,
+    /// The counters.
+    pub metrics: PoolMetrics,
+    /// The circuit breaker of session starts.
+    pub breaker: BreakerInfo,
+    /// One row for each session that is ready, by slot.
+    pub sessions: Vec<SessionRow>,
+    /// How the last sessions ended, the latest last (at most 16).
+    pub post_mortems: Vec<PostMortem>,
+    /// When this was written.
+    pub at: SystemTime,
+}
+
+/// The state of the circuit breaker.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BreakerInfo {
+    /// Whether sessions are being started.
+    pub state: BreakerState,
+    /// Batches of starts that failed whole since the last success.
+    pub failures: u32,
+    /// When the next attempt may begin, in seconds from now.
+    #[serde(serialize_with = "maybe_seconds")]
+    pub retry_in: Option<Duration>,
+    /// Why the last start failed, even if later ones succeeded.
+    pub last_error: Option<String>,
+}
+
+/// One session of a pool.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SessionRow {
+    /// Its number.
+    pub id: SessionId,
+    /// Its process.
+    pub pid: u32,
+    /// Where it is.
+    pub state: PlaceName,
+    /// How long it has been there, in seconds. For a busy session this is counted from the
+    /// first health pass that saw it busy, so it is a lower bound.
+    #[serde(serialize_with = "seconds")]
+    pub since: Duration,
+    /// Time since it became ready, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub age: Duration,
+    /// Leases it has served or is serving.
+    pub leases: u64,
+    /// Executions begun, as of its last release.
+    pub executions: u64,
+}
+
+/// The place of a session in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PlaceName {
+    /// Waiting to be acquired.
+    Idle,
+    /// Acquired by somebody.
+    Busy,
+    /// On the way back to its warm state.
+    Resetting,
+    /// Being started.
+    Starting,
+    /// Leaving.
+    Retiring,
+}
+
+impl PoolMetrics {
+    pub(crate) fn new(counters: &Counters, counts: PoolCounts) -> PoolMetrics {
+        let c = counters;
+        PoolMetrics {
+            acquisition_attempts: c.acquisition_attempts,
+            acquisition_success: c.acquisition_success,
+            acquisition_timeouts: c.acquisition_timeouts,
+            acquisitions_cancelled: c.acquisitions_cancelled,
+            acquisitions_refused: c.acquisitions_refused,
+            total_acquisition_time: c.total_acquisition_time,
+            avg_acquisition_time: average(c.total_acquisition_time, c.acquisition_success),
+            pool_hits: c.pool_hits,
+            pool_misses: c.acquisition_success - c.pool_hits,
+            hit_rate: ratio(c.pool_hits, c.acquisition_success),
+            sessions_created: c.sessions_created,
+            sessions_removed: c.sessions_removed,
+            sessions_recycled: c.sessions_recycled,
+            sessions_restarted: c.sessions_restarted,
+            start_failures: c.start_failures,
+            idle_sessions: counts.idle,
+            active_sessions: counts.busy,
+            total_sessions: counts.total,
+            waiting: counts.waiters,
+            warmup_triggers: c.warmup_triggers,
+            warmup_loop_iterations: c.warmup_loop_iterations,
+            sessions_created_from_warmup: c.sessions_created_from_warmup,
+            warmup_efficiency: ratio(c.warmup_loop_iterations, c.warmup_triggers),
+            health_check_triggers: c.health_check_triggers,
+            health_check_runs: c.health_check_runs,
+            sessions_removed_by_health: c.sessions_removed_by_health,
+            health_check_efficiency: ratio(c.health_check_runs, c.health_check_triggers),
+        }
+    }
+}
+
+fn average(total: Duration, count: u64) -> Duration {
+    match u128::from(count) {
+        0 => Duration::ZERO,
+        count => Duration::from_nanos(u64::try_from(total.as_nanos() / count).unwrap_or(u64::MAX)),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counters stay far below 2^52")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[allow(clippy::ref_option, reason = "the signature that serde calls")]
+fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_numbers_follow_their_formulas() {
+        let counters = Counters {
+            acquisition_success: 4,
+            pool_hits: 3,
+            total_acquisition_time: Duration::from_secs(2),
+            warmup_triggers: 2,
+            warmup_loop_iterations: 3,
+            health_check_triggers: 8,
+            health_check_runs: 2,
+            ..Counters::default()
+        };
+        let metrics = PoolMetrics::new(&counters, PoolCounts::default());
+        assert_eq!(metrics.pool_misses, 1);
+        assert!((metrics.hit_rate - 0.75).abs() < 1e-9);
+        assert_eq!(metrics.avg_acquisition_time, Duration::from_millis(500));
+        assert!((metrics.warmup_efficiency - 1.5).abs() < 1e-9);
+        assert!((metrics.health_check_efficiency - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_divides_by_zero() {
+        let metrics = PoolMetrics::new(&Counters::default(), PoolCounts::default());
+        assert_eq!(metrics.avg_acquisition_time, Duration::ZERO);
+        assert!(metrics.hit_rate.abs() < 1e-9 && metrics.health_check_efficiency.abs() < 1e-9);
+    }
+}

@@ -1,0 +1,79 @@
+//! A scope: what one user of a shared pool owns, and what ends with that user's token.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::{Core, Patience};
+use super::guard::PooledSession;
+use super::job::{self, AsCompleted, Job};
+use crate::cancel::CancelToken;
+use crate::error::Result;
+use crate::session::Request;
+
+/// One user's part of a shared pool.
+///
+/// When the token is cancelled, everything that was acquired or submitted through the scope ends,
+/// and nothing else does: queued acquires return [`Error::Cancelled`](crate::Error::Cancelled),
+/// queued jobs are done with it, running executions are interrupted and, after the grace, killed.
+/// The pool replaces what was killed; its other users notice nothing.
+///
+/// A scope is cheap to make and to clone. Dropping it cancels nothing, and it does not keep the
+/// pool running.
+#[derive(Clone)]
+pub struct Scope {
+    core: Arc<Core>,
+    token: CancelToken,
+}
+
+impl Scope {
+    pub(super) fn new(core: Arc<Core>, token: &CancelToken) -> Scope {
+        Scope { core, token: token.clone() }
+    }
+
+    /// The token that ends this scope.
+    pub fn token(&self) -> &CancelToken {
+        &self.token
+    }
+
+    /// As [`SessionPool::acquire`](super::SessionPool::acquire); the session's executions belong to
+    /// this scope until it is given back.
+    ///
+    /// # Errors
+    /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    pub fn acquire(&self) -> Result<PooledSession> {
+        self.core.acquire(Patience::Forever, Some(&self.token))
+    }
+
+    /// As [`SessionPool::acquire_timeout`](super::SessionPool::acquire_timeout), within this scope.
+    ///
+    /// # Errors
+    /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
+        self.core.acquire(Patience::For(timeout), Some(&self.token))
+    }
+
+    /// As [`SessionPool::try_acquire`](super::SessionPool::try_acquire), within this scope.
+    ///
+    /// # Errors
+    /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    pub fn try_acquire(&self) -> Result<PooledSession> {
+        self.acquire_timeout(Duration::ZERO)
+    }
+
+    /// Queues work that one of the pool's threads runs on the next free session. Does not wait.
+    pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
+        job::submit(&self.core, request.into(), Some(&self.token))
+    }
+
+    /// Yields jobs in the order in which they end: see [`as_completed`](super::as_completed).
+    pub fn as_completed(&self, jobs: impl IntoIterator<Item = Job>) -> AsCompleted {
+        job::as_completed(jobs)
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("token", &self.token).finish_non_exhaustive()
+    }
+}

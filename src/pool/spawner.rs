@@ -1,0 +1,120 @@
+//! Spawner threads: the only place where a pool starts sessions.
+//!
+//! Callers never start one themselves: they wait for whatever comes first, a release or a start,
+//! and a start that comes late goes idle. The first spawner is there from the pool's start; more
+//! come, up to `max_concurrent_starts`, when several sessions are wanted at once.
+
+use std::io;
+use std::sync::Arc;
+
+use super::core::{Core, Handle};
+use super::state::SlotId;
+use crate::background::shielded;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::sync::wait_until;
+
+/// The name of the threads.
+const NAME: &str = "remuda-spawn";
+
+/// A slot held for a session that is being started. Dropping it gives the slot back and has the
+/// queue looked at again: neither an error nor a panic can lose it.
+#[must_use = "dropping a reservation gives the slot back"]
+struct Reservation<'a> {
+    core: &'a Arc<Core>,
+    slot: Option<SlotId>,
+}
+
+/// Starts the first spawner.
+pub(super) fn start(core: &Arc<Core>) -> Result<()> {
+    core.lock().spawners += 1;
+    core.spawn_thread(NAME, run)
+}
+
+fn run(core: &Arc<Core>) {
+    while let Some(reservation) = next(core) {
+        call_for_help(core);
+        reservation.fill();
+    }
+}
+
+/// Waits for a start that is wanted; `None` once the pool is closed.
+fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
+    let mut inner = core.lock();
+    loop {
+        if !inner.state.is_open() {
+            return None;
+        }
+        let now = Moment::now();
+        if let Some(slot) = inner.state.begin_start(now) {
+            return Some(Reservation { core, slot: Some(slot) });
+        }
+        let retry = inner.state.next_attempt(now);
+        inner.parked_spawners += 1;
+        wait_until(&core.starts, &mut inner, retry);
+        inner.parked_spawners -= 1;
+    }
+}
+
+/// Has another spawner take the next start, if one more is wanted.
+fn call_for_help(core: &Arc<Core>) {
+    let spawn = {
+        let mut inner = core.lock();
+        if !inner.state.wants_more_starts() {
+            return;
+        }
+        let spawn = inner.parked_spawners == 0 && inner.spawners < core.config.max_concurrent_starts;
+        inner.spawners += usize::from(spawn);
+        spawn
+    };
+    if !spawn {
+        core.starts.notify_one();
+    } else if let Err(error) = core.spawn_thread(NAME, run) {
+        core.lock().spawners -= 1;
+        log::warn!("sessions start one after the other: {error}");
+    }
+}
+
+impl Reservation<'_> {
+    /// Starts the session and hands it to the pool.
+    fn fill(mut self) {
+        let core = self.core;
+        let Some(slot) = self.slot else { return };
+        let started = shielded("starting a session", || {
+            let session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            core.monitor.watch(slot, &session)?;
+            Ok(session)
+        });
+        match started {
+            Some(Ok(session)) => {
+                self.slot = None;
+                let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
+                log::info!(session = handle.id.number(), pid = handle.process.id(); "session created");
+                core.with(|state, fx| state.started(slot, session, handle, Moment::now(), fx));
+            }
+            Some(Err(error)) => self.give_back(error),
+            None => self.give_back(panicked()),
+        }
+    }
+
+    fn give_back(&mut self, error: Error) {
+        let Some(slot) = self.slot.take() else { return };
+        // The pool's own end is nobody's failure.
+        let cause = if self.core.stop.is_cancelled() { None } else { Some(Arc::new(error)) };
+        if let Some(cause) = &cause {
+            log::warn!("a session could not be started: {cause}");
+        }
+        self.core.with(|state, fx| state.start_failed(slot, cause, Moment::now(), fx));
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.give_back(panicked());
+    }
+}
+
+fn panicked() -> Error {
+    Error::io("starting a session", io::Error::other("it panicked; the log has the message"))
+}

@@ -1,0 +1,581 @@
+//! The pool's whole state machine: who has which session, who waits, what is missing.
+//!
+//! Pure: no lock, thread, process or clock in here. One method per event; it takes `now` where
+//! time matters, changes the state, and leaves in [`Effects`] what the caller must do after it has
+//! unlocked (wake waiters, retire sessions, start some). So every interleaving of events is a
+//! sequence of calls, which is what the model test in `tests.rs` plays.
+//!
+//! # Invariants, checked in debug builds after every event
+//! 1. `idle + busy + resetting + starting + retiring == total <= max_sessions`; each number is
+//!    that of the slots in this place.
+//! 2. The idle stack holds each idle slot once and nothing else; the free list likewise.
+//! 3. A session is in exactly one hand: its slot (idle, resetting), a grant not yet collected, its
+//!    holder, the monitor, or whoever retires it. A lease is a value, so it cannot be released twice.
+//! 4. A ticket is waiting or decided, never both; a decision is made once.
+//! 5. No live waiter stands beside an idle session, and none waits for something that cannot come:
+//!    some session is alive or starting, or a start is wanted that nothing forbids for good.
+//! 6. At most `max_starts` sessions are starting; only one while the breaker is not closed.
+//! 7. Once closed, nobody waits, nothing is idle and no start is wanted.
+
+mod health;
+mod queue;
+mod starts;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaker::{Breaker, Roll};
+use super::metrics::Counters;
+use crate::clock::Moment;
+use crate::error::Error;
+
+pub(crate) use health::SETTLE;
+use queue::Waiter;
+pub(crate) use queue::{Decision, Refusal, Ticket};
+
+/// What the pool hands out.
+pub(crate) trait Resource {
+    /// What the pool keeps while somebody else holds the session.
+    type Handle: Clone + std::fmt::Debug;
+
+    /// Whether it can still be used. Called under the pool's lock: a flag, not a system call.
+    fn is_alive(&self) -> bool;
+
+    /// Executions begun so far.
+    fn executions(&self) -> u64;
+}
+
+/// The numbers that the state machine obeys.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) min_idle: usize,
+    pub(crate) max_sessions: usize,
+    pub(crate) max_starts: usize,
+    pub(crate) max_waiters: usize,
+    pub(crate) session_timeout: Duration,
+    pub(crate) reset_timeout: Duration,
+    pub(crate) health_interval: Duration,
+    /// Executions after which a session is recycled.
+    pub(crate) budget: Option<u64>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) restart_if_dead: bool,
+}
+
+/// One tenancy of a slot; a stale id fits nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlotId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A session in the hands of its user.
+#[derive(Debug)]
+pub(crate) struct Lease<S> {
+    pub(crate) slot: SlotId,
+    pub(crate) session: S,
+}
+
+/// Why a session leaves the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Its process ended.
+    Dead,
+    /// Its last lease left it in a state that only a new process gets rid of.
+    Tainted,
+    /// The worker could not go back to its warm state, or not in time.
+    ResetFailed,
+    /// It sent bytes that nobody asked for.
+    Misbehaved,
+    /// Its execution budget or lifetime is spent.
+    Recycled,
+    /// It was idle too long.
+    IdleTimeout,
+    /// Its user asked for it.
+    Discarded,
+    /// The pool gives each user a new process.
+    Fresh,
+    /// The pool is closed.
+    Closing,
+}
+
+impl Removal {
+    /// For the log.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Removal::Dead => "its process has ended",
+            Removal::Tainted => "only a new process is clean",
+            Removal::ResetFailed => "it could not be reset",
+            Removal::Misbehaved => "it sent what nobody asked for",
+            Removal::Recycled => "its budget is spent",
+            Removal::IdleTimeout => "idle too long",
+            Removal::Discarded => "discarded by its user",
+            Removal::Fresh => "each user gets a new process",
+            Removal::Closing => "the pool is closed",
+        }
+    }
+}
+
+/// A session to be retired once the lock is released; its slot is free after
+/// [`State::retired`].
+#[derive(Debug)]
+pub(crate) struct Departure<S> {
+    pub(crate) slot: SlotId,
+    pub(crate) session: S,
+    pub(crate) reason: Removal,
+}
+
+/// What the caller must do after unlocking.
+#[derive(Debug)]
+#[must_use = "somebody sleeps until these are carried out"]
+pub(crate) struct Effects<S, W> {
+    /// Waiters whose decision is made.
+    pub(crate) wake: Vec<W>,
+    /// Sessions that leave.
+    pub(crate) retire: Vec<Departure<S>>,
+    /// More starts are wanted than were announced before.
+    pub(crate) starts: bool,
+    /// A health pass is asked for.
+    pub(crate) health: bool,
+}
+
+/// Answer to [`State::take`].
+#[derive(Debug)]
+pub(crate) enum Take<S> {
+    Hit(Lease<S>),
+    /// Nothing is idle.
+    Empty,
+    Closed,
+}
+
+/// A session that the monitor takes in hand.
+#[derive(Debug)]
+pub(crate) enum Look<S> {
+    /// It was idle.
+    Idle(S),
+    /// It owes the answer to a reset.
+    Reset(S),
+    /// Nothing to look at: somebody uses it, or it is gone.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Slot<S: Resource> {
+    generation: u32,
+    place: Place<S>,
+    handle: Option<S::Handle>,
+    /// When it came to its place; unknown for a busy slot until a health pass sees it, because
+    /// taking a session reads no clock.
+    since: Option<Moment>,
+    ready_at: Moment,
+    leases: u64,
+    executions: u64,
+    /// Executions after which it is recycled, and the moment.
+    budget: u64,
+    expires: Moment,
+    /// The monitor saw an event while the slot was busy or starting, so nothing is armed any more.
+    signalled: bool,
+    /// The monitor saw the process end while the slot was starting.
+    died: bool,
+    /// The monitor listens to this idle session.
+    armed: bool,
+}
+
+#[derive(Debug)]
+enum Place<S> {
+    Free,
+    Starting,
+    Idle(S),
+    Busy,
+    /// `None` while the monitor has it in hand.
+    Resetting(Option<S>),
+    Retiring,
+}
+
+/// What came of the starts of the current batch so far.
+#[derive(Debug, Default)]
+struct Batch {
+    failed: bool,
+    succeeded: bool,
+}
+
+/// The state of one pool: sessions `S`, wake handles of waiters `W`.
+#[derive(Debug)]
+pub(crate) struct State<S: Resource, W> {
+    bounds: Bounds,
+    open: bool,
+    slots: Vec<Slot<S>>,
+    free: Vec<u32>,
+    /// The last one released is the first one taken: its memory is warm, and the others can age.
+    idle: Vec<u32>,
+    busy: usize,
+    resetting: usize,
+    starting: usize,
+    retiring: usize,
+
+    waiters: BTreeMap<Ticket, Waiter<W>>,
+    decided: BTreeMap<Ticket, Decision<S>>,
+    next_ticket: u64,
+
+    /// Whether the watermark counts: from the first demand on, or from the start.
+    primed: bool,
+    /// Replacements for sessions that were recycled or died, not yet started.
+    owed: usize,
+    /// How many starts the spawner was told of.
+    announced: usize,
+    breaker: Breaker,
+    batch: Batch,
+    last_start_error: Option<Arc<Error>>,
+
+    health_requested: bool,
+    roll: Roll,
+    counters: Counters,
+}
+
+impl<S: Resource, W> State<S, W> {
+    /// An open pool without sessions. `seed` feeds the jitter.
+    pub(crate) fn new(bounds: Bounds, seed: u64) -> State<S, W> {
+        State {
+            bounds,
+            open: true,
+            slots: Vec::new(),
+            free: Vec::new(),
+            idle: Vec::new(),
+            busy: 0,
+            resetting: 0,
+            starting: 0,
+            retiring: 0,
+            waiters: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            next_ticket: 0,
+            primed: false,
+            owed: 0,
+            announced: 0,
+            breaker: Breaker::new(seed),
+            batch: Batch::default(),
+            last_start_error: None,
+            health_requested: false,
+            roll: Roll::new(seed.rotate_left(17)),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Somebody asks for a session: the fast path, without a clock and without allocation.
+    #[inline]
+    pub(crate) fn take(&mut self, fx: &mut Effects<S, W>) -> Take<S> {
+        if !self.open {
+            return Take::Closed;
+        }
+        self.counters.acquisition_attempts += 1;
+        // Nobody is overtaken: while something is idle, no live waiter stands in the queue (invariant 5).
+        let taken = self.pop_idle(fx);
+        self.announce(fx);
+        self.check();
+        match taken {
+            Some(lease) => {
+                self.counters.acquisition_success += 1;
+                self.counters.pool_hits += 1;
+                Take::Hit(lease)
+            }
+            None => Take::Empty,
+        }
+    }
+
+    /// The top of the idle stack that is alive, now busy. Dead ones on the way leave.
+    #[inline]
+    fn pop_idle(&mut self, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
+        while let Some(index) = self.idle.pop() {
+            let slot = &mut self.slots[index as usize];
+            let Place::Idle(session) = mem::replace(&mut slot.place, Place::Busy) else {
+                unreachable!("invariant 2: the idle stack holds idle slots")
+            };
+            self.busy += 1;
+            if session.is_alive() {
+                slot.since = None;
+                slot.signalled = false;
+                slot.leases += 1;
+                return Some(Lease { slot: SlotId { index, generation: slot.generation }, session });
+            }
+            self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
+        }
+        None
+    }
+
+    /// A user gives a session back that may be used again as it is.
+    #[inline]
+    pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
+        let Lease { slot, session } = lease;
+        if let Some(reason) = self.unusable(slot, &session, now) {
+            self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
+            self.evaluate(now, fx);
+        } else {
+            self.busy -= 1;
+            self.offer(slot.index, session, now, fx);
+            if !self.waiters.is_empty() || self.announced != 0 {
+                self.evaluate(now, fx);
+            }
+        }
+        self.request_health(fx);
+        self.check();
+    }
+
+    /// A user gave a session back and its worker has been asked to reset. Returns whether the
+    /// monitor must look at it at once, because an event came and went before this call.
+    pub(crate) fn resetting(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
+        let Lease { slot, session } = lease;
+        let mut look = false;
+        if let Some(reason) = self.unusable(slot, &session, now) {
+            self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
+        } else {
+            self.busy -= 1;
+            self.resetting += 1;
+            let slot = &mut self.slots[slot.index as usize];
+            look = mem::take(&mut slot.signalled);
+            slot.place = Place::Resetting(Some(session));
+            slot.since = Some(now);
+        }
+        self.request_health(fx);
+        self.evaluate(now, fx);
+        self.check();
+        look
+    }
+
+    /// A session that a user or the monitor has in hand leaves; `replace` asks for another.
+    pub(crate) fn discard(
+        &mut self,
+        lease: Lease<S>,
+        reason: Removal,
+        replace: bool,
+        now: Moment,
+        fx: &mut Effects<S, W>,
+    ) {
+        self.depart(lease.slot.index, lease.session, reason, replace, fx);
+        self.request_health(fx);
+        self.evaluate(now, fx);
+        self.check();
+    }
+
+    /// The monitor takes a session in hand that showed a sign of life.
+    pub(crate) fn look(&mut self, slot: SlotId) -> Look<S> {
+        let Some(entry) = self.entry(slot) else { return Look::Nothing };
+        match mem::replace(&mut entry.place, Place::Free) {
+            Place::Idle(session) => {
+                entry.place = Place::Resetting(None);
+                entry.since = None;
+                self.resetting += 1;
+                self.idle.retain(|index| *index != slot.index);
+                self.check();
+                Look::Idle(session)
+            }
+            Place::Resetting(Some(session)) => {
+                entry.place = Place::Resetting(None);
+                Look::Reset(session)
+            }
+            other => {
+                entry.place = other;
+                entry.signalled = true;
+                Look::Nothing
+            }
+        }
+    }
+
+    /// The monitor gives a session back whose answer is not complete yet. Returns it to the
+    /// monitor's hand (to be discarded) if the pool has been closed meanwhile.
+    pub(crate) fn put_back(&mut self, lease: Lease<S>, fx: &mut Effects<S, W>) {
+        if self.open && lease.session.is_alive() {
+            let slot = &mut self.slots[lease.slot.index as usize];
+            slot.place = Place::Resetting(Some(lease.session));
+        } else {
+            let reason = if self.open { Removal::Dead } else { Removal::Closing };
+            self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
+            self.announce(fx);
+        }
+        self.check();
+    }
+
+    /// The monitor gives a session back that is fit for the next user.
+    pub(crate) fn clean(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
+        if let Some(reason) = self.unusable(lease.slot, &lease.session, now) {
+            self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
+        } else {
+            self.resetting -= 1;
+            self.offer(lease.slot.index, lease.session, now, fx);
+        }
+        self.evaluate(now, fx);
+        self.check();
+    }
+
+    /// The process of a slot ended. Whoever has the session in hand finds out by itself.
+    pub(crate) fn died(&mut self, slot: SlotId, now: Moment, fx: &mut Effects<S, W>) {
+        let Some(entry) = self.entry(slot) else { return };
+        match mem::replace(&mut entry.place, Place::Free) {
+            Place::Idle(session) => {
+                entry.place = Place::Busy;
+                self.busy += 1;
+                self.idle.retain(|index| *index != slot.index);
+                self.counters.sessions_removed_by_health += 1;
+                self.lost(slot, session, now, fx);
+            }
+            Place::Resetting(Some(session)) => {
+                entry.place = Place::Resetting(None);
+                self.counters.sessions_removed_by_health += 1;
+                self.lost(slot, session, now, fx);
+            }
+            other => {
+                entry.place = other;
+                entry.died = true;
+            }
+        }
+        self.check();
+    }
+
+    fn lost(&mut self, slot: SlotId, session: S, now: Moment, fx: &mut Effects<S, W>) {
+        self.depart(slot.index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
+        self.request_health(fx);
+        self.evaluate(now, fx);
+    }
+
+    /// The process of a retired session is gone: its slot is free.
+    pub(crate) fn retired(&mut self, slot: SlotId, now: Moment, fx: &mut Effects<S, W>) {
+        debug_assert!(self.entry(slot).is_some_and(|entry| matches!(entry.place, Place::Retiring)));
+        self.retiring -= 1;
+        self.vacate(slot.index);
+        self.evaluate(now, fx);
+        self.check();
+    }
+
+    /// No more sessions for anybody: waiters are refused, whatever nobody holds leaves.
+    pub(crate) fn close(&mut self, fx: &mut Effects<S, W>) {
+        self.open = false;
+        self.owed = 0;
+        self.announced = 0;
+        while let Some((ticket, _)) = self.waiters.first_key_value() {
+            self.decide(*ticket, Decision::Refused(Refusal::Closed), fx);
+        }
+        while let Some(index) = self.idle.pop() {
+            if let Place::Idle(session) = mem::replace(&mut self.slots[index as usize].place, Place::Busy) {
+                self.busy += 1;
+                self.depart(index, session, Removal::Closing, false, fx);
+            }
+        }
+        for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
+            if let Place::Resetting(held @ Some(_)) = &mut self.slots[index as usize].place
+                && let Some(session) = held.take()
+            {
+                self.depart(index, session, Removal::Closing, false, fx);
+            }
+        }
+        self.check();
+    }
+
+    /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
+    fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
+        let executions = session.executions();
+        let entry = &mut self.slots[slot.index as usize];
+        debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
+        entry.executions = executions;
+        if !self.open {
+            Some(Removal::Closing)
+        } else if !session.is_alive() {
+            Some(Removal::Dead)
+        } else if executions >= entry.budget || now >= entry.expires {
+            Some(Removal::Recycled)
+        } else {
+            None
+        }
+    }
+
+    /// Gives a usable session that is in nobody's count to the first live waiter, or to idle.
+    fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
+        let slot = &mut self.slots[index as usize];
+        slot.signalled = false;
+        if let Some(ticket) = self.first_live_waiter(now) {
+            let slot = &mut self.slots[index as usize];
+            slot.place = Place::Busy;
+            slot.since = Some(now);
+            slot.leases += 1;
+            self.busy += 1;
+            let slot = SlotId { index, generation: slot.generation };
+            self.decide(ticket, Decision::Granted(Lease { slot, session }), fx);
+        } else {
+            let slot = &mut self.slots[index as usize];
+            slot.place = Place::Idle(session);
+            slot.since = Some(now);
+            slot.armed = false;
+            self.idle.push(index);
+        }
+    }
+
+    /// Marks a session that is busy or in the monitor's hand as leaving.
+    fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
+        // What dies with the pool is not replaced.
+        let reason = if self.open { reason } else { Removal::Closing };
+        let slot = &mut self.slots[index as usize];
+        match mem::replace(&mut slot.place, Place::Retiring) {
+            Place::Busy => self.busy -= 1,
+            Place::Resetting(_) => self.resetting -= 1,
+            _ => unreachable!("only a session in hand departs"),
+        }
+        slot.since = None;
+        self.retiring += 1;
+        self.counters.sessions_removed += 1;
+        match reason {
+            Removal::Recycled => {
+                self.counters.sessions_recycled += 1;
+                self.owe();
+            }
+            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved if replace => {
+                self.counters.sessions_restarted += 1;
+                self.owe();
+            }
+            _ => {}
+        }
+        let slot = SlotId { index, generation: self.slots[index as usize].generation };
+        fx.retire.push(Departure { slot, session, reason });
+    }
+
+    fn owe(&mut self) {
+        self.owed = (self.owed + 1).min(self.bounds.max_sessions);
+    }
+
+    fn vacate(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.place = Place::Free;
+        slot.handle = None;
+        slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
+        self.free.push(index);
+    }
+
+    fn entry(&mut self, slot: SlotId) -> Option<&mut Slot<S>> {
+        self.slots.get_mut(slot.index as usize).filter(|entry| entry.generation == slot.generation)
+    }
+
+    fn total(&self) -> usize {
+        self.idle.len() + self.busy + self.resetting + self.starting + self.retiring
+    }
+
+    #[inline]
+    fn check(&self) {
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+}
+
+/// Generations have 31 bits, so that a slot id and one more bit fit an epoll token.
+const GENERATIONS: u32 = u32::MAX >> 1;
+
+impl<S, W> Effects<S, W> {
+    pub(crate) fn none() -> Effects<S, W> {
+        Effects { wake: Vec::new(), retire: Vec::new(), starts: false, health: false }
+    }
+
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        !self.starts && !self.health && self.wake.is_empty() && self.retire.is_empty()
+    }
+}

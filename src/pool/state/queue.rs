@@ -1,0 +1,160 @@
+//! The waiters: first come, first served, each with a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Effects, Lease, Resource, State};
+use crate::clock::Moment;
+use crate::error::Error;
+
+/// A place in the queue. Smaller numbers came earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(super) u64);
+
+#[derive(Debug)]
+pub(super) struct Waiter<W> {
+    deadline: Moment,
+    wake: W,
+}
+
+/// What became of a waiter; made once, under the same lock under which a waiter gives up.
+#[derive(Debug)]
+pub(crate) enum Decision<S> {
+    Granted(Lease<S>),
+    Refused(Refusal),
+}
+
+/// Why somebody gets no session.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    TimedOut {
+        /// How many stood in front of it.
+        ahead: usize,
+    },
+    Cancelled,
+    Closed,
+    StartFailing {
+        cause: Arc<Error>,
+        retry_in: Duration,
+    },
+    TooManyWaiters,
+}
+
+/// Waiters in front are counted up to here only: the count is for a message, and a storm of
+/// time-outs must not make each of them walk a long queue under the lock.
+const COUNT_AHEAD: usize = 1_000;
+
+impl<S: Resource, W> State<S, W> {
+    /// Somebody whom [`take`](State::take) could not serve waits until `deadline`.
+    pub(crate) fn enqueue(
+        &mut self,
+        deadline: Moment,
+        wake: W,
+        now: Moment,
+        fx: &mut Effects<S, W>,
+    ) -> Result<Ticket, Refusal> {
+        let refusal = if !self.open {
+            Some(Refusal::Closed)
+        } else if self.waiters.len() >= self.bounds.max_waiters {
+            Some(Refusal::TooManyWaiters)
+        } else {
+            self.stuck(now)
+        };
+        if let Some(refusal) = refusal {
+            self.counters.acquisitions_refused += 1;
+            return Err(refusal);
+        }
+        self.primed = true;
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.waiters.insert(ticket, Waiter { deadline, wake });
+        self.evaluate(now, fx);
+        self.check();
+        Ok(ticket)
+    }
+
+    /// Somebody who tries once was not served by [`take`](State::take).
+    pub(crate) fn give_up_at_once(&mut self, now: Moment) -> Refusal {
+        if let Some(refusal) = self.stuck(now) {
+            self.counters.acquisitions_refused += 1;
+            return refusal;
+        }
+        self.counters.acquisition_timeouts += 1;
+        Refusal::TimedOut { ahead: self.waiters.len().min(COUNT_AHEAD) }
+    }
+
+    /// A waiter asks what became of it. `waited` is its time in the queue so far.
+    pub(crate) fn collect(&mut self, ticket: Ticket, waited: Duration) -> Option<Decision<S>> {
+        let decision = self.decided.remove(&ticket)?;
+        let counters = &mut self.counters;
+        match &decision {
+            Decision::Granted(_) => {
+                counters.acquisition_success += 1;
+                counters.total_acquisition_time += waited;
+            }
+            Decision::Refused(Refusal::TimedOut { .. }) => counters.acquisition_timeouts += 1,
+            Decision::Refused(Refusal::Cancelled) => counters.acquisitions_cancelled += 1,
+            Decision::Refused(_) => counters.acquisitions_refused += 1,
+        }
+        Some(decision)
+    }
+
+    /// A waiter's time is over. A decision that was made before stands: nothing granted is lost.
+    pub(crate) fn expire(&mut self, ticket: Ticket) {
+        if self.waiters.remove(&ticket).is_some() {
+            let ahead = self.waiters.range(..ticket).take(COUNT_AHEAD).count();
+            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
+        }
+        self.announced = self.announced.min(self.wanted());
+        self.check();
+    }
+
+    /// The token of a waiter was cancelled.
+    pub(crate) fn cancel(&mut self, ticket: Ticket, fx: &mut Effects<S, W>) {
+        if self.waiters.contains_key(&ticket) {
+            self.decide(ticket, Decision::Refused(Refusal::Cancelled), fx);
+        }
+        self.announced = self.announced.min(self.wanted());
+        self.check();
+    }
+
+    /// Moves a waiter to the decided and has it woken.
+    pub(super) fn decide(&mut self, ticket: Ticket, decision: Decision<S>, fx: &mut Effects<S, W>) {
+        if let Some(waiter) = self.waiters.remove(&ticket) {
+            fx.wake.push(waiter.wake);
+            self.decided.insert(ticket, decision);
+        }
+    }
+
+    /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
+    /// passed over once, and they wake by themselves.
+    pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
+        loop {
+            let (ticket, waiter) = self.waiters.first_key_value()?;
+            let ticket = *ticket;
+            if waiter.deadline > now {
+                return Some(ticket);
+            }
+            self.waiters.remove(&ticket);
+            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead: 0 }));
+        }
+    }
+
+    /// Looks at the whole after any gain or loss: serves waiters from idle, refuses them if
+    /// nothing can ever come, and says what should be started.
+    pub(super) fn evaluate(&mut self, now: Moment, fx: &mut Effects<S, W>) {
+        while !self.idle.is_empty() {
+            let Some(ticket) = self.first_live_waiter(now) else { break };
+            let Some(lease) = self.pop_idle(fx) else { break };
+            self.decide(ticket, Decision::Granted(lease), fx);
+        }
+        if !self.waiters.is_empty()
+            && let Some(refusal) = self.stuck(now)
+        {
+            while let Some((ticket, _)) = self.waiters.first_key_value() {
+                self.decide(*ticket, Decision::Refused(refusal.clone()), fx);
+            }
+        }
+        self.announce(fx);
+    }
+}
