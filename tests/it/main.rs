@@ -21,3 +21,7 @@ mod session_basics;
 mod session_start;
 mod session_stop;
 mod tidy;
+mod tracker_server_http;
+mod tracker_server_parked;
+mod tracker_server_routes;
+mod tracker_support;

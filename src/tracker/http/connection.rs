@@ -31,7 +31,9 @@ pub(super) struct Connection {
     head: Option<Head>,
     keep_alive: bool,
     head_only: bool,
-    /// The client has closed its side.
+    /// The kernel said that the client has closed its side; bytes may still lie before its end.
+    pub(super) closing: bool,
+    /// Everything that the client sent has been read.
     pub(super) eof: bool,
     /// Reading stopped at the cap: the socket may hold more and will not say so again.
     unread: bool,
@@ -71,6 +73,7 @@ impl Connection {
             head: None,
             keep_alive: true,
             head_only: false,
+            closing: false,
             eof: false,
             unread: false,
             first_request: true,
@@ -107,8 +110,9 @@ impl Connection {
                 _ => self.input.extend_from_slice(&scratch[..read]),
             }
             self.eof = read == 0;
-            // A read that did not fill the buffer has emptied the socket.
-            if read < scratch.len() {
+            // A read that did not fill the buffer has emptied the socket, and what comes later is
+            // told anew; except the end, if it was told together with these bytes.
+            if read < scratch.len() && !self.closing {
                 break;
             }
         }
@@ -164,11 +168,6 @@ impl Connection {
 
     pub(super) fn has_output(&self) -> bool {
         self.written < self.output.len()
-    }
-
-    /// Nothing of a request has arrived and nothing is owed.
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Reading) && !self.has_output()
     }
 
     /// Answers the current request; `close` makes it the last one.

@@ -181,7 +181,10 @@ impl<S: Service> EventLoop<S> {
                 match event.token() {
                     LISTENER => self.accept(),
                     WAKER => {}
-                    Token(slot) => self.with(slot, |this, connection| this.ready(slot, connection)),
+                    Token(slot) => self.with(slot, |this, connection| {
+                        connection.closing |= event.is_read_closed();
+                        this.ready(slot, connection)
+                    }),
                 }
             }
             self.read_inbox();
