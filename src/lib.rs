@@ -84,6 +84,8 @@ mod error;
 mod pool;
 mod session;
 mod sync;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod tracker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
@@ -97,3 +99,5 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(any(feature = "client", feature = "server"))]
+pub use tracker::{TrackedId, TrackedSession, TrackedStatus};
