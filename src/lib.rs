@@ -100,4 +100,6 @@ pub use session::{
     WorkDir,
 };
 #[cfg(any(feature = "client", feature = "server"))]
+#[cfg(feature = "client")]
+pub use tracker::{ClientConfig, SessionClient, TaskGuard};
 pub use tracker::{TrackedId, TrackedSession, TrackedStatus};

@@ -12,6 +12,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod api;
+#[cfg(feature = "client")]
+pub(crate) mod client;
+
+#[cfg(feature = "client")]
+pub use client::{ClientConfig, SessionClient, TaskGuard};
+
 /// The id of a tracked session.
 ///
 /// Ids that remuda makes are random UUIDs (version 4). Other text occurs where a database of the

@@ -6,9 +6,16 @@ use std::time::Duration;
 use super::SessionClient;
 use super::link::parse_server_url;
 use crate::error::{Error, Result};
+use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL};
 
-/// Where a tracker listens unless somebody chose otherwise.
-pub(super) const DEFAULT_SERVER_URL: &str = "http://localhost:8000";
+/// Heartbeats closer than this would be a flood, and no gain where the tracker parks them.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// The tracker shows a session as stale after two minutes.
+const GREATEST_INTERVAL: Duration = Duration::from_secs(3600);
+/// The tracker takes no longer names.
+const LONGEST_NAME: usize = 1024;
+/// A registration with heavier labels would not be taken.
+const HEAVIEST_LABELS: usize = 16 * 1024;
 
 /// Options of a [`SessionClient`]; each field has a setter of the same name.
 ///
@@ -23,9 +30,9 @@ pub(super) const DEFAULT_SERVER_URL: &str = "http://localhost:8000";
 #[non_exhaustive]
 pub struct ClientConfig {
     /// The app that this tracked session belongs to: what `kill-all` names. Any text that is not
-    /// empty, spaces, slashes and non-ASCII letters included.
+    /// empty, at most 1 024 bytes; spaces, slashes and non-ASCII letters are welcome.
     pub app_name: String,
-    /// Whose session it is. Default: not said.
+    /// Whose session it is, in at most 1 024 bytes. Default: not said.
     pub user_id: Option<String>,
     /// The tracker's address: `http://HOST:PORT`, with a path in front of the routes if it is
     /// served under one. No other scheme, no credentials. Default: `http://localhost:8000`.
@@ -34,7 +41,8 @@ pub struct ClientConfig {
     /// to hold a heartbeat until a kill comes is asked to hold it that long, so that a kill arrives
     /// at once. Keep it well below the tracker's stale threshold (120 s). Default: 30 s.
     pub heartbeat_interval: Duration,
-    /// What the tracker shall show beside the session: names and values. Default: none.
+    /// What the tracker shall show beside the session: names and values, together at
+    /// most 16 KiB. Default: none.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -44,8 +52,8 @@ impl ClientConfig {
         ClientConfig {
             app_name: app_name.into(),
             user_id: None,
-            server_url: DEFAULT_SERVER_URL.to_owned(),
-            heartbeat_interval: Duration::from_secs(30),
+            server_url: DEFAULT_URL.to_owned(),
+            heartbeat_interval: HEARTBEAT_INTERVAL,
             labels: BTreeMap::new(),
         }
     }
@@ -99,13 +107,38 @@ impl ClientConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] with the first option that does not.
     pub fn validate(&self) -> Result<()> {
+        let too_long =
+            |bytes: usize, limit: usize| format!("{bytes} bytes are more than the tracker takes ({limit})");
         if self.app_name.trim().is_empty() {
             return Err(Error::config("app_name", "it is empty; a name is what kill-all asks for"));
+        }
+        if self.app_name.len() > LONGEST_NAME {
+            return Err(Error::config("app_name", too_long(self.app_name.len(), LONGEST_NAME)));
+        }
+        let user = self.user_id.as_ref().map_or(0, String::len);
+        if user > LONGEST_NAME {
+            return Err(Error::config("user_id", too_long(user, LONGEST_NAME)));
+        }
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if labels > HEAVIEST_LABELS {
+            return Err(Error::config("labels", too_long(labels, HEAVIEST_LABELS)));
         }
         if self.heartbeat_interval < LEAST_INTERVAL {
             return Err(Error::config(
                 "heartbeat_interval",
-                format!("{:?} would flood the tracker; the least is {LEAST_INTERVAL:?}", self.heartbeat_interval),
+                format!(
+                    "{:?} would flood the tracker; the least is {LEAST_INTERVAL:?}",
+                    self.heartbeat_interval
+                ),
+            ));
+        }
+        if self.heartbeat_interval > GREATEST_INTERVAL {
+            return Err(Error::config(
+                "heartbeat_interval",
+                format!(
+                    "{:?} is no sign of life; the most is {GREATEST_INTERVAL:?}",
+                    self.heartbeat_interval
+                ),
             ));
         }
         parse_server_url(&self.server_url).map(drop)
@@ -126,9 +159,6 @@ impl ClientConfig {
     }
 }
 
-/// Heartbeats closer than this would be a flood, and no gain where the tracker holds them.
-const LEAST_INTERVAL: Duration = Duration::from_millis(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +178,12 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(named(ClientConfig::new(" ")), "app_name");
+        assert_eq!(named(ClientConfig::new("a".repeat(1025))), "app_name");
+        assert_eq!(named(ClientConfig::new("a").user_id("u".repeat(1025))), "user_id");
+        assert_eq!(named(ClientConfig::new("a").label("k", "v".repeat(16 * 1024))), "labels");
         assert_eq!(named(ClientConfig::new("a").heartbeat_interval(Duration::ZERO)), "heartbeat_interval");
+        let endless = ClientConfig::new("a").heartbeat_interval(Duration::MAX);
+        assert_eq!(named(endless), "heartbeat_interval");
         for url in ["", "localhost:8000", "https://h", "ftp://h", "http://", "http://u:p@h", "http://h/?q"] {
             assert_eq!(named(ClientConfig::new("a").server_url(url)), "server_url", "{url}");
         }

@@ -20,7 +20,7 @@ impl Backoff {
     pub(super) fn next(&mut self, random: u64) -> Duration {
         let limit = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
-        limit / 10 + between(Duration::ZERO, limit - limit / 10, random)
+        between(limit / 10, limit, random)
     }
 
     /// Something went well: the next failure starts from the beginning.
@@ -31,7 +31,7 @@ impl Backoff {
 
 /// An interval up to a tenth shorter or longer, so that clients which started together part.
 pub(super) fn jittered(interval: Duration, random: u64) -> Duration {
-    between(interval - interval / 10, interval + interval / 10, random)
+    between(interval.mul_f64(0.9), interval.mul_f64(1.1), random)
 }
 
 /// Any duration from `low` to `high`.
