@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod scripted_server;
 mod support;
 
 mod session_abuse;
@@ -12,3 +13,4 @@ mod session_basics;
 mod session_start;
 mod session_stop;
 mod tidy;
+mod tracker_client_basics;
