@@ -14,3 +14,4 @@ mod session_start;
 mod session_stop;
 mod tidy;
 mod tracker_client_basics;
+mod tracker_client_trouble;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -25,6 +25,8 @@ pub(crate) struct Asked {
     pub(crate) headers: BTreeMap<String, String>,
     /// `null` if there was none.
     pub(crate) body: Value,
+    /// The server is being dropped.
+    over: Arc<AtomicBool>,
 }
 
 impl Asked {
@@ -65,7 +67,8 @@ struct Shared {
     handler: Handler,
     asked: Mutex<Vec<Asked>>,
     connections: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
-    over: AtomicBool,
+    over: Arc<AtomicBool>,
+    given_up: AtomicUsize,
 }
 
 impl ScriptedServer {
@@ -84,7 +87,8 @@ impl ScriptedServer {
             handler: Box::new(handler),
             asked: Mutex::default(),
             connections: Mutex::default(),
-            over: AtomicBool::new(false),
+            over: Arc::default(),
+            given_up: AtomicUsize::new(0),
         });
         let of_acceptor = Arc::clone(&shared);
         let acceptor = std::thread::spawn(move || accept(&listener, &of_acceptor));
@@ -107,6 +111,11 @@ impl ScriptedServer {
     /// Connections that were made so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.lock().unwrap().len()
+    }
+
+    /// Requests that got no answer and whose client does not wait for one any more.
+    pub(crate) fn given_up(&self) -> usize {
+        self.shared.given_up.load(Ordering::SeqCst)
     }
 
     pub(crate) fn count(&self, method: &str, end: &str) -> usize {
@@ -152,7 +161,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 fn serve(stream: &TcpStream, shared: &Shared) {
     let mut reader = BufReader::new(stream);
-    while let Some(asked) = read(&mut reader) {
+    while let Some(asked) = read(&mut reader, &shared.over) {
         shared.asked.lock().unwrap().push(asked.clone());
         let reply = (shared.handler)(&asked);
         let mut writer = stream;
@@ -169,7 +178,11 @@ fn serve(stream: &TcpStream, shared: &Shared) {
                 let _ = writer.write_all(&bytes);
                 break;
             }
-            Reply::Hang => std::io::copy(&mut reader, &mut std::io::sink()).map(drop),
+            Reply::Hang => {
+                let _ = std::io::copy(&mut reader, &mut std::io::sink());
+                shared.given_up.fetch_add(1, Ordering::SeqCst);
+                break;
+            }
             Reply::Close => break,
         };
         if written.is_err() {
@@ -179,7 +192,7 @@ fn serve(stream: &TcpStream, shared: &Shared) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn read(reader: &mut BufReader<&TcpStream>) -> Option<Asked> {
+fn read(reader: &mut BufReader<&TcpStream>, over: &Arc<AtomicBool>) -> Option<Asked> {
     let mut line = || {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -198,19 +211,13 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Asked> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
-    Some(Asked { method, path, headers, body })
+    Some(Asked { method, path, headers, body, over: Arc::clone(over) })
 }
 
 /// A tracker's memory, with the routes that a client uses. Clone it to change it while it serves.
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
-    state: Arc<(Mutex<Rows>, Condvar)>,
-}
-
-#[derive(Default)]
-struct Rows {
-    rows: BTreeMap<String, Row>,
-    over: bool,
+    state: Arc<(Mutex<BTreeMap<String, Row>>, Condvar)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -242,8 +249,8 @@ impl Memory {
         match (asked.method.as_str(), words.next().unwrap_or_default()) {
             ("POST", "") => {
                 let id = asked.body["session_id"].as_str().expect("the client's own id").to_owned();
-                let row = rows.rows.entry(id.clone()).or_default();
-                row.status = asked.body["status"].as_str().unwrap_or("idle").to_owned();
+                let row = rows.entry(id.clone()).or_default();
+                asked.body["status"].as_str().unwrap_or("idle").clone_into(&mut row.status);
                 row.task = asked.body["current_task"].as_str().map(str::to_owned);
                 fine(match longest_wait {
                     Some(seconds) => json!({"session_id": id, "max_wait_seconds": seconds}),
@@ -252,41 +259,45 @@ impl Memory {
             }
             ("POST", "heartbeat") => {
                 let wait = longest_wait.and(asked.wait()).unwrap_or(0);
-                let answered = |rows: &Rows| rows.over || rows.rows.get(&id).is_none_or(|row| row.killed);
-                let (rows, _) = changed
-                    .wait_timeout_while(rows, Duration::from_secs(wait), |rows| !answered(rows))
-                    .unwrap();
-                match rows.rows.get(&id) {
-                    _ if rows.over => Reply::Close,
+                let until = Instant::now() + Duration::from_secs(wait);
+                while rows.get(&id).is_some_and(|row| !row.killed)
+                    && Instant::now() < until
+                    && !asked.over.load(Ordering::SeqCst)
+                {
+                    // In slices, because the end of the server tells no condition variable.
+                    rows = changed.wait_timeout(rows, Duration::from_millis(20)).unwrap().0;
+                }
+                match rows.get(&id) {
+                    _ if asked.over.load(Ordering::SeqCst) => Reply::Close,
                     None => unknown(),
                     Some(row) => fine(json!({"kill_requested": row.killed})),
                 }
             }
-            ("PUT", "status") => match rows.rows.get_mut(&id) {
+            ("PUT", "status") => match rows.get_mut(&id) {
                 None => unknown(),
                 Some(row) => {
-                    row.status = asked.body["status"].as_str().expect("a status").to_owned();
+                    asked.body["status"].as_str().expect("a status").clone_into(&mut row.status);
                     row.task = asked.body["current_task"].as_str().map(str::to_owned);
                     fine(json!({"status": "updated"}))
                 }
             },
-            ("DELETE", "") => match rows.rows.remove(&id) {
-                None => unknown(),
-                Some(_) => {
-                    changed.notify_all();
-                    fine(json!({"status": "deleted"}))
+            ("DELETE", "") => {
+                if rows.remove(&id).is_none() {
+                    return unknown();
                 }
-            },
+                changed.notify_all();
+                fine(json!({"status": "deleted"}))
+            }
             _ => Reply::Json(404, json!({"detail": "Not Found"})),
         }
     }
 
     pub(crate) fn row(&self, id: &str) -> Option<Row> {
-        self.state.0.lock().unwrap().rows.get(id).cloned()
+        self.state.0.lock().unwrap().get(id).cloned()
     }
 
     pub(crate) fn ids(&self) -> Vec<String> {
-        self.state.0.lock().unwrap().rows.keys().cloned().collect()
+        self.state.0.lock().unwrap().keys().cloned().collect()
     }
 
     pub(crate) fn await_row(&self, id: &str, wanted: impl Fn(&Row) -> bool) {
@@ -294,19 +305,13 @@ impl Memory {
     }
 
     pub(crate) fn kill(&self, id: &str) {
-        self.state.0.lock().unwrap().rows.get_mut(id).expect("a row").killed = true;
+        self.state.0.lock().unwrap().get_mut(id).expect("a row").killed = true;
         self.state.1.notify_all();
     }
 
     /// Forgets a session, as a tracker that was away for too long.
     pub(crate) fn forget(&self, id: &str) {
-        self.state.0.lock().unwrap().rows.remove(id).expect("a row");
-        self.state.1.notify_all();
-    }
-
-    /// Ends parked beats, so that the server can be dropped; `false` takes that back.
-    pub(crate) fn end(&self, over: bool) {
-        self.state.0.lock().unwrap().over = over;
+        self.state.0.lock().unwrap().remove(id).expect("a row");
         self.state.1.notify_all();
     }
 }

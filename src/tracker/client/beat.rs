@@ -86,7 +86,7 @@ impl Beater<'_> {
             Err(Trouble::Unknown) => {
                 log::info!("the tracker does not know tracked session {id}, registering it again");
                 self.shared.forgotten();
-                if self.proven { Duration::ZERO } else { self.backoff.next(random()) }
+                Duration::ZERO
             }
             Err(Trouble::Unreachable(reason)) if self.second_chance => {
                 self.second_chance = false;

@@ -260,7 +260,6 @@ impl Shared {
         let before = std::mem::replace(&mut state.contact, Contact::Connected);
         let (id, open) = (state.id.clone(), state.phase == Phase::Open);
         drop(state);
-        self.notify();
         if open && before != Contact::Connected {
             let word = if before == Contact::Untried { "registered with" } else { "back at" };
             log::info!(
@@ -268,6 +267,8 @@ impl Shared {
                 "tracked session {id} of {} is {word} the tracker at {}", self.config.app_name, self.config.server_url
             );
         }
+        // Last, so that whoever sees the change finds it in the log.
+        self.notify();
     }
 
     /// The server did not answer well: the client is offline.
@@ -278,13 +279,13 @@ impl Shared {
         let before =
             if open { std::mem::replace(&mut state.contact, Contact::Offline) } else { state.contact };
         drop(state);
-        self.notify();
         let url = &self.config.server_url;
         if open && before != Contact::Offline {
             log::warn!("offline, {} goes on without the tracker at {url}: {trouble}", self.config.app_name);
         } else {
             log::debug!("still no use of the tracker at {url}: {trouble}");
         }
+        self.notify();
     }
 
     /// The server does not know the session (any more): the beat thread registers it again, with
