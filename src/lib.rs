@@ -63,6 +63,9 @@
 //! what is left if the program dies; a pool adds its own threads, listed at [`SessionPool`]. All end
 //! with their owners.
 //!
+//! A worker that ends closes its pipes. As every Rust program does by default, the host must ignore
+//! `SIGPIPE`.
+//!
 //! # Logging
 //!
 //! Through the `log` crate, with key-values: `info` for sessions that come and go, `warn` for what
@@ -99,6 +102,8 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(feature = "server")]
+pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard};

@@ -31,7 +31,7 @@ pub struct PoolConfig {
     pub max_sessions: usize,
     /// An idle session beyond `min_idle` leaves after this time. Default: 300 s.
     pub session_timeout: Duration,
-    /// A health pass is made at least this often; releases and removals ask for one earlier.
+    /// A health pass is made at least this often; releases, removals and new sessions ask for one earlier.
     /// Default: 30 s.
     pub health_check_interval: Duration,
     /// Whether [`start`](PoolConfig::start) waits until `min_idle` sessions are ready. If not, the
@@ -125,7 +125,7 @@ impl PoolConfig {
             session,
             min_idle: 2,
             max_sessions: 10,
-            session_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_mins(5),
             health_check_interval: Duration::from_secs(30),
             pre_warm_on_start: true,
             recycle_after_executions: Some(100),
@@ -382,7 +382,7 @@ mod tests {
         let config = config();
         assert_eq!(config.min_idle, 2);
         assert_eq!(config.max_sessions, 10);
-        assert_eq!(config.session_timeout, Duration::from_secs(300));
+        assert_eq!(config.session_timeout, Duration::from_mins(5));
         assert_eq!(config.health_check_interval, Duration::from_secs(30));
         assert!(config.pre_warm_on_start && config.restart_if_dead);
         assert_eq!(config.recycle_after_executions, Some(100));

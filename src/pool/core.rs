@@ -39,7 +39,7 @@ pub(super) struct Core {
     pub(super) inner: Mutex<Inner>,
     /// For those who wait for counts to change: `wait_ready`, `shutdown`. Only notified while
     /// `Inner::observers` says that somebody does.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// For spawners.
     pub(super) starts: Condvar,
     /// For the maintenance thread between two passes.
@@ -51,10 +51,10 @@ pub(super) struct Core {
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
-    killing: AtomicBool,
+    pub(super) killing: AtomicBool,
     pub(super) threads: Mutex<Vec<Background>>,
     /// Held while threads are joined, so that each `shutdown` returns after the join.
-    joining: Mutex<()>,
+    pub(super) joining: Mutex<()>,
     post_mortems: Mutex<VecDeque<PostMortem>>,
     /// Dropped last: retiring a session must not wait for the reaper's end.
     _keeper: Arc<Keeper>,
@@ -291,8 +291,8 @@ impl Core {
         let decision = {
             let mut inner = self.inner.lock();
             loop {
-                let waited = Moment::now().saturating_since(began);
-                if let Some(decision) = inner.state.collect(ticket, waited) {
+                let so_far = Moment::now().saturating_since(began);
+                if let Some(decision) = inner.state.collect(ticket, so_far) {
                     break decision;
                 }
                 if wait_until(&waiter.decided, &mut inner, deadline) {
@@ -409,89 +409,10 @@ impl Core {
         reached
     }
 
-    /// No sessions for anybody from here on; what nobody holds leaves, starts are given up.
-    pub(super) fn close(self: &Arc<Core>) {
-        let was_open = self.with(|state, fx| {
-            let was_open = state.is_open();
-            state.close(fx);
-            was_open
-        });
-        if !was_open {
-            return;
-        }
-        log::debug!("pool closed");
-        {
-            // Whoever waits looks at `is_open` under this lock before it sleeps.
-            let _inner = self.inner.lock();
-            self.starts.notify_all();
-            self.health.notify_all();
-            self.closing.notify_all();
-            self.changed.notify_all();
-        }
-        self.monitor.stop();
-        self.stop.cancel();
-        self.jobs.close();
-    }
-
-    /// Waits for leases until `deadline`, then kills what is left, waits for its end, joins.
-    pub(super) fn shutdown(self: &Arc<Core>, deadline: Moment) {
-        self.close();
-        let killing = || self.killing.load(Ordering::SeqCst);
-        self.observe(Some(deadline), |state| state.counts().total == 0 || killing());
-        self.terminate();
-    }
-
-    /// Kills every session, those in use too, and waits until their processes have ended.
-    pub(super) fn terminate(self: &Arc<Core>) {
-        self.killing.store(true, Ordering::SeqCst);
-        self.close();
-        for handle in self.inner.lock().state.handles() {
-            handle.process.kill_group(crate::session::Cause::Retired);
-        }
-        {
-            let _inner = self.inner.lock();
-            self.changed.notify_all();
-        }
-        if inside() {
-            // One of the pool's own threads: it cannot wait for itself. Whoever ends the pool from
-            // outside waits.
-            return;
-        }
-        self.observe(Some(Moment::after(KILL_PATIENCE)), |state| {
-            let counts = state.counts();
-            counts.total == counts.busy
-        });
-        // Those in use are reaped when their holders let go; their processes end now.
-        for handle in self.busy() {
-            handle.process.ends_within(KILL_PATIENCE);
-        }
-        self.join();
-    }
-
-    fn busy(&self) -> Vec<Handle> {
-        self.inner.lock().state.busy_handles()
-    }
-
-    fn join(&self) {
-        let _joining = self.joining.lock();
-        loop {
-            // A thread that is about to end may just have started another one.
-            let threads = std::mem::take(&mut *self.threads.lock());
-            if threads.is_empty() {
-                return;
-            }
-            drop(threads);
-        }
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
     }
 }
-
-/// How long `terminate` waits for killed processes: far beyond what the kernel needs, except for a
-/// process stuck in a device.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ends the wait of a ticket when its token fires.
 struct CancelledWaiter {

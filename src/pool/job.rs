@@ -208,7 +208,7 @@ impl fmt::Debug for Shared {
             Phase::Running => "running",
             Phase::Done(_) | Phase::Taken => "done",
         };
-        f.debug_struct("Job").field("id", &self.id).field("phase", &phase).finish()
+        f.debug_struct("Job").field("id", &self.id).field("phase", &phase).finish_non_exhaustive()
     }
 }
 
@@ -291,6 +291,13 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
         jobs.wanted.notify_one();
     }
     job
+}
+
+/// A job that is done before it began.
+pub(super) fn refused(request: Request<'static>, error: Error) -> Job {
+    let shared = Shared::new(request, None);
+    shared.finish(Err(error));
+    Job { shared }
 }
 
 fn start_runner(core: &Arc<Core>) {

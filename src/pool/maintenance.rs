@@ -16,16 +16,9 @@ const ERROR_REST: Duration = Duration::from_secs(1);
 pub(super) fn run(core: &Arc<Core>) {
     let mut due = Moment::after(core.config.health_check_interval);
     while wait_for_request(core, due) {
-        let rest = match shielded("a health pass", || pass(core)) {
-            Some(next) => {
-                due = next;
-                SETTLE
-            }
-            None => {
-                due = Moment::after(ERROR_REST);
-                ERROR_REST
-            }
-        };
+        let next = shielded("a health pass", || pass(core));
+        let rest = if next.is_some() { SETTLE } else { ERROR_REST };
+        due = next.unwrap_or_else(|| Moment::after(ERROR_REST));
         if !sleep(core, rest) {
             return;
         }

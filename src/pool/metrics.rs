@@ -107,7 +107,8 @@ pub struct PoolMetrics {
     pub sessions_created_from_warmup: u64,
     /// `warmup_loop_iterations / warmup_triggers`: batches a trigger took; zero before the first.
     pub warmup_efficiency: f64,
-    /// Requests for a health pass: one for each release and each removal.
+    /// Requests for a health pass: one for each release, each removal and each session that becomes
+    /// ready.
     pub health_check_triggers: u64,
     /// Health passes made, on request or by the timer.
     pub health_check_runs: u64,

@@ -7,6 +7,7 @@
 mod breaker;
 mod config;
 mod core;
+mod end;
 mod guard;
 mod job;
 mod maintenance;
@@ -291,5 +292,24 @@ impl fmt::Debug for SessionPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = self.core().lock().state.counts();
         f.debug_struct("SessionPool").field("counts", &counts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared_between_threads<T: Send + Sync>() {}
+    fn moved_between_threads<T: Send>() {}
+
+    #[test]
+    fn handles_can_be_shared_and_leases_moved_between_threads() {
+        shared_between_threads::<SessionPool>();
+        shared_between_threads::<Scope>();
+        shared_between_threads::<Job>();
+        shared_between_threads::<SharedPool>();
+        shared_between_threads::<SharedHandle>();
+        moved_between_threads::<PooledSession>();
+        moved_between_threads::<AsCompleted>();
     }
 }

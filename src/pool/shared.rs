@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Job, PoolConfig, PoolInfo, PoolMetrics, PooledSession, Scope, SessionPool};
+use super::job::{self, Job};
+use super::{PoolConfig, PoolInfo, PoolMetrics, PooledSession, Scope, SessionPool};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::session::Request;
@@ -152,14 +153,19 @@ impl SharedHandle {
         self.pool()?.try_acquire()
     }
 
-    /// As [`SessionPool::scope`]. The scope does not count as a user.
+    /// As [`SessionPool::scope`]. The scope does not count as a user; it works as long as the pool
+    /// has one.
     pub fn scope(&self, token: &CancelToken) -> Scope {
         self.pool.scope(token)
     }
 
-    /// As [`SessionPool::submit`].
+    /// As [`SessionPool::submit`]; the job is done with [`Error::Closed`] after
+    /// [`release`](SharedHandle::release).
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        self.pool.submit(request)
+        match self.pool() {
+            Ok(pool) => pool.submit(request),
+            Err(closed) => job::refused(request.into(), closed),
+        }
     }
 
     /// As [`SessionPool::info`].

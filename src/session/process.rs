@@ -205,10 +205,9 @@ impl Process {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         end.exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             Ok(Some(status)) => Some(status_of(&status)),
-            Ok(None) => None,
             // Somebody else waited for our child (a host that ignores SIGCHLD): it is gone.
             Err(rustix::io::Errno::CHILD) => Some(Exit::Unknown),
-            Err(_) => None,
+            Ok(None) | Err(_) => None,
         };
         if end.exit.is_some() {
             end.cause.get_or_insert(Cause::Itself);

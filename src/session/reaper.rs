@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::{read, write};
@@ -33,6 +34,10 @@ pub(crate) struct Ward {
     pub(crate) gone: Box<dyn FnOnce(PostMortem) + Send>,
 }
 
+/// How long dropping the reaper waits for killed workers: far beyond what the kernel needs, except
+/// for a process stuck in a device.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Handle of the reaper thread; dropping it waits until every ward is gone.
 pub(crate) struct Reaper {
     shared: Arc<Shared>,
@@ -48,7 +53,8 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     wards: Vec<Ward>,
-    finish: bool,
+    /// Set when the last session has ended: what is left by then is given up.
+    finish_by: Option<Moment>,
 }
 
 impl Reaper {
@@ -71,7 +77,7 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        self.shared.inbox.lock().finish = true;
+        self.shared.inbox.lock().finish_by = Some(Moment::after(PATIENCE));
         self.shared.signal();
         self.thread.join();
     }
@@ -86,20 +92,26 @@ impl Shared {
     fn run(&self) {
         let mut wards: Vec<Ward> = Vec::new();
         loop {
-            let finish = {
+            let finish_by = {
                 let mut inbox = self.inbox.lock();
                 wards.append(&mut inbox.wards);
-                inbox.finish
+                inbox.finish_by
             };
-            if finish && wards.is_empty() {
+            let now = Moment::now();
+            if let Some(finish_by) = finish_by
+                && (wards.is_empty() || now >= finish_by)
+            {
+                for ward in wards {
+                    log::error!(pid = ward.process.id(); "a killed worker does not end; it is left behind");
+                }
                 return;
             }
-            let now = Moment::now();
             for ward in wards.iter_mut().filter(|ward| ward.kill_at <= now) {
                 ward.process.kill_group(Cause::Retired);
                 ward.kill_at = Moment::FAR_FUTURE;
             }
-            let next = wards.iter().map(|ward| ward.kill_at).min().filter(|at| *at < Moment::FAR_FUTURE);
+            let next = wards.iter().map(|ward| ward.kill_at).chain(finish_by).min();
+            let next = next.filter(|at| *at < Moment::FAR_FUTURE);
             let ended = self.wait(&wards, next);
             let mut removals = Vec::new();
             for index in ended.into_iter().rev() {

@@ -12,11 +12,23 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod api;
+#[cfg(feature = "server")]
+mod civil;
 #[cfg(feature = "client")]
-pub(crate) mod client;
+mod client;
+#[cfg(feature = "server")]
+mod http;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod store;
 
 #[cfg(feature = "client")]
 pub use client::{ClientConfig, SessionClient, TaskGuard};
+#[cfg(feature = "server")]
+pub use server::{TrackerServer, TrackerServerBuilder};
+#[cfg(feature = "server")]
+pub use store::SessionStore;
 
 /// The id of a tracked session.
 ///

@@ -8,6 +8,15 @@
 mod scripted_server;
 mod support;
 
+mod cli_exec;
+mod cli_run;
+mod cli_samples;
+mod cli_stop;
+mod pool_abuse;
+mod pool_basics;
+mod pool_end;
+mod pool_failures;
+mod pool_scope;
 mod session_abuse;
 mod session_basics;
 mod session_start;

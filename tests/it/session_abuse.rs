@@ -154,3 +154,32 @@ isolated! {
         assert_eq!(session.execute("3").unwrap().value, 3);
     }
 }
+
+isolated! {
+    fn bytes_that_user_code_puts_on_the_reply_channel_end_the_session_and_harm_nobody() {
+        let mut session = session();
+        let scribble = "import os, stat\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff' * 64)\n    except OSError: pass";
+        let error = session.execute(scribble).unwrap_err();
+        assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}");
+        assert!(!session.is_alive());
+        session.restart().unwrap();
+        // While nobody executes: found before the next request.
+        session.execute(format!("import threading\ndef late():\n    {}\nthreading.Timer(0.01, late).start()", scribble.replace('\n', "\n    "))).unwrap();
+        let error = loop {
+            match session.execute("1") {
+                Ok(run) => assert_eq!(run.value, 1),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}");
+    }
+}
+
+isolated! {
+    fn a_frame_that_announces_too_much_is_refused_without_being_awaited() {
+        let mut session = session();
+        let code = "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\xff\\xff\\x7f' + bytes([7]) + bytes(11))\n    except OSError: pass\nwhile True: pass";
+        let error = session.execute(Request::code(code).time_limit(crate::support::GENEROUS)).unwrap_err();
+        assert!(matches!(&error, remuda::Error::Protocol { reason, .. } if reason.contains("over the cap")), "{error}");
+    }
+}

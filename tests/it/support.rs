@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use remuda::{Runtime, Session, SessionConfig};
+use remuda::{PoolConfig, Runtime, Session, SessionConfig, SessionPool};
 
 /// Far beyond what anything here takes on a loaded machine.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -78,6 +78,11 @@ pub(crate) fn is_running(pid: u32) -> bool {
 /// A default Python session's options.
 pub(crate) fn python() -> SessionConfig {
     SessionConfig::new(Runtime::python("python3"))
+}
+
+/// The options of a default pool of Python sessions.
+pub(crate) fn pool() -> PoolConfig {
+    SessionPool::builder(Runtime::python("python3"))
 }
 
 /// A default Python session.

@@ -22,6 +22,7 @@ mod queue;
 mod starts;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Roll};
-use super::metrics::{Counters, PlaceName, PoolCounts};
+use super::metrics::Counters;
 use crate::clock::Moment;
 use crate::error::Error;
 
@@ -195,15 +196,11 @@ enum Place<S> {
     Retiring,
 }
 
-/// One row of [`State::rows`].
-#[derive(Debug)]
-pub(crate) struct Row<H> {
-    pub(crate) handle: H,
-    pub(crate) place: PlaceName,
-    pub(crate) since: Duration,
-    pub(crate) age: Duration,
-    pub(crate) leases: u64,
-    pub(crate) executions: u64,
+/// What came of the starts of the current batch so far.
+#[derive(Debug, Default)]
+struct Batch {
+    failed: bool,
+    succeeded: bool,
 }
 
 /// The state of one pool: sessions `S`, wake handles of waiters `W`.
@@ -231,8 +228,7 @@ pub(crate) struct State<S: Resource, W> {
     /// How many starts the spawner was told of.
     announced: usize,
     breaker: Breaker,
-    batch_failed: bool,
-    batch_succeeded: bool,
+    batch: Batch,
     last_start_error: Option<Arc<Error>>,
 
     health_requested: bool,
@@ -260,8 +256,7 @@ impl<S: Resource, W> State<S, W> {
             owed: 0,
             announced: 0,
             breaker: Breaker::new(seed),
-            batch_failed: false,
-            batch_succeeded: false,
+            batch: Batch::default(),
             last_start_error: None,
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
@@ -314,17 +309,14 @@ impl<S: Resource, W> State<S, W> {
     #[inline]
     pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
         let Lease { slot, session } = lease;
-        match self.unusable(slot, &session, now) {
-            Some(reason) => {
-                self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
+        if let Some(reason) = self.unusable(slot, &session, now) {
+            self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
+            self.evaluate(now, fx);
+        } else {
+            self.busy -= 1;
+            self.offer(slot.index, session, now, fx);
+            if !self.waiters.is_empty() || self.announced != 0 {
                 self.evaluate(now, fx);
-            }
-            None => {
-                self.busy -= 1;
-                self.offer(slot.index, session, now, fx);
-                if !self.waiters.is_empty() || self.announced != 0 {
-                    self.evaluate(now, fx);
-                }
             }
         }
         self.request_health(fx);
@@ -407,14 +399,11 @@ impl<S: Resource, W> State<S, W> {
 
     /// The monitor gives a session back that is fit for the next user.
     pub(crate) fn clean(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
-        match self.unusable(lease.slot, &lease.session, now) {
-            Some(reason) => {
-                self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
-            }
-            None => {
-                self.resetting -= 1;
-                self.offer(lease.slot.index, lease.session, now, fx);
-            }
+        if let Some(reason) = self.unusable(lease.slot, &lease.session, now) {
+            self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
+        } else {
+            self.resetting -= 1;
+            self.offer(lease.slot.index, lease.session, now, fx);
         }
         self.evaluate(now, fx);
         self.check();
@@ -523,6 +512,8 @@ impl<S: Resource, W> State<S, W> {
 
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
+        // What dies with the pool is not replaced.
+        let reason = if self.open { reason } else { Removal::Closing };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -548,9 +539,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     fn owe(&mut self) {
-        if self.open {
-            self.owed = (self.owed + 1).min(self.bounds.max_sessions);
-        }
+        self.owed = (self.owed + 1).min(self.bounds.max_sessions);
     }
 
     fn vacate(&mut self, index: u32) {
@@ -569,108 +558,10 @@ impl<S: Resource, W> State<S, W> {
         self.idle.len() + self.busy + self.resetting + self.starting + self.retiring
     }
 
-    /// Sessions that work now or will be back: those that could serve a waiter one day.
-    pub(crate) fn alive(&self) -> usize {
-        self.idle.len() + self.busy + self.resetting
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.open
-    }
-
-    pub(crate) fn counts(&self) -> PoolCounts {
-        PoolCounts {
-            idle: self.idle.len(),
-            busy: self.busy,
-            resetting: self.resetting,
-            starting: self.starting,
-            retiring: self.retiring,
-            total: self.total(),
-            waiters: self.waiters.len(),
-        }
-    }
-
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The session in a slot, if nobody has it in hand: for the monitor to listen to.
-    pub(crate) fn in_place(&self, slot: SlotId) -> Option<&S> {
-        let entry =
-            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
-        match &entry.place {
-            Place::Idle(session) | Place::Resetting(Some(session)) => Some(session),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn handle(&self, slot: SlotId) -> Option<S::Handle> {
-        let entry =
-            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
-        entry.handle.clone()
-    }
-
-    /// The handles of all sessions that are ready or leaving.
-    pub(crate) fn handles(&self) -> Vec<S::Handle> {
-        self.slots.iter().filter_map(|slot| slot.handle.clone()).collect()
-    }
-
-    /// The handles of the sessions that users hold.
-    pub(crate) fn busy_handles(&self) -> Vec<S::Handle> {
-        let busy = self.slots.iter().filter(|slot| matches!(slot.place, Place::Busy));
-        busy.filter_map(|slot| slot.handle.clone()).collect()
-    }
-
-    /// All sessions that have become ready, by slot.
-    pub(crate) fn rows(&self, now: Moment) -> Vec<Row<S::Handle>> {
-        let row = |slot: &Slot<S>| -> Option<Row<S::Handle>> {
-            let place = match slot.place {
-                Place::Free | Place::Starting => return None,
-                Place::Idle(_) => PlaceName::Idle,
-                Place::Busy => PlaceName::Busy,
-                Place::Resetting(_) => PlaceName::Resetting,
-                Place::Retiring => PlaceName::Retiring,
-            };
-            Some(Row {
-                handle: slot.handle.clone()?,
-                place,
-                since: slot.since.map_or(Duration::ZERO, |since| now.saturating_since(since)),
-                age: now.saturating_since(slot.ready_at),
-                leases: slot.leases,
-                executions: slot.executions,
-            })
-        };
-        self.slots.iter().filter_map(row).collect()
-    }
-
     #[inline]
     fn check(&self) {
         if cfg!(debug_assertions) {
             self.check_invariants();
-        }
-    }
-
-    /// Panics if an invariant of the module's head is broken.
-    fn check_invariants(&self) {
-        let count = |is: fn(&Place<S>) -> bool| self.slots.iter().filter(|slot| is(&slot.place)).count();
-        assert_eq!(self.idle.len(), count(|place| matches!(place, Place::Idle(_))), "1: idle");
-        assert_eq!(self.busy, count(|place| matches!(place, Place::Busy)), "1: busy");
-        assert_eq!(self.resetting, count(|place| matches!(place, Place::Resetting(_))), "1: resetting");
-        assert_eq!(self.starting, count(|place| matches!(place, Place::Starting)), "1: starting");
-        assert_eq!(self.retiring, count(|place| matches!(place, Place::Retiring)), "1: retiring");
-        assert_eq!(self.free.len(), count(|place| matches!(place, Place::Free)), "2: free");
-        assert!(self.total() <= self.bounds.max_sessions, "1: total");
-        let mut seen = vec![false; self.slots.len()];
-        for index in self.idle.iter().chain(&self.free) {
-            assert!(!mem::replace(&mut seen[*index as usize], true), "2: twice in a list");
-        }
-        for index in &self.idle {
-            assert!(matches!(self.slots[*index as usize].place, Place::Idle(_)), "2: not idle");
-        }
-        assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
-        assert!(self.starting <= self.bounds.max_starts, "6: starts");
-        if !self.open {
-            assert!(self.waiters.is_empty() && self.idle.is_empty() && self.wanted() == 0, "7: closed");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Effects, GENERATIONS, Place, Refusal, Removal, Resource, Slot, SlotId, State};
+use super::{Batch, Effects, GENERATIONS, Place, Refusal, Removal, Resource, Slot, SlotId, State};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::pool::breaker::BreakerState;
@@ -49,7 +49,7 @@ impl<S: Resource, W> State<S, W> {
             return None;
         }
         let probing = match self.breaker.state(now) {
-            BreakerState::Closed => self.batch_failed,
+            BreakerState::Closed => self.batch.failed,
             BreakerState::Open => return None,
             BreakerState::HalfOpen => true,
         };
@@ -58,8 +58,7 @@ impl<S: Resource, W> State<S, W> {
             return None;
         }
         if self.starting == 0 {
-            self.batch_failed = false;
-            self.batch_succeeded = false;
+            self.batch = Batch::default();
             self.counters.warmup_loop_iterations += 1;
         }
         self.starting += 1;
@@ -118,7 +117,7 @@ impl<S: Resource, W> State<S, W> {
         fx: &mut Effects<S, W>,
     ) {
         self.starting -= 1;
-        self.batch_succeeded = true;
+        self.batch.succeeded = true;
         self.breaker.succeeded();
         self.counters.sessions_created += 1;
         let budget = self.roll_budget();
@@ -139,6 +138,8 @@ impl<S: Resource, W> State<S, W> {
             let idle = self.idle.len();
             self.offer(slot.index, session, now, fx);
             self.counters.sessions_created_from_warmup += (self.idle.len() - idle) as u64;
+            // Its idle time and its lifetime begin: the next pass may be due earlier than known.
+            self.request_health(fx);
         }
         self.evaluate(now, fx);
         self.check();
@@ -155,11 +156,11 @@ impl<S: Resource, W> State<S, W> {
         self.starting -= 1;
         self.vacate(slot.index);
         if let Some(cause) = cause {
-            self.batch_failed = true;
+            self.batch.failed = true;
             self.counters.start_failures += 1;
             self.last_start_error = Some(cause);
         }
-        if self.starting == 0 && self.batch_failed && !self.batch_succeeded {
+        if self.starting == 0 && self.batch.failed && !self.batch.succeeded {
             self.breaker.batch_failed(now);
         }
         self.evaluate(now, fx);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pool::metrics::PoolCounts;
 
 #[derive(Debug)]
 struct Fake {
@@ -366,7 +367,7 @@ fn play(model: &mut Model, event: &Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_sequence_of_events_loses_a_session_or_a_waiter(
@@ -614,4 +615,43 @@ fn a_fork_bomb_of_failing_starts_is_bounded() {
         model.now = model.now + Duration::from_millis(1);
     }
     assert!(starts <= 5, "{starts} starts in two seconds");
+}
+
+#[test]
+fn the_health_interval_is_what_was_asked_for() {
+    // Peer defect A10: 30 s were silently stretched to 60 s.
+    let mut model = Model::new(Bounds { min_idle: 0, ..bounds() });
+    model.with(|state, now, fx| {
+        assert_eq!(state.health_pass(now, fx).next, now + Duration::from_secs(30));
+    });
+}
+
+#[test]
+fn the_next_health_pass_comes_when_the_first_idle_time_is_over() {
+    let mut model = warm(Bounds { session_timeout: Duration::from_secs(10), ..bounds() }, 2);
+    model.state.bounds.min_idle = 1;
+    let since = model.now;
+    model.now = model.now + Duration::from_secs(1);
+    model.with(|state, now, fx| {
+        assert_eq!(state.health_pass(now, fx).next, since + Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn sessions_of_one_age_do_not_leave_together() {
+    let mut model = warm(Bounds { max_lifetime: Some(Duration::from_secs(60)), ..bounds() }, 3);
+    model.now = model.now + Duration::from_secs(100);
+    model.with(|state, now, fx| assert_eq!(state.health_pass(now, fx).removed, 1));
+    assert_eq!(model.state.counts().idle, 2);
+}
+
+#[test]
+fn one_who_tries_once_gets_an_idle_session_beside_expired_waiters() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    model.acquire(LONG);
+    model.acquire(Some(Duration::from_millis(10)));
+    model.now = model.now + Duration::from_secs(1);
+    model.with_lease(0, |state, lease, now, fx| state.release(lease, now, fx));
+    model.acquire(None);
+    assert_eq!(model.leases.len(), 1);
 }

@@ -27,6 +27,7 @@ NOT_JSON = 4     # the first part says why there is no JSON
 TOO_LARGE = 8    # the first part is the size that JSON would have had
 STOPPED = 16     # the code noticed that it was cancelled
 
+FIRST_OWN_FD = 20
 REPR_CAP = 64 << 10
 CACHED_SOURCES = 128
 CACHED_SOURCE_SIZE = 64 << 10
@@ -512,14 +513,21 @@ def reset():
 
 # --- start --------------------------------------------------------------------------------------
 
+def move_up(fd):
+    """Out of the way of code that closes or reuses small numbers."""
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    posix.close(fd)
+    return high
+
+
 def take_channels():
     """Moves the protocol away from fds 0 to 2 and gives user code an empty stdin."""
     global control, kept
-    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 20)
+    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     posix.dup2(null, 0)
     posix.close(null)
-    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in range(3))
+    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
     for name in posix.listdir("/proc/self/fd"):
         # Whatever else is open came from a part of the host that forgot to protect it.
         if int(name) > 2 and int(name) not in (control, *kept):
@@ -543,7 +551,7 @@ def receive_go():
         posix.write(2, b"remuda worker: the host did not begin with a go frame and its channels\n")
         posix._exit(78)
     fds = ancillary[0][2]
-    requests, replies, flag_fd = (int.from_bytes(fds[i:i + 4], sys.byteorder) for i in (0, 4, 8))
+    requests, replies, flag_fd = (move_up(int.from_bytes(fds[i:i + 4], sys.byteorder)) for i in (0, 4, 8))
     version, session_id, frame_cap = (int.from_bytes(body[i:i + 8], "little") for i in (4, 12, 20))
     if version != VERSION:
         posix.write(2, b"remuda worker: this host speaks another version of the protocol\n")

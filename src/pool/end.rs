@@ -1,0 +1,92 @@
+//! The end of a pool: gentle, or at once.
+//!
+//! Closing is one event of the state machine; it wakes everybody who waits. Whoever ends the pool
+//! from outside then waits for the processes and joins the threads. The pool's own threads never
+//! wait for that: they are what is waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::core::{Core, inside};
+use crate::clock::Moment;
+use crate::session::Cause;
+
+/// How long `terminate` waits for killed processes: far beyond what the kernel needs, except for a
+/// process stuck in a device.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// No sessions for anybody from here on; what nobody holds leaves, starts are given up.
+    pub(super) fn close(self: &Arc<Core>) {
+        let was_open = self.with(|state, fx| {
+            let was_open = state.is_open();
+            state.close(fx);
+            was_open
+        });
+        if !was_open {
+            return;
+        }
+        log::debug!("pool closed");
+        {
+            // Whoever waits looks at `is_open` under this lock before it sleeps.
+            let _inner = self.inner.lock();
+            self.starts.notify_all();
+            self.health.notify_all();
+            self.closing.notify_all();
+            self.changed.notify_all();
+        }
+        self.monitor.stop();
+        self.stop.cancel();
+        self.jobs.close();
+    }
+
+    /// Waits for leases until `deadline`, then kills what is left, waits for its end, joins.
+    pub(super) fn shutdown(self: &Arc<Core>, deadline: Moment) {
+        self.close();
+        let killing = || self.killing.load(Ordering::SeqCst);
+        self.observe(Some(deadline), |state| state.counts().total == 0 || killing());
+        self.terminate();
+    }
+
+    /// Kills every session, those in use too, and waits until their processes have ended.
+    pub(super) fn terminate(self: &Arc<Core>) {
+        self.killing.store(true, Ordering::SeqCst);
+        self.close();
+        let all = self.inner.lock().state.handles();
+        for handle in all {
+            handle.process.kill_group(Cause::Retired);
+        }
+        {
+            let _inner = self.inner.lock();
+            self.changed.notify_all();
+        }
+        if inside() {
+            // One of the pool's own threads: it cannot wait for itself. Whoever ends the pool from
+            // outside waits.
+            return;
+        }
+        self.observe(Some(Moment::after(KILL_PATIENCE)), |state| {
+            let counts = state.counts();
+            counts.total == counts.busy
+        });
+        // Those in use are reaped when their holders let go; their processes end now.
+        let busy = self.inner.lock().state.busy_handles();
+        for handle in busy {
+            handle.process.ends_within(KILL_PATIENCE);
+        }
+        self.join();
+    }
+
+    fn join(&self) {
+        let _joining = self.joining.lock();
+        loop {
+            // A thread that is about to end may just have started another one.
+            let threads = std::mem::take(&mut *self.threads.lock());
+            if threads.is_empty() {
+                return;
+            }
+            drop(threads);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the state machine shows of itself, and the check of its invariants.
+
+use std::mem;
+use std::time::Duration;
+
+use super::{Place, Resource, Slot, SlotId, State};
+use crate::clock::Moment;
+use crate::pool::metrics::{Counters, PlaceName, PoolCounts};
+
+/// One row of [`State::rows`].
+#[derive(Debug)]
+pub(crate) struct Row<H> {
+    pub(crate) handle: H,
+    pub(crate) place: PlaceName,
+    pub(crate) since: Duration,
+    pub(crate) age: Duration,
+    pub(crate) leases: u64,
+    pub(crate) executions: u64,
+}
+
+impl<S: Resource, W> State<S, W> {
+    /// Sessions that work now or will be back: those that could serve a waiter one day.
+    pub(crate) fn alive(&self) -> usize {
+        self.idle.len() + self.busy + self.resetting
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(crate) fn counts(&self) -> PoolCounts {
+        PoolCounts {
+            idle: self.idle.len(),
+            busy: self.busy,
+            resetting: self.resetting,
+            starting: self.starting,
+            retiring: self.retiring,
+            total: self.total(),
+            waiters: self.waiters.len(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The session in a slot, if nobody has it in hand: for the monitor to listen to.
+    pub(crate) fn in_place(&self, slot: SlotId) -> Option<&S> {
+        let entry =
+            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
+        match &entry.place {
+            Place::Idle(session) | Place::Resetting(Some(session)) => Some(session),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn handle(&self, slot: SlotId) -> Option<S::Handle> {
+        let entry =
+            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
+        entry.handle.clone()
+    }
+
+    /// The handles of all sessions that are ready or leaving.
+    pub(crate) fn handles(&self) -> Vec<S::Handle> {
+        self.slots.iter().filter_map(|slot| slot.handle.clone()).collect()
+    }
+
+    /// The handles of the sessions that users hold.
+    pub(crate) fn busy_handles(&self) -> Vec<S::Handle> {
+        let busy = self.slots.iter().filter(|slot| matches!(slot.place, Place::Busy));
+        busy.filter_map(|slot| slot.handle.clone()).collect()
+    }
+
+    /// All sessions that have become ready, by slot.
+    pub(crate) fn rows(&self, now: Moment) -> Vec<Row<S::Handle>> {
+        let row = |slot: &Slot<S>| -> Option<Row<S::Handle>> {
+            let place = match slot.place {
+                Place::Free | Place::Starting => return None,
+                Place::Idle(_) => PlaceName::Idle,
+                Place::Busy => PlaceName::Busy,
+                Place::Resetting(_) => PlaceName::Resetting,
+                Place::Retiring => PlaceName::Retiring,
+            };
+            Some(Row {
+                handle: slot.handle.clone()?,
+                place,
+                since: slot.since.map_or(Duration::ZERO, |since| now.saturating_since(since)),
+                age: now.saturating_since(slot.ready_at),
+                leases: slot.leases,
+                executions: slot.executions,
+            })
+        };
+        self.slots.iter().filter_map(row).collect()
+    }
+
+    /// Panics if an invariant of the module's head is broken.
+    pub(super) fn check_invariants(&self) {
+        let count = |is: fn(&Place<S>) -> bool| self.slots.iter().filter(|slot| is(&slot.place)).count();
+        assert_eq!(self.idle.len(), count(|place| matches!(place, Place::Idle(_))), "1: idle");
+        assert_eq!(self.busy, count(|place| matches!(place, Place::Busy)), "1: busy");
+        assert_eq!(self.resetting, count(|place| matches!(place, Place::Resetting(_))), "1: resetting");
+        assert_eq!(self.starting, count(|place| matches!(place, Place::Starting)), "1: starting");
+        assert_eq!(self.retiring, count(|place| matches!(place, Place::Retiring)), "1: retiring");
+        assert_eq!(self.free.len(), count(|place| matches!(place, Place::Free)), "2: free");
+        assert!(self.total() <= self.bounds.max_sessions, "1: total");
+        let mut seen = vec![false; self.slots.len()];
+        for index in self.idle.iter().chain(&self.free) {
+            assert!(!mem::replace(&mut seen[*index as usize], true), "2: twice in a list");
+        }
+        for index in &self.idle {
+            assert!(matches!(self.slots[*index as usize].place, Place::Idle(_)), "2: not idle");
+        }
+        assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
+        assert!(self.starting <= self.bounds.max_starts, "6: starts");
+        if !self.open {
+            assert!(self.waiters.is_empty() && self.idle.is_empty() && self.wanted() == 0, "7: closed");
+        }
+    }
+}
