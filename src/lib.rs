@@ -102,9 +102,9 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(feature = "client")]
+pub use tracker::{ClientConfig, SessionClient, TaskGuard};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]
-#[cfg(feature = "client")]
-pub use tracker::{ClientConfig, SessionClient, TaskGuard};
 pub use tracker::{TrackedId, TrackedSession, TrackedStatus};

@@ -17,6 +17,7 @@ mod pool_basics;
 mod pool_end;
 mod pool_failures;
 mod pool_scope;
+mod pool_storms;
 mod session_abuse;
 mod session_basics;
 mod session_start;

@@ -26,7 +26,7 @@ impl Topic {
             Topic::Overview => OVERVIEW,
             Topic::Run => RUN,
             Topic::Exec => EXEC,
-            Topic::Bench => BENCH,
+            Topic::Bench => crate::bench::HELP,
         }
     }
 }
@@ -90,8 +90,4 @@ Options:
 
 Exit status: 0 if the code completed, the status it gave to sys.exit(), else 1; 2 if the command
 line or the interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM.
-";
-
-const BENCH: &str = "\
-Measures this machine. `remuda bench --help` tells the suites and options.
 ";
