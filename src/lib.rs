@@ -102,6 +102,8 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(feature = "client")]
+pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]

@@ -3,7 +3,7 @@
 //! The state machine stands behind one mutex. It is held in two ways only: for the length of a
 //! short closure ([`Core::with`]), and in the wait loops of acquire and of the background threads.
 //! Nothing is spawned, killed, logged or dropped under it; what an event asks for comes out as
-//! [`Effects`](super::state::Effects) and is carried out after unlocking. The one system call made
+//! [`Effects`] and is carried out after unlocking. The one system call made
 //! under it is `epoll_ctl`, which does not wait, when the monitor is to listen to a session that
 //! nobody has in hand: without the lock its descriptor could be closed and its number reused.
 

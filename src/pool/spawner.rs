@@ -35,6 +35,7 @@ pub(super) fn start(core: &Arc<Core>) -> Result<()> {
 fn run(core: &Arc<Core>) {
     while let Some(reservation) = next(core) {
         call_for_help(core);
+        log::debug!("warm-up: starting a session");
         reservation.fill();
     }
 }

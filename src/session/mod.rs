@@ -281,6 +281,10 @@ impl Session {
         let Ended { end, stop, stdout, stderr } = exchange.run(&frame);
         std::mem::forget(abandoned);
         drop(registrations);
+        if [&cancel, &bound].into_iter().flatten().any(CancelToken::is_cancelled) {
+            // A wake-up that nobody waits for any more.
+            worker.transport.waker().clear();
+        }
         let duration = Moment::now().saturating_since(started);
         let peak_memory = measure_memory.then(|| worker.process.memory()).flatten().map(|memory| memory.peak);
         self.last_used_at = clock::wall();

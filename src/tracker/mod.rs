@@ -14,17 +14,26 @@ use serde::{Deserialize, Serialize};
 pub mod api;
 #[cfg(feature = "server")]
 mod civil;
+#[cfg(feature = "client")]
+mod client;
 #[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "client")]
+mod operator;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
 mod store;
 
+#[cfg(feature = "client")]
+pub use client::{ClientConfig, SessionClient, TaskGuard};
+#[cfg(feature = "client")]
+pub use operator::TrackerOperator;
 #[cfg(feature = "server")]
 pub use server::{TrackerServer, TrackerServerBuilder};
 #[cfg(feature = "server")]
 pub use store::SessionStore;
+
 /// The id of a tracked session.
 ///
 /// Ids that remuda makes are random UUIDs (version 4). Other text occurs where a database of the

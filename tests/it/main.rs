@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod scripted_server;
 mod support;
 
 mod cli_exec;
@@ -16,12 +17,16 @@ mod pool_basics;
 mod pool_end;
 mod pool_failures;
 mod pool_scope;
+mod pool_storms;
 mod session_abuse;
 mod session_basics;
 mod session_start;
 mod session_stop;
 mod tidy;
+mod tracker_client_basics;
+mod tracker_client_trouble;
 mod tracker_server_http;
 mod tracker_server_parked;
+mod tracker_server_program;
 mod tracker_server_routes;
 mod tracker_support;

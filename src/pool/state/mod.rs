@@ -51,7 +51,7 @@ pub(crate) trait Resource {
 }
 
 /// The numbers that the state machine obeys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) min_idle: usize,
     pub(crate) max_sessions: usize,
