@@ -117,12 +117,13 @@ impl TrackerOperator {
     }
 
     fn exchange(&self, method: http::Method, path: &str) -> std::result::Result<(u16, Vec<u8>), ureq::Error> {
-        let posts = method == http::Method::POST;
+        let has_body = method == http::Method::POST;
         let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         // A POST needs a body, or the HTTP client announces one of unknown length.
-        let mut response = match posts {
-            true => self.agent.run(request.body(Vec::new())?)?,
-            false => self.agent.run(request.body(())?)?,
+        let mut response = if has_body {
+            self.agent.run(request.body(Vec::new())?)?
+        } else {
+            self.agent.run(request.body(())?)?
         };
         let bytes = response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec()?;
         Ok((response.status().as_u16(), bytes))
