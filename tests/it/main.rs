@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod scripted_server;
 mod support;
 
 mod cli_exec;
@@ -22,3 +23,10 @@ mod session_basics;
 mod session_start;
 mod session_stop;
 mod tidy;
+mod tracker_client_basics;
+mod tracker_client_trouble;
+mod tracker_server_http;
+mod tracker_server_parked;
+mod tracker_server_program;
+mod tracker_server_routes;
+mod tracker_support;
