@@ -25,3 +25,4 @@ mod session_stop;
 mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;
+mod tracker_pair;
