@@ -19,67 +19,122 @@
 //! `cargo run --example pool_app -- http://localhost:8000`.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remuda::{
-    CancelToken, Error, Request, Result, Runtime, SessionClient, SessionPool, SharedHandle, SharedPool,
-    TrackerServer,
+    Error, Job, Request, Result, Runtime, SessionClient, SessionPool, SharedPool, TaskGuard, TrackerServer,
 };
 
-const APP: &str = "pool_app";
-const WORKERS: usize = 2;
+const WORKERS: u32 = 2;
 
-/// Shared by all sessions; the first starts it, the last ends it.
-static POOL: SharedPool = SharedPool::new(|| {
-    SessionPool::builder(Runtime::python("python3")).min_idle(4).max_sessions(4).warm_import("remuda")
-});
+/// Shared by all sessions: the first one starts it, the last one ends it.
+static POOL: SharedPool =
+    SharedPool::new(|| SessionPool::builder(Runtime::python("python3")).min_idle(4).max_sessions(4));
 
-/// What each worker runs. The wait ends early when the session is killed: it is interrupted.
-const WORKER: &str = r#"
-import itertools, time
-for number in itertools.count(1):
-    print(f"[{session}] worker {worker}: step {number}", flush=True)
-    time.sleep(5)
-"#;
-
-/// One user of the pool: a tracked session with its own cancellation.
+/// One user of the pool.
 struct Session {
-    client: SessionClient,
-    jobs: Vec<remuda::Job>,
+    jobs: Vec<Job>,
+    _task: TaskGuard,
+    client: Arc<SessionClient>,
 }
 
 /// The sessions that run, by id.
-type Sessions = Arc<Mutex<BTreeMap<String, Session>>>;
+#[derive(Clone, Default)]
+struct Sessions(Arc<Mutex<BTreeMap<String, Session>>>);
 
 fn main() -> Result<()> {
-    // Without an address of somebody else's tracker, this program brings its own.
-    let (server, url) = match std::env::args().nth(1) {
-        Some(url) => (None, url),
+    // Without the address of a tracker, this program brings its own.
+    let (url, server) = match std::env::args().nth(1) {
+        Some(url) => (url, None),
         None => {
             let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start()?;
-            let url = format!("http://{}", server.local_addr());
-            (Some(server), url)
+            (format!("http://{}", server.local_addr()), Some(server))
         }
     };
     println!("dashboard: {url}/");
+    println!("commands: new, kill ID, kill-all, quit");
     let sessions = Sessions::default();
     for _ in 0..2 {
-        start(&sessions, &url)?;
+        sessions.begin(&url)?;
     }
-    println!("commands: new, kill ID, kill-all, quit");
     for line in io::stdin().lines() {
         let line = line.map_err(|source| Error::Io { doing: "reading a command", source })?;
         match line.split_whitespace().collect::<Vec<_>>()[..] {
-            ["new"] => start(&sessions, &url)?,
-            ["kill", id] => kill(&sessions, id),
-            ["kill-all"] => kill_all(&sessions),
+            ["new"] => sessions.begin(&url)?,
+            ["kill", id] => sessions.kill(id),
+            ["kill-all"] => sessions.kill(""),
             ["quit"] => break,
-            [] => {}
-            _ => println!("new, kill ID, kill-all or quit"),
+            _ => println!("commands: new, kill ID, kill-all, quit"),
         }
     }
-    kill_all(&sessions);
+    sessions.kill("");
     drop(server);
     Ok(())
+}
+
+impl Sessions {
+    /// One more tracked session, and its workers.
+    fn begin(&self, url: &str) -> Result<()> {
+        let client = Arc::new(SessionClient::builder("pool_app").server_url(url).start()?);
+        let id = client.id().to_string();
+        let short = id[..8].to_owned();
+        let handle = Arc::new(POOL.handle()?);
+        // Everything in the scope ends with this session's token, and nothing else does.
+        let scope = handle.scope(&client.cancel_token());
+        let jobs = (1..=WORKERS).map(|number| scope.submit(worker(&short, number))).collect();
+        println!("[{short}] session {id} has begun, {} share the pool", POOL.users());
+
+        // Locked until the session is in the list: a kill that comes at once finds it there.
+        let mut list = self.list();
+        let sessions = self.clone();
+        let key = id.clone();
+        client.on_kill(move || {
+            let session = sessions.list().remove(&key);
+            for job in session.into_iter().flat_map(|session| session.jobs) {
+                // A worker never ends by itself: it was interrupted, or it had not begun.
+                let _ = job.wait();
+            }
+            // The last one that releases its handle ends the pool.
+            handle.release();
+            println!("[{short}] has stopped, {} share the pool", POOL.users());
+        });
+        let task = client.task(format!("{WORKERS} workers"));
+        list.insert(id, Session { jobs, _task: task, client });
+        Ok(())
+    }
+
+    /// Stops the sessions whose id begins like this. Each one's callback takes it off the list.
+    fn kill(&self, prefix: &str) {
+        let clients: Vec<_> = self
+            .list()
+            .iter()
+            .filter(|(id, _)| id.starts_with(prefix))
+            .map(|(_, session)| Arc::clone(&session.client))
+            .collect();
+        println!("{} to stop", clients.len());
+        for client in clients {
+            client.stop();
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, BTreeMap<String, Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs every five seconds until it is interrupted.
+fn worker(session: &str, number: u32) -> Request<'static> {
+    let code = format!(
+        r#"
+import itertools, time
+for step in itertools.count(1):
+    print("[{session}] worker {number}: step", step, flush=True)
+    time.sleep(5)
+"#
+    );
+    Request::code(code).on_output(|_, bytes| {
+        // A console that is gone is no reason to stop.
+        let _ = io::stdout().write_all(bytes);
+    })
 }

@@ -26,3 +26,7 @@ mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;
 mod tracker_pair;
+mod tracker_server_http;
+mod tracker_server_parked;
+mod tracker_server_routes;
+mod tracker_support;

@@ -29,10 +29,9 @@ pub(super) struct Connection {
     written: usize,
     /// A head whose body is incomplete.
     head: Option<Head>,
-    keep_alive: bool,
-    head_only: bool,
-    /// The client has closed its side.
-    pub(super) eof: bool,
+    /// What the current request said about its answer.
+    rendering: Rendering,
+    inflow: Inflow,
     /// Reading stopped at the cap: the socket may hold more and will not say so again.
     unread: bool,
     first_request: bool,
@@ -40,6 +39,16 @@ pub(super) struct Connection {
     started: Option<Moment>,
     /// When the last answer was given, or bytes of it were taken.
     since: Moment,
+}
+
+/// What more may come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inflow {
+    Open,
+    /// The kernel said that the client has closed its side; bytes may still lie before its end.
+    Closing,
+    /// Everything has been read.
+    Ended,
 }
 
 #[derive(Debug)]
@@ -69,9 +78,8 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             head: None,
-            keep_alive: true,
-            head_only: false,
-            eof: false,
+            rendering: Rendering { keep_alive: true, head_only: false },
+            inflow: Inflow::Open,
             unread: false,
             first_request: true,
             started: None,
@@ -83,11 +91,23 @@ impl Connection {
         &mut self.stream
     }
 
+    /// The kernel said that the client has closed its side.
+    pub(super) fn note_closing(&mut self) {
+        if self.inflow == Inflow::Open {
+            self.inflow = Inflow::Closing;
+        }
+    }
+
+    /// Everything that the client sent has been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inflow == Inflow::Ended
+    }
+
     /// Takes what the socket holds, up to one request of the largest size. An error is the end.
     pub(super) fn fill(&mut self, scratch: &mut [u8], limits: &Limits) -> io::Result<()> {
         let cap = limits.head_bytes + limits.body_bytes + 2;
         self.unread = false;
-        while !self.eof {
+        while self.inflow != Inflow::Ended {
             if let Phase::Lingering { budget: 0, .. } = self.phase {
                 return Err(ErrorKind::ConnectionAborted.into());
             }
@@ -106,9 +126,12 @@ impl Connection {
                 Phase::Closing => {}
                 _ => self.input.extend_from_slice(&scratch[..read]),
             }
-            self.eof = read == 0;
-            // A read that did not fill the buffer has emptied the socket.
-            if read < scratch.len() {
+            if read == 0 {
+                self.inflow = Inflow::Ended;
+            }
+            // A read that did not fill the buffer has emptied the socket, and what comes later is
+            // told anew; except the end, if it was told together with these bytes.
+            if read < scratch.len() && self.inflow == Inflow::Open {
                 break;
             }
         }
@@ -124,22 +147,21 @@ impl Connection {
             }
             self.started.get_or_insert(now);
             let Some(head) = parse(&self.input, limits)? else { return Ok(None) };
-            self.input.drain(..head.head_bytes);
-            if head.expects_continue && self.input.len() < head.body_bytes {
+            self.input.drain(..head.length);
+            if head.expects_continue && self.input.len() < head.body_length {
                 self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.since = now;
             }
             self.head = Some(head);
         }
-        if self.head.as_ref().is_some_and(|head| self.input.len() < head.body_bytes) {
+        if self.head.as_ref().is_some_and(|head| self.input.len() < head.body_length) {
             return Ok(None);
         }
-        let Some(Head { mut request, body_bytes, keep_alive, .. }) = self.head.take() else {
+        let Some(Head { mut request, body_length, keep_alive, .. }) = self.head.take() else {
             return Ok(None);
         };
-        request.body = self.input.drain(..body_bytes).collect();
-        self.keep_alive = keep_alive;
-        self.head_only = request.method == Method::Head;
+        request.body = self.input.drain(..body_length).collect();
+        self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
         self.started = None;
         self.first_request = false;
         Ok(Some(request))
@@ -166,23 +188,17 @@ impl Connection {
         self.written < self.output.len()
     }
 
-    /// Nothing of a request has arrived and nothing is owed.
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Reading) && !self.has_output()
-    }
-
     /// Answers the current request; `close` makes it the last one.
     pub(super) fn answer(&mut self, response: &Response, date: &str, close: bool, now: Moment) {
-        let keep_alive = self.keep_alive && !close && !self.eof;
-        let how = Rendering { keep_alive, head_only: self.head_only };
-        response.write(&mut self.output, date, how);
+        let keep_alive = self.rendering.keep_alive && !close && !self.has_ended();
+        response.write(&mut self.output, date, Rendering { keep_alive, ..self.rendering });
         self.phase = if keep_alive { Phase::Reading } else { Phase::Closing };
         self.since = now;
     }
 
     /// Refuses the request that is being read.
     pub(super) fn refuse(&mut self, refusal: &Refusal, date: &str, now: Moment) {
-        self.head_only = false;
+        self.rendering.head_only = false;
         self.input = Vec::new();
         self.answer(&Response::detail(refusal.status, refusal.detail), date, true, now);
     }

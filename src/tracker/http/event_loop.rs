@@ -181,7 +181,12 @@ impl<S: Service> EventLoop<S> {
                 match event.token() {
                     LISTENER => self.accept(),
                     WAKER => {}
-                    Token(slot) => self.with(slot, |this, connection| this.ready(slot, connection)),
+                    Token(slot) => self.with(slot, |this, connection| {
+                        if event.is_read_closed() {
+                            connection.note_closing();
+                        }
+                        this.ready(slot, connection)
+                    }),
                 }
             }
             self.read_inbox();
@@ -311,7 +316,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Writes what is owed and decides what the client's end of the stream means now.
     fn settle(&mut self, connection: &mut Connection) -> io::Result<()> {
-        if connection.eof && self.unpark(connection) {
+        if connection.has_ended() && self.unpark(connection) {
             // Whoever hangs up in the middle of a parked reply wants it no more; whoever only
             // finished sending gets the answer of a wait that is over.
             let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy)
@@ -323,8 +328,8 @@ impl<S: Service> EventLoop<S> {
         connection.flush(&self.limits, self.now)?;
         let stopping = self.stop.is_some();
         let over = match connection.phase {
-            Phase::Reading => (connection.eof || stopping) && !connection.has_output(),
-            Phase::Lingering { .. } => connection.eof || stopping,
+            Phase::Reading => (connection.has_ended() || stopping) && !connection.has_output(),
+            Phase::Lingering { .. } => connection.has_ended() || stopping,
             _ => false,
         };
         if over { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }

@@ -17,9 +17,9 @@ pub(super) struct Head {
     /// The request, its body still empty.
     pub(super) request: Request,
     /// How many bytes the head takes in the input.
-    pub(super) head_bytes: usize,
+    pub(super) length: usize,
     /// How many bytes of body follow.
-    pub(super) body_bytes: usize,
+    pub(super) body_length: usize,
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
     /// The connection stays open after the answer.
@@ -50,14 +50,13 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let Some(end) = end_of_head(input, limits)? else { return Ok(None) };
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut raw = httparse::Request::new(&mut headers);
-    let head_bytes = match raw.parse(&input[..end]) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) => return Err(bad("the request's head is malformed")),
+    let length = match raw.parse(&input[..end]) {
+        Ok(httparse::Status::Complete(length)) => length,
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::new(431, "too many header fields")),
         Err(httparse::Error::Version) => {
             return Err(Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken"));
         }
-        Err(_) => return Err(bad("the request's head is malformed")),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(bad("the request's head is malformed")),
     };
     let fields = Fields::read(raw.headers, raw.version == Some(1))?;
     if fields.content_length > limits.body_bytes {
@@ -66,8 +65,8 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let (path, query) = target(raw.path.unwrap_or_default())?;
     Ok(Some(Head {
         request: Request { method: method(raw.method.unwrap_or_default()), path, query, body: Vec::new() },
-        head_bytes,
-        body_bytes: fields.content_length,
+        length,
+        body_length: fields.content_length,
         expects_continue: fields.expects_continue,
         keep_alive: fields.keep_alive,
     }))

@@ -42,7 +42,7 @@ const SPARE_FILES: u64 = 64;
 pub struct TrackerServer {
     // In this order they end: no request comes in, nobody reaps, the database closes.
     http: HttpServer,
-    reaper: Reaper,
+    _reaper: Reaper,
     tracker: Arc<Tracker>,
 }
 
@@ -122,7 +122,7 @@ impl TrackerServerBuilder {
         let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after)
             .map_err(|error| Error::io("starting the tracker's reaper", error))?;
         log::info!("tracker listens on http://{}/", http.local_addr());
-        Ok(TrackerServer { http, reaper, tracker })
+        Ok(TrackerServer { http, _reaper: reaper, tracker })
     }
 
     fn validate(&self) -> Result<SocketAddr> {

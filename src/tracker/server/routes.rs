@@ -85,7 +85,9 @@ impl Tracker {
     /// Moves sessions that have been silent for `older_than` to the history.
     pub(super) fn clean_up(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
         let gone = self.store.cleanup_stale(older_than)?;
-        gone.iter().for_each(|id| self.answer_parked(id, not_found));
+        for id in &gone {
+            self.answer_parked(id, not_found);
+        }
         Ok(gone)
     }
 
@@ -172,7 +174,9 @@ impl Tracker {
             }
             Route::KillAll(app_name) => {
                 let session_ids = self.store.request_kill_by_app(&app_name)?;
-                session_ids.iter().for_each(|id| self.answer_parked(id, || STOP));
+                for id in &session_ids {
+                    self.answer_parked(id, || STOP);
+                }
                 Response::json(&KillAllResponse { killed_count: session_ids.len() as u64, session_ids })
             }
             Route::Asset(asset) => page(asset),

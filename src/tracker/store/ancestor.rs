@@ -25,12 +25,8 @@ pub(super) fn set_aside(transaction: &Transaction<'_>) -> rusqlite::Result<Optio
         return Ok(None);
     }
     transaction.execute_batch(&format!("ALTER TABLE sessions RENAME TO {ASIDE}"))?;
-    let columns: Vec<String> = transaction
-        .prepare(&format!("SELECT * FROM {ASIDE}"))?
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let columns: Vec<String> =
+        transaction.prepare(&format!("SELECT * FROM {ASIDE}"))?.column_names().map(str::to_owned).collect();
     Ok(Some(Ancestor { columns }))
 }
 

@@ -58,8 +58,16 @@ impl Lesson {
         match self {
             Lesson::Nothing => {}
             Lesson::Registered { id, row, kill_requested } => memory.insert(id, row, kill_requested),
-            Lesson::Gone(ids) => ids.iter().for_each(|id| memory.remove(id)),
-            Lesson::Kill(ids) => ids.iter().for_each(|id| memory.set_kill(id)),
+            Lesson::Gone(ids) => {
+                for id in &ids {
+                    memory.remove(id);
+                }
+            }
+            Lesson::Kill(ids) => {
+                for id in &ids {
+                    memory.set_kill(id);
+                }
+            }
         }
     }
 }

@@ -172,7 +172,9 @@ impl WriterThread {
         }
         transaction.commit()?;
         let mut memory = self.memory.lock();
-        lessons.into_iter().for_each(|lesson| lesson.teach(&mut memory));
+        for lesson in lessons {
+            lesson.teach(&mut memory);
+        }
         Ok(outcomes)
     }
 
