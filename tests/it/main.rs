@@ -12,6 +12,7 @@ mod cli_exec;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;
+mod cli_tracked;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;

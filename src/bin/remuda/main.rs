@@ -10,6 +10,7 @@ mod report;
 mod run;
 mod script;
 mod signals;
+mod tracked;
 
 use std::fmt::Display;
 use std::io::{self, Write};
