@@ -112,6 +112,13 @@ pub enum Error {
         /// The database's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A tracker does not answer, or not as one. From `TrackerOperator`.
+    Tracker {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The tracker cannot listen on its address, from `TrackerServerBuilder::start`.
     Listen {
         /// The address.
@@ -188,6 +195,7 @@ impl fmt::Display for Error {
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
+            Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
             Error::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
         }

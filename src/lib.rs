@@ -103,7 +103,7 @@ pub use session::{
     WorkDir,
 };
 #[cfg(feature = "client")]
-pub use tracker::{ClientConfig, SessionClient, TaskGuard};
+pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]

@@ -18,6 +18,8 @@ mod civil;
 mod client;
 #[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "client")]
+mod operator;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -25,6 +27,8 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use client::{ClientConfig, SessionClient, TaskGuard};
+#[cfg(feature = "client")]
+pub use operator::TrackerOperator;
 #[cfg(feature = "server")]
 pub use server::{TrackerServer, TrackerServerBuilder};
 #[cfg(feature = "server")]

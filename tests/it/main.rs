@@ -31,5 +31,6 @@ mod tracker_client_trouble;
 mod tracker_pair;
 mod tracker_server_http;
 mod tracker_server_parked;
+mod tracker_server_program;
 mod tracker_server_routes;
 mod tracker_support;

@@ -10,14 +10,21 @@ use lexopt::{Arg, Parser, ValueExt};
 use remuda::ClientConfig;
 
 use crate::help::Topic;
+use crate::tracker_args::{self, CleanupArgs, KillArgs, PsArgs, ServeArgs};
 
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
+
+const COMMANDS: &str = "run, exec, serve, ps, kill, cleanup, bench";
 
 /// What the command line asks for.
 pub(crate) enum Command {
     Run(RunArgs),
     Exec(ExecArgs),
+    Serve(ServeArgs),
+    Ps(PsArgs),
+    Kill(KillArgs),
+    Cleanup(CleanupArgs),
     /// The benchmarks read their own arguments.
     Bench(Parser),
     Help(Topic),
@@ -70,7 +77,7 @@ pub(crate) struct UsageError {
 }
 
 impl UsageError {
-    fn new(message: impl Into<String>, topic: Topic) -> UsageError {
+    pub(crate) fn new(message: impl Into<String>, topic: Topic) -> UsageError {
         UsageError { message: message.into(), hint: topic.command() }
     }
 }
@@ -86,7 +93,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Overview);
     let Some(first) = parser.next().map_err(usage)? else {
         return Err(UsageError::new(
-            "what shall remuda do? Name a command: run, exec or bench",
+            "what shall remuda do? Name a command: run, exec, serve, ps, kill, cleanup or bench",
             Topic::Overview,
         ));
     };
@@ -99,10 +106,14 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     match command.as_str() {
         "run" => run(parser),
         "exec" => exec(parser),
+        "serve" => tracker_args::serve(parser),
+        "ps" => tracker_args::ps(parser),
+        "kill" => tracker_args::kill(parser),
+        "cleanup" => tracker_args::cleanup(parser),
         "bench" => Ok(Command::Bench(parser)),
         "help" => help(&mut parser),
         other => {
-            let message = format!("there is no command '{other}'; there are run, exec, bench and help");
+            let message = format!("there is no command '{other}'; there are {COMMANDS} and help");
             Err(UsageError::new(message, Topic::Overview))
         }
     }
@@ -115,10 +126,13 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
         Some(Arg::Value(name)) => match name.to_str() {
             Some("run") => Topic::Run,
             Some("exec") => Topic::Exec,
+            Some("serve") => Topic::Serve,
+            Some("ps") => Topic::Ps,
+            Some("kill") => Topic::Kill,
+            Some("cleanup") => Topic::Cleanup,
             Some("bench") => Topic::Bench,
             _ => {
-                let message =
-                    format!("there is no help on '{}'; there is on run, exec and bench", name.display());
+                let message = format!("there is no help on '{}'; there is on {COMMANDS}", name.display());
                 return Err(UsageError::new(message, Topic::Overview));
             }
         },

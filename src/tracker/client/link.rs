@@ -213,7 +213,7 @@ fn trouble(error: ureq::Error) -> Trouble {
 }
 
 /// Checks a tracker's address and returns it without the slash at its end.
-pub(super) fn parse_server_url(url: &str) -> Result<String> {
+pub(in crate::tracker) fn parse_server_url(url: &str) -> Result<String> {
     let refuse = |reason: &str| Err(Error::config("server_url", format!("{url:?}: {reason}")));
     let Some(rest) = url.strip_prefix("http://") else {
         return refuse("http://HOST:PORT is wanted");

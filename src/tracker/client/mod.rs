@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use config::ClientConfig;
+pub(super) use link::parse_server_url;
 pub use status::TaskGuard;
 
 use crate::cancel::CancelToken;

@@ -218,3 +218,156 @@ fn decode(text: &str, in_query: bool) -> Result<String, Refusal> {
         _ => Err(bad("a percent escape is not UTF-8 text")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: impl AsRef<[u8]>) -> Result<Option<Head>, Refusal> {
+        parse(text.as_ref(), &Limits::default())
+    }
+
+    fn head(text: &str) -> Head {
+        parsed(text).unwrap_or_else(|refusal| panic!("{refusal:?}: {text}")).expect("a complete head")
+    }
+
+    fn status(text: impl AsRef<[u8]>) -> u16 {
+        parsed(text).expect_err("it is refused").status
+    }
+
+    #[test]
+    fn a_plain_request_is_understood() {
+        let text = "POST /sessions/a%2Fb%20%C3%A4/heartbeat?wait=25&x=1+2%2B&flag HTTP/1.1\r\nHost: localhost\r\n\
+                    Content-Length: 2\r\n\r\n";
+        let head = head(&format!("{text}{{}}"));
+        assert_eq!(head.request.method, Method::Post);
+        assert_eq!(head.request.path, ["sessions", "a/b ä", "heartbeat"]);
+        assert_eq!(head.request.parameter("wait"), Some("25"));
+        assert_eq!(head.request.parameter("x"), Some("1 2+"));
+        assert_eq!((head.request.parameter("flag"), head.request.parameter("no")), (Some(""), None));
+        assert_eq!((head.length, head.body_length), (text.len(), 2));
+        assert!(head.keep_alive && !head.expects_continue);
+    }
+
+    #[test]
+    fn every_beginning_of_a_head_is_incomplete_and_not_refused() {
+        let text = "PUT /a HTTP/1.1\r\nHost: localhost\r\nX-Y: z\r\nContent-Length: 0\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(parsed(&text[..end]), Ok(None), "{end}");
+        }
+        assert!(parsed(text).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_version_and_the_connection_field_decide_whether_it_stays_open() {
+        for (version, fields, keep_alive) in [
+            ("1.1", "Host: localhost\r\n", true),
+            ("1.1", "Host: localhost\r\nConnection: close\r\n", false),
+            ("1.1", "Host: localhost\r\nConnection: keep-alive, CLOSE\r\n", false),
+            ("1.1", "Host: localhost\r\nConnection: closed\r\n", true),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+        ] {
+            let text = format!("GET / HTTP/{version}\r\n{fields}\r\n");
+            assert_eq!(head(&text).keep_alive, keep_alive, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for (expected, fields) in [
+            (411, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+            (411, "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5\r\n"),
+            (411, "TRANSFER-ENCODING: identity\r\n"),
+            (400, "Content-Length: 5\r\nContent-Length: 6\r\n"),
+            (400, "Content-Length: 5\r\ncontent-length: 5\r\n"),
+            (400, "Content-Length: 5, 5\r\n"),
+            (400, "Content-Length: -1\r\n"),
+            (400, "Content-Length: +1\r\n"),
+            (400, "Content-Length: 1 1\r\n"),
+            (400, "Content-Length: 0x1\r\n"),
+            (400, "Content-Length: \r\n"),
+            (400, "Content-Length : 1\r\n"),
+            (400, "Host: localhost\r\n"),
+            (400, " X: folded\r\n"),
+            (400, "X: a\nY: b\r\n"),
+            (400, "X: a\r\r\n"),
+            (400, "X\r\n"),
+            (413, "Content-Length: 65537\r\n"),
+            (413, "Content-Length: 340282366920938463463374607431768211456\r\n"),
+            (417, "Expect: 200-ok\r\n"),
+            (403, "Origin: http://evil.example\r\n"),
+        ] {
+            let text = format!("POST /sessions HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+            assert_eq!(status(&text), expected, "{fields:?}");
+        }
+        assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), 400, "no Host");
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"), 403);
+        assert_eq!(
+            head("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n").body_length,
+            65536
+        );
+    }
+
+    #[test]
+    fn what_can_never_become_a_request_is_refused_before_its_end() {
+        assert_eq!(status("GET / HTTP/1.1\n"), 400);
+        assert_eq!(status(b"\x16\x03\x01"), 400);
+        assert_eq!(status("\r\n\r\n"), 400);
+        assert_eq!(status(format!("GET /{}", "x".repeat(MAX_TARGET))), 414);
+        assert_eq!(status(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(16 * 1024))), 431);
+        assert_eq!(status(format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(4_000))), 431);
+        let many = "X: y\r\n".repeat(MAX_HEADERS);
+        assert_eq!(status(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n")), 431);
+    }
+
+    #[test]
+    fn targets_are_paths_in_valid_escapes() {
+        for target in [
+            "http://localhost/",
+            "*",
+            "localhost:80",
+            "/%",
+            "/%4",
+            "/%gg",
+            "/%ff",
+            "/%00",
+            "/a#b",
+            "/?q=%zz",
+            "/ü",
+        ] {
+            assert_eq!(status(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")), 400, "{target}");
+        }
+        let path =
+            |target: &str| head(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).request.path;
+        assert_eq!(path("/"), [""]);
+        assert_eq!(path("/sessions/"), ["sessions", ""]);
+        assert_eq!(path("/%2e%2E/+"), ["..", "+"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let _ = parsed(&bytes);
+        }
+
+        /// A head and its beginnings are judged alike: where the packets end must not matter.
+        #[test]
+        fn what_is_accepted_was_never_refused_before(
+            lines in proptest::collection::vec("[A-Za-z-]{1,12}: [ -~]{0,20}", 0..6),
+        ) {
+            let text = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", lines.iter().map(|line| line.clone() + "\r\n").collect::<String>());
+            if let Ok(Some(_)) = parsed(&text) {
+                for end in 0..text.len() {
+                    proptest::prop_assert_eq!(parsed(&text[..end]), Ok(None));
+                }
+            }
+        }
+
+        #[test]
+        fn names_survive_their_encoding(name in "[^\u{0}]{0,20}") {
+            let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            proptest::prop_assert_eq!(decode(&encoded, false).map_err(|refusal| refusal.detail), Ok(name));
+        }
+    }
+}

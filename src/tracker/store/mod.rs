@@ -294,3 +294,6 @@ fn lock(path: &Path) -> Result<File> {
         Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
     }
 }
+
+#[cfg(test)]
+mod tests;
