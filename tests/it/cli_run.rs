@@ -21,7 +21,7 @@ pub(crate) fn outcome(output: Output) -> (Option<i32>, String, String) {
 }
 
 fn run(dir: &ScratchDir, args: &[&str]) -> (Option<i32>, String, String) {
-    outcome(remuda(dir.path(), &[&["run"], args].concat()).output().unwrap())
+    outcome(remuda(dir.path(), &[&["run", "--no-tracker"], args].concat()).output().unwrap())
 }
 
 /// The objects that `--json` printed: each line of stdout is one.

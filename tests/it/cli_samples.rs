@@ -29,7 +29,7 @@ isolated! {
 /// Runs them both ways and compares output and success; only `raises.py` may fail, and must.
 fn compare(root: &Path, scripts: &[String], args: &[&str]) {
     let names: Vec<&str> = scripts.iter().map(String::as_str).collect();
-    let line = [&["run", "--json"], &names[..], &["--"], args].concat();
+    let line = [&["run", "--no-tracker", "--json"], &names[..], &["--"], args].concat();
     let (_, stdout, stderr) = outcome(remuda(root, &line).output().unwrap());
     assert_eq!(stderr, "");
     let rows: BTreeMap<String, Value> = stdout

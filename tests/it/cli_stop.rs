@@ -122,7 +122,7 @@ isolated! {
     fn a_reader_that_goes_away_stops_the_run() {
         let dir = ScratchDir::new();
         dir.write("talks.py", "print('ready', flush=True)\nwhile True:\n    print('x' * 1000)\n");
-        for args in [&["run", "talks.py"][..], &["exec", "exec(open('talks.py').read())"][..]] {
+        for args in [&["run", "--no-tracker", "talks.py"][..], &["exec", "exec(open('talks.py').read())"][..]] {
             let (child, mut stdout) = start(&mut remuda(dir.path(), args));
             await_ready(&mut stdout, 1);
             drop(stdout);

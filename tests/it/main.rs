@@ -8,10 +8,13 @@
 mod scripted_server;
 mod support;
 
+mod browser;
 mod cli_exec;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;
+mod cli_tracked;
+mod dashboard;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;
@@ -25,6 +28,7 @@ mod session_stop;
 mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;
+mod tracker_pair;
 mod tracker_server_http;
 mod tracker_server_parked;
 mod tracker_server_program;

@@ -111,6 +111,12 @@ fn abuse(reuse: Reuse) {
     assert_eq!(counts.busy, 0, "{counts:?}");
     assert_eq!(counts.idle + counts.resetting + counts.starting + counts.retiring, counts.total);
     pool.shutdown(GENEROUS);
+    // At once: a program may exit now.
+    assert_eq!(
+        std::fs::read_dir(std::env::temp_dir()).unwrap().count(),
+        0,
+        "directories of sessions are left"
+    );
 }
 
 isolated! {

@@ -7,6 +7,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
+use remuda::ClientConfig;
 
 use crate::help::Topic;
 use crate::tracker_args::{self, CleanupArgs, KillArgs, PsArgs, ServeArgs};
@@ -38,7 +39,18 @@ pub(crate) struct RunArgs {
     pub(crate) jobs: usize,
     /// Sessions are reset and used again; otherwise each script gets a new process.
     pub(crate) reuse: bool,
+    pub(crate) tracker: TrackerChoice,
     pub(crate) session: SessionArgs,
+}
+
+/// Which tracker shows the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TrackerChoice {
+    /// One in this process.
+    Own,
+    /// The one at this address.
+    Server(String),
+    None,
 }
 
 /// `remuda exec`.
@@ -133,6 +145,7 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Run);
     let mut session = SessionArgs::default();
     let (mut scripts, mut script_args, mut jobs, mut reuse) = (Vec::new(), Vec::new(), None, false);
+    let mut tracker = TrackerChoice::Own;
     loop {
         if let Some(rest) = after_separator(&mut parser) {
             for arg in rest {
@@ -150,6 +163,12 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
                 jobs = Some(job_count(&value).map_err(|m| UsageError::new(m, Topic::Run))?);
             }
             Arg::Long("reuse") => reuse = true,
+            Arg::Long("no-tracker") => tracker = TrackerChoice::None,
+            Arg::Long("server") => {
+                let url = text("--server", parser.value().map_err(usage)?);
+                let url = url.and_then(server_url).map_err(|m| UsageError::new(m, Topic::Run))?;
+                tracker = TrackerChoice::Server(url);
+            }
             Arg::Value(path) => scripts.push(PathBuf::from(path)),
             other => match SessionOption::of(&other) {
                 Some(option) => option.take(&mut session, &mut parser, Topic::Run)?,
@@ -161,7 +180,7 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
         return Err(UsageError::new("which scripts? Name at least one file", Topic::Run));
     }
     let jobs = jobs.unwrap_or_else(default_jobs);
-    Ok(Command::Run(RunArgs { scripts, script_args, jobs, reuse, session }))
+    Ok(Command::Run(RunArgs { scripts, script_args, jobs, reuse, tracker, session }))
 }
 
 fn exec(mut parser: Parser) -> Result<Command, UsageError> {
@@ -247,6 +266,14 @@ fn after_separator(parser: &mut Parser) -> Option<Vec<OsString>> {
     Some(raw.collect())
 }
 
+/// An address that a client can use.
+fn server_url(url: String) -> Result<String, String> {
+    match ClientConfig::new("run").server_url(url.as_str()).validate() {
+        Ok(()) => Ok(url),
+        Err(_) => Err(format!("--server {url}: an address is wanted, such as http://localhost:8000")),
+    }
+}
+
 fn default_jobs() -> usize {
     available_parallelism().map_or(LEAST_JOBS, |cores| cores.get().max(LEAST_JOBS))
 }
@@ -316,9 +343,21 @@ mod tests {
         assert_eq!(args.scripts, [PathBuf::from("a.py"), PathBuf::from("b.py")]);
         assert_eq!(args.script_args, ["--jobs", "x"]);
         assert_eq!((args.jobs, args.reuse), (3, false));
+        assert_eq!(args.tracker, TrackerChoice::Own);
         assert_eq!(args.session.time_limit, Some(Duration::from_millis(1500)));
         assert_eq!(args.session.env, [("A".to_owned(), "b=c".to_owned())]);
         assert!(args.session.json);
+    }
+
+    #[test]
+    fn the_tracker_is_chosen_by_the_last_word_about_it() {
+        let chosen = |line: &[&str]| match parsed(line) {
+            Ok(Command::Run(args)) => args.tracker,
+            _ => panic!("{line:?} is not understood"),
+        };
+        let url = "http://localhost:9000".to_owned();
+        assert_eq!(chosen(&["run", "a.py", "--server", &url]), TrackerChoice::Server(url.clone()));
+        assert_eq!(chosen(&["run", "a.py", "--server", &url, "--no-tracker"]), TrackerChoice::None);
     }
 
     #[test]
@@ -341,6 +380,7 @@ mod tests {
     fn what_is_not_understood_is_named_with_a_hint() {
         for (line, named, hint) in [
             (&["run", "--wat", "a.py"][..], "--wat", "remuda help run"),
+            (&["run", "a.py", "--server", "here"][..], "--server here", "remuda help run"),
             (&["run"][..], "which scripts", "remuda help run"),
             (&["run", "a.py", "--jobs", "0"][..], "--jobs 0", "remuda help run"),
             (&["run", "a.py", "--jobs", "many"][..], "--jobs many", "remuda help run"),

@@ -82,7 +82,12 @@ Options:
       --env NAME=VALUE   set a variable for the scripts; may be repeated
       --json             print one JSON object per script on standard output as each ends, and
                          nothing else there
+      --server URL       show the run at this tracker instead of one of its own
+      --no-tracker       show it at none
   -h, --help             show this
+
+The run can be watched and stopped on a page, whose address is printed on standard error. Without a
+tracker, or when it goes away, the scripts run all the same.
 
 Exit status: 0 if every script completed, 1 if one did not, 2 if the command line, a script or the
 interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads the output.

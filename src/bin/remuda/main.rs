@@ -14,6 +14,7 @@ mod script;
 mod serve;
 mod signals;
 mod tracker_args;
+mod tracked;
 
 use std::fmt::Display;
 use std::io::{self, Write};

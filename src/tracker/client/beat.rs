@@ -18,6 +18,8 @@ use crate::tracker::api::{HTTP_TIMEOUT, Heartbeat, HeartbeatResponse, MAX_BODY};
 const SECOND_CHANCE: Duration = Duration::from_millis(250);
 /// The first rest after a parked beat that came back early: the server stops, or cannot park more.
 const EARLY_REST: Duration = Duration::from_secs(2);
+/// The first parked beat after a registration takes no longer.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// What attachments may weigh together: the rest of a beat's body is small.
 const ATTACHED: usize = MAX_BODY - 4 * 1024;
 
@@ -29,6 +31,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         longest_wait: 0,
         early: 0,
         proven: true,
+        parked: 0,
         second_chance: true,
         heavy: false,
     };
@@ -47,6 +50,8 @@ struct Beater<'a> {
     early: u32,
     /// A beat went well since the last registration.
     proven: bool,
+    /// Parked beats that went well since the last registration.
+    parked: u32,
     /// The next broken connection is not yet a reason to be offline.
     second_chance: bool,
     /// The log was told that attachments are too heavy.
@@ -61,6 +66,7 @@ impl Beater<'_> {
         self.shared.end_registration(&result, number);
         let Ok(created) = result else { return self.backoff.next(random()) };
         self.longest_wait = created.max_wait_seconds.unwrap_or(0);
+        self.parked = 0;
         if !std::mem::replace(&mut self.proven, false) {
             // The server takes the registration and does not know it: do not turn in circles.
             return self.backoff.next(random());
@@ -108,11 +114,12 @@ impl Beater<'_> {
             return 0;
         }
         let interval = self.shared.config.heartbeat_interval;
-        // The first beat after a registration is parked for a random time: so clients part.
-        let wait = if self.proven {
-            jittered(interval, random())
-        } else {
-            between(interval / 10, interval, random())
+        let wait = match self.parked {
+            // What the app attaches right after its start shall not wait for half a minute.
+            0 => interval.min(FIRST_WAIT),
+            // Clients that were started together part here.
+            1 => between(interval / 10, interval, random()),
+            _ => jittered(interval, random()),
         };
         wait.as_secs().min(self.longest_wait)
     }
@@ -136,6 +143,7 @@ impl Beater<'_> {
         }
         if took + Duration::from_millis(500) >= Duration::from_secs(wait) {
             self.early = 0;
+            self.parked = self.parked.saturating_add(1);
             return Duration::ZERO;
         }
         let rest = EARLY_REST.saturating_mul(1 << self.early.min(16)).min(interval);

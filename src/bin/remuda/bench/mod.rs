@@ -55,9 +55,15 @@ struct Context {
     /// The interpreter itself: not a shim that starts it.
     python: PathBuf,
     quick: bool,
+    /// The only row that is wanted, if just one is.
+    row: Option<String>,
 }
 
 impl Context {
+    fn wants(&self, row: &str) -> bool {
+        self.row.as_ref().is_none_or(|wanted| wanted == row)
+    }
+
     /// How often to measure: a tenth with `--quick`, never less than three times.
     fn times(&self, full: usize) -> usize {
         if self.quick { (full / 10).max(3) } else { full }
@@ -132,7 +138,7 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
         return Err(format!("no such row; there are {}", names.join(", ")).into());
     }
     let python = interpreter(options.python.as_deref().unwrap_or(Path::new("python3")))?;
-    let context = Context { python, quick: options.quick };
+    let context = Context { python, quick: options.quick, row: options.row.clone() };
     let mut complete = true;
     for (name, benches) in chosen {
         if !options.json {
@@ -167,7 +173,7 @@ fn measure(suite: &str, bench: &Bench, context: &Context, options: &Options) -> 
             (rows, false)
         }
     };
-    for row in rows.iter().filter(|row| options.row.as_ref().is_none_or(|wanted| wanted == row.name)) {
+    for row in rows.iter().filter(|row| context.wants(row.name)) {
         say(&if options.json { report::json_line(suite, row) } else { report::table_line(suite, row) })?;
     }
     Ok(ok)
