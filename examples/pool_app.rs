@@ -45,12 +45,11 @@ struct Sessions(Arc<Mutex<BTreeMap<String, Session>>>);
 
 fn main() -> Result<()> {
     // Without the address of a tracker, this program brings its own.
-    let (url, server) = match std::env::args().nth(1) {
-        Some(url) => (url, None),
-        None => {
-            let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start()?;
-            (format!("http://{}", server.local_addr()), Some(server))
-        }
+    let (url, server) = if let Some(url) = std::env::args().nth(1) {
+        (url, None)
+    } else {
+        let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start()?;
+        (format!("http://{}", server.local_addr()), Some(server))
     };
     println!("dashboard: {url}/");
     println!("commands: new, kill ID, kill-all, quit");

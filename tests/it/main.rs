@@ -8,11 +8,13 @@
 mod scripted_server;
 mod support;
 
+mod browser;
 mod cli_exec;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
+mod dashboard;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;

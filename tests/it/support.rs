@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -49,6 +50,10 @@ pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "{name} failed in its own process:\n{text}");
     assert!(text.contains("1 passed"), "{name} did not run in its own process:\n{text}");
+    for line in text.lines().filter(|line| line.starts_with("SKIPPED")) {
+        // Past the harness, which shows nothing of a test that passes.
+        let _ = writeln!(std::io::stderr(), "{name}: {line}");
+    }
     poll(
         || processes_in(directory.path()).is_empty(),
         || format!("processes outlive the test: {:?}", processes_in(directory.path())),

@@ -109,16 +109,16 @@ isolated! {
         let server = server();
         let mut http = Http::connect(server.local_addr());
         let id = http.register("a");
-        let mut batch = String::new();
-        for round in 0..200 {
+        let rounds = (0..200).map(|round| {
             let status = format!(r#"{{"status":"s{round}"}}"#);
-            batch += &format!(
-                "PUT /sessions/{id}/status HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n{status}\r\n",
-                status.len()
-            );
-            batch += &format!("GET /sessions HTTP/1.1\r\n{HOST}\r\n");
-            batch += &format!("POST /sessions/{id}/heartbeat HTTP/1.1\r\n{HOST}\r\n");
-        }
+            let length = status.len();
+            format!(
+                "PUT /sessions/{id}/status HTTP/1.1\r\n{HOST}Content-Length: {length}\r\n\r\n{status}\r\n\
+                 GET /sessions HTTP/1.1\r\n{HOST}\r\n\
+                 POST /sessions/{id}/heartbeat HTTP/1.1\r\n{HOST}\r\n"
+            )
+        });
+        let batch = rounds.collect::<Vec<_>>().concat();
         http.raw(&batch[..batch.len() / 2]);
         http.raw(&batch[batch.len() / 2..]);
         for round in 0..200 {

@@ -143,3 +143,34 @@ isolated! {
         assert_eq!(http.answer().unwrap().json()["sessions"][0]["session_id"], *id);
     }
 }
+
+isolated! {
+    /// A thousand and more, each on a connection of its own, in one process with the server.
+    fn a_thousand_parked_beats_cost_no_thread_and_one_kill_finds_its_own() {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+        let server = server();
+        let mut operator = Http::connect(server.local_addr());
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let before = threads();
+        let mut parked: Vec<(String, Http)> = (0..1_000)
+            .map(|_| {
+                let (id, mut http) = (operator.register("a"), Http::connect(server.local_addr()));
+                http.send("POST", &format!("/sessions/{id}/heartbeat?wait=60"), "");
+                (id, http)
+            })
+            .collect();
+        for victim in [0, 500, 997] {
+            let (id, mut http) = parked.swap_remove(victim);
+            operator.ok("POST", &format!("/sessions/{id}/kill"), &Value::Null);
+            assert_eq!(http.answer().unwrap().json(), json!({"kill_requested": true}));
+        }
+        assert_eq!(threads(), before);
+        assert!(parked.iter().all(|(_, http)| !http.has_input()), "a neighbour was answered");
+        assert_eq!(operator.ok("POST", "/apps/a/kill-all", &Value::Null)["killed_count"], 1_000);
+        for (_, http) in &mut parked {
+            assert_eq!(http.answer().unwrap().json(), json!({"kill_requested": true}));
+        }
+    }
+}

@@ -247,6 +247,30 @@ isolated! {
 }
 
 isolated! {
+    fn when_all_of_many_fall_silent_they_are_kept_for_twice_the_time() {
+        let time = Duration::from_secs(2);
+        let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:");
+        let server = builder.stale_after(time / 20).purge_after(time).start().unwrap();
+        let mut http = Http::connect(server.local_addr());
+        for _ in 0..20 {
+            http.register("a");
+        }
+        let http = std::cell::RefCell::new(http);
+        let seen_late = std::cell::Cell::new(false);
+        poll(
+            || {
+                let rows = http.borrow_mut().list();
+                let late = |row: &Value| row["beat_age_seconds"].as_f64().unwrap() > 1.5 * time.as_secs_f64();
+                seen_late.set(seen_late.get() || rows.iter().any(late));
+                rows.is_empty()
+            },
+            || "they are never removed".to_owned(),
+        );
+        assert!(seen_late.get(), "they were removed as early as a single one");
+    }
+}
+
+isolated! {
     fn the_page_is_served_under_a_strict_policy() {
         let server = server();
         for (target, kind) in

@@ -1,5 +1,6 @@
 //! `remuda ps` and `remuda cleanup`: what a tracker knows.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use remuda::{TrackedSession, TrackerOperator};
@@ -60,7 +61,8 @@ fn table(sessions: &[TrackedSession]) -> String {
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:width$}  "));
+            // Writing to a string cannot fail.
+            let _ = write!(line, "{cell:width$}  ");
         }
         text.push_str(line.trim_end());
         text.push('\n');

@@ -41,7 +41,7 @@ pub(crate) fn main(args: ServeArgs) -> ExitCode {
 
 /// Every parked beat holds a file descriptor; the limit that a shell sets is often 1024, and the
 /// process may raise it.
-fn open_all_files() {
+pub(crate) fn open_all_files() {
     let limit = getrlimit(Resource::Nofile);
     // If it cannot be raised, fewer connections are accepted.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

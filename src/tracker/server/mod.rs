@@ -59,7 +59,7 @@ pub struct TrackerServerBuilder {
     /// Silence after which a session is shown as stale, default 120 s.
     pub stale_after: Duration,
     /// Silence after which a session is moved to the history, default 600 s; not less than
-    /// `stale_after`.
+    /// `stale_after`. While more than 85 % of at least 20 sessions are stale, twice as long.
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
     /// ten may be parked beats.

@@ -1,4 +1,7 @@
 //! The thread that moves silent sessions to the history, whether anybody looks or not.
+//!
+//! When nearly all of many sessions fall silent at once, the fault is more likely the tracker's own
+//! or the network's than theirs. Then nobody is removed before twice the time has passed.
 
 use std::io;
 use std::sync::Arc;
@@ -43,12 +46,25 @@ impl Drop for Reaper {
     }
 }
 
+/// Fewer sessions than this may well all end at once.
+const MANY: usize = 20;
+/// More than this part of them is nearly all.
+const NEARLY_ALL_PERCENT: usize = 85;
+
 fn run(tracker: &Tracker, purge_after: Duration, stop: &Stop) {
     let period = (purge_after / 20).clamp(Duration::from_millis(20), Duration::from_secs(10));
     let mut trim_at = Moment::now();
-    let mut failing = false;
+    let (mut failing, mut holding) = (false, false);
     loop {
-        let pass = reap(tracker, purge_after, &mut trim_at);
+        let (stale, all) = tracker.store().count_stale();
+        let mass = is_mass_silence(stale, all);
+        if mass && !holding {
+            log::warn!(
+                "{stale} of {all} tracked sessions are stale; they are kept for another {purge_after:?}"
+            );
+        }
+        holding = mass;
+        let pass = reap(tracker, if mass { purge_after * 2 } else { purge_after }, &mut trim_at);
         match (&pass, failing) {
             (Err(error), false) => log::warn!("silent sessions cannot be removed: {error}"),
             (Ok(()), true) => log::info!("silent sessions are removed again"),
@@ -68,6 +84,10 @@ fn run(tracker: &Tracker, purge_after: Duration, stop: &Stop) {
     }
 }
 
+fn is_mass_silence(stale: usize, all: usize) -> bool {
+    all >= MANY && stale * 100 > all * NEARLY_ALL_PERCENT
+}
+
 fn reap(tracker: &Tracker, purge_after: Duration, trim_at: &mut Moment) -> crate::Result<()> {
     for id in tracker.clean_up(purge_after)? {
         log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
@@ -78,4 +98,15 @@ fn reap(tracker: &Tracker, purge_after: Duration, trim_at: &mut Moment) -> crate
         *trim_at = now + TRIM_EVERY;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nearly_all_of_many_is_mass_silence() {
+        assert!(is_mass_silence(20, 20) && is_mass_silence(86, 100));
+        assert!(!is_mass_silence(85, 100) && !is_mass_silence(19, 19) && !is_mass_silence(0, 0));
+    }
 }

@@ -115,6 +115,10 @@ impl Memory {
         Some((live.kill_requested, first))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Who was last seen at `seen_before` or earlier.
     pub(super) fn silent(&self, seen_before: Moment) -> Vec<TrackedId> {
         let silent = self.sessions.iter().filter(|(_, live)| live.seen <= seen_before);

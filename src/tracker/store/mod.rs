@@ -227,6 +227,12 @@ impl SessionStore {
         self.moved("moving silent sessions to the history", Write::Purge { seen_before })
     }
 
+    /// How many sessions are stale, and how many there are. Does not block.
+    pub(super) fn count_stale(&self) -> (usize, usize) {
+        let memory = self.memory.lock();
+        (memory.silent(Moment::now() - self.stale_after).len(), memory.len())
+    }
+
     /// Forgets what is in the history for longer than `age`.
     pub(super) fn trim_history(&self, age: Duration) -> Result<()> {
         self.write("trimming the history", Write::TrimHistory { age }).map(drop)

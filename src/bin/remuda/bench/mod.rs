@@ -14,6 +14,7 @@ mod report;
 mod scope;
 mod scripted;
 mod session;
+mod tracker;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -30,7 +31,7 @@ Measures remuda on this machine, beside the floor of each figure in the same run
 
 usage: remuda bench [SUITE] [--json] [--quick] [--row NAME] [--python PATH]
 
-  SUITE          session, pool or scope (default: all of them)
+  SUITE          session, pool, scope or tracker (default: all of them)
   --json         one JSON object per line:
                  {\"suite\",\"name\",\"unit\",\"p50\",\"p99\",\"n\",\"floor\",\"ratio\"}
   --quick        about a tenth of the time; the figures are rougher
@@ -121,7 +122,7 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     let is_chosen = |name| options.suite.as_ref().is_none_or(|suite| suite == name);
     let chosen: Vec<_> = suites.iter().filter(|(name, _)| is_chosen(name)).collect();
     if chosen.is_empty() {
-        return Err("there is no such suite; there are session, pool and scope".into());
+        return Err("there is no such suite; there are session, pool, scope and tracker".into());
     }
     let wanted = |bench: &Bench| match &options.row {
         Some(row) => bench.rows.iter().any(|(name, _)| name == row),
@@ -150,8 +151,13 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn suites() -> [(&'static str, &'static [Bench]); 3] {
-    [("session", session::BENCHES), ("pool", pool::BENCHES), ("scope", scope::BENCHES)]
+fn suites() -> [(&'static str, &'static [Bench]); 4] {
+    [
+        ("session", session::BENCHES),
+        ("pool", pool::BENCHES),
+        ("scope", scope::BENCHES),
+        ("tracker", tracker::BENCHES),
+    ]
 }
 
 /// Runs one measurement and prints its rows; false if it failed and its rows are empty.

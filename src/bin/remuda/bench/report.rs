@@ -107,6 +107,8 @@ fn target(suite: &str, name: &str) -> Option<Target> {
         ("pool", "throughput_16x8_reset") => RatioAtLeast(0.5),
         ("scope", "kill_to_ended_uninterruptible") => P50AtMost(20.0),
         ("scope", "map_overhead") => P50AtMost(10.0),
+        ("tracker", "kill_to_callback_1000") => P50AtMost(5.0),
+        ("tracker", "heartbeats") => RatioAtLeast(0.7),
         _ => return None,
     })
 }
