@@ -102,7 +102,7 @@ again = False
 
 
 def on_signal(_number, _frame):
-    global handling, again
+    global handling, again, interrupted, stopped
     again = True
     if handling:
         return
@@ -110,15 +110,22 @@ def on_signal(_number, _frame):
     while again:
         # `again` is looked at after `handling` is cleared: a signal in between is not lost.
         handling, again = True, False
-        hit = read_control() or hit
+        try:
+            hit = read_control() or hit
+        except BaseException:
+            # A full stack, or a handler of the user's, may raise in there: look again later.
+            handling = False
+            posix.kill(PID, _signal.SIGIO)
+            raise
         handling = False
     if hit:
+        interrupted, stopped = current, True
         raise KeyboardInterrupt
 
 
 def read_control():
     """Reads what the control socket holds; returns whether the running request is to be interrupted."""
-    global control_bytes, interrupted, stopped
+    global control_bytes
     hit = False
     while True:
         try:
@@ -142,8 +149,7 @@ def read_control():
             if request == current:
                 # Code that polls may end in its own way; the second attempt does not ask any more.
                 if interrupted != request and (attempt > 0 or polled != request):
-                    interrupted = request
-                    hit = stopped = True
+                    hit = True
             elif request > last_request:
                 early.add(request)
 
