@@ -273,3 +273,44 @@ isolated! {
         assert_eq!(pool.info().post_mortems[0].cause, Cause::Cancelled);
     }
 }
+
+isolated! {
+    fn a_worker_that_says_more_than_that_it_is_clean_is_replaced() {
+        let pool = pool().min_idle(1).max_sessions(1).start().unwrap();
+        let mut session = pool.acquire().unwrap();
+        let pid = session.pid();
+        let code = "import posix\ndef write(fd, data, real=posix.write):\n    \
+                    if fd > 2 and data[4] == 11: return real(fd, data + b'more') - 4\n    return real(fd, data)\n\
+                    posix.write = write";
+        assert!(session.execute(code).unwrap().is_completed());
+        drop(session);
+        let mut session = pool.acquire_timeout(GENEROUS).unwrap();
+        assert_ne!(session.pid(), pid);
+        assert_eq!(session.execute("1").unwrap().value, 1);
+    }
+}
+
+isolated! {
+    fn ensure_min_sessions_waits_for_the_attempt_that_follows_a_failure() {
+        let (broken, held) = (std::env::temp_dir().join("broken"), std::env::temp_dir().join("held"));
+        std::fs::write(&broken, "").unwrap();
+        let code = format!(
+            "import os, time\nassert not os.path.exists({broken:?})\nwhile os.path.exists({held:?}): time.sleep(0.005)"
+        );
+        let pool = pool().min_idle(1).pre_warm_on_start(false).warmup_code(code).start().unwrap();
+        assert!(matches!(pool.ensure_min_sessions(), Err(Error::StartFailing { .. })));
+        std::fs::write(&held, "").unwrap();
+        std::fs::remove_file(&broken).unwrap();
+        // Attempts that began before the file was gone fail.
+        let probing = || {
+            let info = pool.info();
+            info.counts.starting == 1 && info.breaker.state == BreakerState::HalfOpen
+        };
+        thread::scope(|threads| {
+            poll(probing, || format!("{:?}", pool.info()));
+            let asked = threads.spawn(|| pool.ensure_min_sessions());
+            std::fs::remove_file(&held).unwrap();
+            asked.join().unwrap().unwrap();
+        });
+    }
+}
