@@ -195,6 +195,7 @@ isolated! {
         for _ in 0..9 {
             pool.acquire_timeout(GENEROUS).unwrap().execute("1").unwrap();
         }
+        poll(|| pool.metrics().sessions_created == 4, || format!("{:?}", pool.metrics()));
         await_rest(&pool);
         let metrics = pool.metrics();
         assert_eq!((metrics.sessions_recycled, metrics.sessions_created), (3, 4), "{metrics:?}");
@@ -261,6 +262,25 @@ isolated! {
         });
         std::fs::remove_file(&gate).unwrap();
         poll(|| pool.info().counts.idle == 2, || "the late start is kept".to_owned());
+    }
+}
+
+isolated! {
+    fn a_caller_that_comes_during_a_start_has_another_one_begun() {
+        let gate = std::env::temp_dir().join("gate");
+        std::fs::write(&gate, "").unwrap();
+        let code = format!("import os, time\nwhile os.path.exists({gate:?}): time.sleep(0.005)");
+        let pool = pool().min_idle(0).max_sessions(2).max_concurrent_starts(2).pre_warm_on_start(false);
+        let pool = pool.warmup_code(code).start().unwrap();
+        thread::scope(|threads| {
+            let first = threads.spawn(|| pool.acquire().map(drop));
+            poll(|| pool.info().counts.starting == 1, || "the first start".to_owned());
+            let second = threads.spawn(|| pool.acquire().map(drop));
+            poll(|| pool.info().counts.starting == 2, || format!("one after the other: {:?}", pool.info().counts));
+            std::fs::remove_file(&gate).unwrap();
+            first.join().unwrap().unwrap();
+            second.join().unwrap().unwrap();
+        });
     }
 }
 
