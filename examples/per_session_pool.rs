@@ -37,19 +37,19 @@ fn main() -> remuda::Result<()> {
     let kill_ada = ada.on_kill();
 
     // Ada's work would take a minute. It reports when it has begun, so that the kill finds it running.
-    let (began, begun) = std::sync::mpsc::channel();
+    let (say, heard) = std::sync::mpsc::channel();
     let worker = thread::spawn({
         let ada = Arc::clone(&ada);
         move || -> remuda::Result<Execution> {
             let code = "import time\nprint('begun', flush=True)\ntime.sleep(60)";
             let request = Request::code(code).on_output(move |_, _| {
                 // The receiver is gone once it has heard the first word.
-                let _ = began.send(());
+                let _ = say.send(());
             });
             ada.pool.acquire()?.execute(request)
         }
     });
-    begun.recv().expect("ada's work begins");
+    heard.recv().expect("ada's work begins");
     kill_ada();
 
     let run = worker.join().expect("the worker does not panic")?;

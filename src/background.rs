@@ -25,8 +25,27 @@ pub(crate) struct Background {
 impl Background {
     /// Starts `body` on a thread called `name`.
     pub(crate) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> io::Result<Background> {
+        Background::build(name, thread::Builder::new(), body)
+    }
+
+    /// As [`spawn`](Background::spawn), with a stack of this size: for threads that there may be
+    /// thousands of and that run no user code with needs of its own.
+    #[cfg(feature = "client")]
+    pub(crate) fn spawn_small(
+        name: &'static str,
+        stack: usize,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Background> {
+        Background::build(name, thread::Builder::new().stack_size(stack), body)
+    }
+
+    fn build(
+        name: &'static str,
+        builder: thread::Builder,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Background> {
         debug_assert!(name.len() <= 15, "the kernel cuts thread names at 15 bytes");
-        let handle = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let handle = builder.name(name.to_owned()).spawn(move || {
             shielded(name, body);
         })?;
         Ok(Background { name, handle: Some(handle) })
@@ -35,6 +54,18 @@ impl Background {
     /// Whether the thread has ended, so that joining it does not wait.
     pub(crate) fn is_finished(&self) -> bool {
         self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Lets the thread end by itself: for one that its owner has told to end but must not wait for.
+    #[cfg(feature = "client")]
+    pub(crate) fn leave(mut self) {
+        self.handle = None;
+    }
+
+    /// The thread's id; that of the calling thread once it was joined.
+    #[cfg(feature = "client")]
+    pub(crate) fn id(&self) -> thread::ThreadId {
+        self.handle.as_ref().map_or_else(|| thread::current().id(), |handle| handle.thread().id())
     }
 
     /// Waits for the end of the thread. Does nothing on the thread itself: whoever drops the last

@@ -104,6 +104,28 @@ pub enum Error {
     Cancelled,
     /// The pool is shut down.
     Closed,
+    /// The tracker's database cannot be opened, read or written. From `SessionStore` and
+    /// `TrackerServerBuilder::start`.
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// The database's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tracker does not answer, or not as one. From `TrackerOperator`.
+    Tracker {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tracker cannot listen on its address, from `TrackerServerBuilder::start`.
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// An operating system call failed.
     Io {
         /// What was being done.
@@ -116,6 +138,14 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(doing: &'static str, source: impl Into<io::Error>) -> Error {
         Error::Io { doing, source: source.into() }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn store(
+        doing: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::Store { doing, source: source.into() }
     }
 
     pub(crate) fn config(option: &'static str, reason: impl Into<String>) -> Error {
@@ -164,6 +194,9 @@ impl fmt::Display for Error {
             Error::TooManyWaiters { limit } => write!(f, "{limit} callers wait for a session already"),
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
+            Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
+            Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
+            Error::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
         }
     }
@@ -180,7 +213,10 @@ fn said(f: &mut fmt::Formatter<'_>, stderr: &str) -> fmt::Result {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } | Error::Runtime { source: Some(source), .. } => Some(source),
+            Error::Io { source, .. }
+            | Error::Listen { source, .. }
+            | Error::Runtime { source: Some(source), .. } => Some(source),
+            Error::Store { source, .. } => Some(source.as_ref()),
             Error::StartFailing { cause, .. }
             | Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
             _ => None,

@@ -87,6 +87,8 @@ mod error;
 mod pool;
 mod session;
 mod sync;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod tracker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
@@ -100,3 +102,9 @@ pub use session::{
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     WorkDir,
 };
+#[cfg(feature = "client")]
+pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};
+#[cfg(feature = "server")]
+pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
+#[cfg(any(feature = "client", feature = "server"))]
+pub use tracker::{TrackedId, TrackedSession, TrackedStatus};

@@ -113,12 +113,9 @@ impl Shared {
             let next = wards.iter().map(|ward| ward.kill_at).chain(finish_by).min();
             let next = next.filter(|at| *at < Moment::FAR_FUTURE);
             let ended = self.wait(&wards, next);
-            let mut removals = Vec::new();
             for index in ended.into_iter().rev() {
-                removals.extend(self.bury(wards.swap_remove(index)));
+                self.bury(wards.swap_remove(index));
             }
-            // Slow when the worker left many files: after every owner has been told.
-            drop(removals);
         }
     }
 
@@ -138,16 +135,16 @@ impl Shared {
         (0..wards.len()).filter(|index| !fds[index + 1].revents().is_empty()).collect()
     }
 
-    /// Reaps one ended worker and tells its owner; returns the directory that is to be removed.
-    fn bury(&self, ward: Ward) -> Option<Scratch> {
+    /// Reaps one ended worker, removes its directory, tells its owner. In this order: a program that
+    /// has waited for the end of its sessions may exit at once.
+    fn bury(&self, ward: Ward) {
         // First, so that the number cannot be reused while it is listed.
         self.watchdog.remove(ward.process.group());
         let (exit, cause) = ward.process.reap().unwrap_or((Exit::Unknown, Cause::Itself));
         let post_mortem =
             PostMortem { exit, cause, peak_memory: ward.process.peak_seen(), ..ward.post_mortem };
-        drop(ward.transport);
+        drop((ward.transport, ward.scratch));
         log::debug!(session = post_mortem.session.0, pid = post_mortem.pid; "worker gone: {}", post_mortem.exit);
         shielded("a session's end callback", || (ward.gone)(post_mortem));
-        ward.scratch
     }
 }

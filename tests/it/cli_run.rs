@@ -21,7 +21,7 @@ pub(crate) fn outcome(output: Output) -> (Option<i32>, String, String) {
 }
 
 fn run(dir: &ScratchDir, args: &[&str]) -> (Option<i32>, String, String) {
-    outcome(remuda(dir.path(), &[&["run"], args].concat()).output().unwrap())
+    outcome(remuda(dir.path(), &[&["run", "--no-tracker"], args].concat()).output().unwrap())
 }
 
 /// The objects that `--json` printed: each line of stdout is one.
@@ -87,8 +87,8 @@ isolated! {
         assert_eq!(code, Some(0), "{stdout}{stderr}");
         let seen: Value = serde_json::from_str(rows(&stdout)[0]["stdout"].as_str().unwrap()).unwrap();
         let cwd = dir.path().canonicalize().unwrap();
-        let argv = serde_json::json!(["sub/looks.py", "-a", "b c"]);
-        let expected = serde_json::json!(["__main__", "sub/looks.py", argv, cwd, "1", "x=y", "found", ""]);
+        let arguments = serde_json::json!(["sub/looks.py", "-a", "b c"]);
+        let expected = serde_json::json!(["__main__", "sub/looks.py", arguments, cwd, "1", "x=y", "found", ""]);
         assert_eq!(seen, expected);
     }
 }

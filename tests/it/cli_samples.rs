@@ -14,8 +14,10 @@ isolated! {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut scripts: Vec<String> = std::fs::read_dir(root.join("examples/scripts"))
             .unwrap()
-            .map(|entry| format!("examples/scripts/{}", entry.unwrap().file_name().to_string_lossy()))
-            .filter(|name| name.ends_with(".py") && !name.ends_with("patient.py"))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
+            .map(|path| format!("examples/scripts/{}", path.file_name().unwrap().to_string_lossy()))
+            .filter(|name| !name.ends_with("patient.py"))
             .collect();
         scripts.sort();
         assert!(scripts.len() >= 8, "{scripts:?}");
@@ -27,7 +29,7 @@ isolated! {
 /// Runs them both ways and compares output and success; only `raises.py` may fail, and must.
 fn compare(root: &Path, scripts: &[String], args: &[&str]) {
     let names: Vec<&str> = scripts.iter().map(String::as_str).collect();
-    let line = [&["run", "--json"], &names[..], &["--"], args].concat();
+    let line = [&["run", "--no-tracker", "--json"], &names[..], &["--"], args].concat();
     let (_, stdout, stderr) = outcome(remuda(root, &line).output().unwrap());
     assert_eq!(stderr, "");
     let rows: BTreeMap<String, Value> = stdout

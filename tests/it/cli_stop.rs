@@ -14,10 +14,12 @@ use crate::support::{ScratchDir, isolated};
 /// Refuses to be interrupted and has a child.
 const STUBBORN: &str = "
 import subprocess, time
-child = subprocess.Popen(['sleep', '600'])
-print('ready', flush=True)
+child, ready = subprocess.Popen(['sleep', '600']), False
 while True:
     try:
+        if not ready:
+            ready = True
+            print('ready', flush=True)
         time.sleep(600)
     except BaseException:
         pass
@@ -25,9 +27,12 @@ while True:
 /// Ends in good order when it is asked to.
 const POLITE: &str = "
 import remuda, time
-print('ready', flush=True)
-while not remuda.cancelled():
-    time.sleep(0.01)
+try:
+    print('ready', flush=True)
+    while not remuda.cancelled():
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    pass
 print('bye')
 ";
 
@@ -82,7 +87,7 @@ isolated! {
 isolated! {
     fn a_stopped_run_tells_of_every_script_in_json() {
         let dir = ScratchDir::new();
-        dir.write("polite.py", &POLITE.replace("print('ready', flush=True)", "open('ready', 'w')"));
+        dir.write("polite.py", POLITE.replace("print('ready', flush=True)", "open('ready', 'w').close()"));
         dir.write("later.py", "");
         let (child, stdout) = start(&mut remuda(dir.path(), &["run", "--json", "-j1", "polite.py", "later.py", "later.py"]));
         crate::support::poll(|| dir.path().join("ready").exists(), || "the script does not start".to_owned());
@@ -117,7 +122,7 @@ isolated! {
     fn a_reader_that_goes_away_stops_the_run() {
         let dir = ScratchDir::new();
         dir.write("talks.py", "print('ready', flush=True)\nwhile True:\n    print('x' * 1000)\n");
-        for args in [&["run", "talks.py"][..], &["exec", "exec(open('talks.py').read())"][..]] {
+        for args in [&["run", "--no-tracker", "talks.py"][..], &["exec", "exec(open('talks.py').read())"][..]] {
             let (child, mut stdout) = start(&mut remuda(dir.path(), args));
             await_ready(&mut stdout, 1);
             drop(stdout);

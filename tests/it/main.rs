@@ -5,12 +5,14 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod scripted_server;
 mod support;
 
 mod cli_exec;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;
+mod cli_tracked;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;
@@ -22,3 +24,11 @@ mod session_basics;
 mod session_start;
 mod session_stop;
 mod tidy;
+mod tracker_client_basics;
+mod tracker_client_trouble;
+mod tracker_pair;
+mod tracker_server_http;
+mod tracker_server_parked;
+mod tracker_server_program;
+mod tracker_server_routes;
+mod tracker_support;

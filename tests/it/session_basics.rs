@@ -200,3 +200,25 @@ isolated! {
         assert!(run.peak_memory.unwrap() < 64 << 20);
     }
 }
+
+isolated! {
+    fn a_session_outlives_thousands_of_executions_that_write_to_stderr() {
+        // Peer bug B1: a worker hung for good after 85 executions, because nobody read its stderr.
+        let mut session = session();
+        for _ in 0..2_000 {
+            let run = session.execute("import sys; print('x' * 100, file=sys.stderr)").unwrap();
+            assert_eq!(run.stderr.len(), 101);
+        }
+        assert_eq!(session.info().late_output, 0);
+    }
+}
+
+isolated! {
+    fn input_finds_the_end_of_a_file_every_time() {
+        // Peer bug B3: the second execution that asked for input failed in another way than the first.
+        let mut session = session();
+        for _ in 0..3 {
+            assert_eq!(session.execute("input()").unwrap().error.unwrap().kind, "EOFError");
+        }
+    }
+}

@@ -135,6 +135,7 @@ isolated! {
         let pid = session.pid();
         assert_eq!(session.terminate().exit, Exit::Signal(9));
         assert!(!is_running(pid));
+        assert_eq!(std::fs::read_dir(std::env::temp_dir()).unwrap().count(), 0, "directories of sessions are left");
     }
 }
 

@@ -33,9 +33,16 @@ fn arrows_between_modules_point_one_way() {
             &["pool", "tracker"]
         } else if name.starts_with("src/pool/") {
             &["tracker"]
+        } else if name.starts_with("src/tracker/") {
+            &["pool", "session"]
         } else {
             &[]
         };
+        if name.starts_with("src/tracker/http/") {
+            for foreign in ["api::", "Tracked", "store::"] {
+                assert!(!code(&text).contains(foreign), "{name} knows HTTP only, but names {foreign}");
+            }
+        }
         for module in forbidden {
             assert!(!uses(module), "{name} must not know crate::{module}");
         }

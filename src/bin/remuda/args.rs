@@ -7,16 +7,24 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
+use remuda::ClientConfig;
 
 use crate::help::Topic;
+use crate::tracker_args::{self, CleanupArgs, KillArgs, PsArgs, ServeArgs};
 
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
+
+const COMMANDS: &str = "run, exec, serve, ps, kill, cleanup, bench";
 
 /// What the command line asks for.
 pub(crate) enum Command {
     Run(RunArgs),
     Exec(ExecArgs),
+    Serve(ServeArgs),
+    Ps(PsArgs),
+    Kill(KillArgs),
+    Cleanup(CleanupArgs),
     /// The benchmarks read their own arguments.
     Bench(Parser),
     Help(Topic),
@@ -31,7 +39,18 @@ pub(crate) struct RunArgs {
     pub(crate) jobs: usize,
     /// Sessions are reset and used again; otherwise each script gets a new process.
     pub(crate) reuse: bool,
+    pub(crate) tracker: TrackerChoice,
     pub(crate) session: SessionArgs,
+}
+
+/// Which tracker shows the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TrackerChoice {
+    /// One in this process.
+    Own,
+    /// The one at this address.
+    Server(String),
+    None,
 }
 
 /// `remuda exec`.
@@ -58,7 +77,7 @@ pub(crate) struct UsageError {
 }
 
 impl UsageError {
-    fn new(message: impl Into<String>, topic: Topic) -> UsageError {
+    pub(crate) fn new(message: impl Into<String>, topic: Topic) -> UsageError {
         UsageError { message: message.into(), hint: topic.command() }
     }
 }
@@ -74,7 +93,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Overview);
     let Some(first) = parser.next().map_err(usage)? else {
         return Err(UsageError::new(
-            "what shall remuda do? Name a command: run, exec or bench",
+            "what shall remuda do? Name a command: run, exec, serve, ps, kill, cleanup or bench",
             Topic::Overview,
         ));
     };
@@ -87,10 +106,14 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     match command.as_str() {
         "run" => run(parser),
         "exec" => exec(parser),
+        "serve" => tracker_args::serve(parser),
+        "ps" => tracker_args::ps(parser),
+        "kill" => tracker_args::kill(parser),
+        "cleanup" => tracker_args::cleanup(parser),
         "bench" => Ok(Command::Bench(parser)),
         "help" => help(&mut parser),
         other => {
-            let message = format!("there is no command '{other}'; there are run, exec, bench and help");
+            let message = format!("there is no command '{other}'; there are {COMMANDS} and help");
             Err(UsageError::new(message, Topic::Overview))
         }
     }
@@ -103,10 +126,13 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
         Some(Arg::Value(name)) => match name.to_str() {
             Some("run") => Topic::Run,
             Some("exec") => Topic::Exec,
+            Some("serve") => Topic::Serve,
+            Some("ps") => Topic::Ps,
+            Some("kill") => Topic::Kill,
+            Some("cleanup") => Topic::Cleanup,
             Some("bench") => Topic::Bench,
             _ => {
-                let message =
-                    format!("there is no help on '{}'; there is on run, exec and bench", name.display());
+                let message = format!("there is no help on '{}'; there is on {COMMANDS}", name.display());
                 return Err(UsageError::new(message, Topic::Overview));
             }
         },
@@ -119,6 +145,7 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Run);
     let mut session = SessionArgs::default();
     let (mut scripts, mut script_args, mut jobs, mut reuse) = (Vec::new(), Vec::new(), None, false);
+    let mut tracker = TrackerChoice::Own;
     loop {
         if let Some(rest) = after_separator(&mut parser) {
             for arg in rest {
@@ -136,6 +163,12 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
                 jobs = Some(job_count(&value).map_err(|m| UsageError::new(m, Topic::Run))?);
             }
             Arg::Long("reuse") => reuse = true,
+            Arg::Long("no-tracker") => tracker = TrackerChoice::None,
+            Arg::Long("server") => {
+                let url = text("--server", parser.value().map_err(usage)?);
+                let url = url.and_then(server_url).map_err(|m| UsageError::new(m, Topic::Run))?;
+                tracker = TrackerChoice::Server(url);
+            }
             Arg::Value(path) => scripts.push(PathBuf::from(path)),
             other => match SessionOption::of(&other) {
                 Some(option) => option.take(&mut session, &mut parser, Topic::Run)?,
@@ -147,7 +180,7 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
         return Err(UsageError::new("which scripts? Name at least one file", Topic::Run));
     }
     let jobs = jobs.unwrap_or_else(default_jobs);
-    Ok(Command::Run(RunArgs { scripts, script_args, jobs, reuse, session }))
+    Ok(Command::Run(RunArgs { scripts, script_args, jobs, reuse, tracker, session }))
 }
 
 fn exec(mut parser: Parser) -> Result<Command, UsageError> {
@@ -233,6 +266,14 @@ fn after_separator(parser: &mut Parser) -> Option<Vec<OsString>> {
     Some(raw.collect())
 }
 
+/// An address that a client can use.
+fn server_url(url: String) -> Result<String, String> {
+    match ClientConfig::new("run").server_url(url.as_str()).validate() {
+        Ok(()) => Ok(url),
+        Err(_) => Err(format!("--server {url}: an address is wanted, such as http://localhost:8000")),
+    }
+}
+
 fn default_jobs() -> usize {
     available_parallelism().map_or(LEAST_JOBS, |cores| cores.get().max(LEAST_JOBS))
 }
@@ -302,9 +343,21 @@ mod tests {
         assert_eq!(args.scripts, [PathBuf::from("a.py"), PathBuf::from("b.py")]);
         assert_eq!(args.script_args, ["--jobs", "x"]);
         assert_eq!((args.jobs, args.reuse), (3, false));
+        assert_eq!(args.tracker, TrackerChoice::Own);
         assert_eq!(args.session.time_limit, Some(Duration::from_millis(1500)));
         assert_eq!(args.session.env, [("A".to_owned(), "b=c".to_owned())]);
         assert!(args.session.json);
+    }
+
+    #[test]
+    fn the_tracker_is_chosen_by_the_last_word_about_it() {
+        let chosen = |line: &[&str]| match parsed(line) {
+            Ok(Command::Run(args)) => args.tracker,
+            _ => panic!("{line:?} is not understood"),
+        };
+        let url = "http://localhost:9000".to_owned();
+        assert_eq!(chosen(&["run", "a.py", "--server", &url]), TrackerChoice::Server(url.clone()));
+        assert_eq!(chosen(&["run", "a.py", "--server", &url, "--no-tracker"]), TrackerChoice::None);
     }
 
     #[test]
@@ -327,6 +380,7 @@ mod tests {
     fn what_is_not_understood_is_named_with_a_hint() {
         for (line, named, hint) in [
             (&["run", "--wat", "a.py"][..], "--wat", "remuda help run"),
+            (&["run", "a.py", "--server", "here"][..], "--server here", "remuda help run"),
             (&["run"][..], "which scripts", "remuda help run"),
             (&["run", "a.py", "--jobs", "0"][..], "--jobs 0", "remuda help run"),
             (&["run", "a.py", "--jobs", "many"][..], "--jobs many", "remuda help run"),

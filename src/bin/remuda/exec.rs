@@ -86,7 +86,7 @@ fn tell(screen: &Screen, end: &End) {
             if let Some(text) = complaint(run) {
                 screen.write(Stream::Stderr, text.as_bytes());
             }
-            if !matches!(run.outcome, Outcome::Completed | Outcome::Failed) {
+            if matches!(run.outcome, Outcome::TimedOut { .. } | Outcome::Died) {
                 let death =
                     run.post_mortem.as_ref().map_or_else(String::new, |death| format!(": {}", death.exit));
                 screen.write(Stream::Stderr, format!("remuda: {}{death}\n", run.outcome).as_bytes());

@@ -6,6 +6,10 @@ pub(crate) enum Topic {
     Overview,
     Run,
     Exec,
+    Serve,
+    Ps,
+    Kill,
+    Cleanup,
     Bench,
 }
 
@@ -16,6 +20,10 @@ impl Topic {
             Topic::Overview => "remuda --help",
             Topic::Run => "remuda help run",
             Topic::Exec => "remuda help exec",
+            Topic::Serve => "remuda help serve",
+            Topic::Ps => "remuda help ps",
+            Topic::Kill => "remuda help kill",
+            Topic::Cleanup => "remuda help cleanup",
             Topic::Bench => "remuda help bench",
         }
     }
@@ -26,7 +34,11 @@ impl Topic {
             Topic::Overview => OVERVIEW,
             Topic::Run => RUN,
             Topic::Exec => EXEC,
-            Topic::Bench => BENCH,
+            Topic::Serve => SERVE,
+            Topic::Ps => PS,
+            Topic::Kill => KILL,
+            Topic::Cleanup => CLEANUP,
+            Topic::Bench => crate::bench::HELP,
         }
     }
 }
@@ -37,8 +49,13 @@ remuda: warm worker processes
 Usage:
   remuda run [OPTIONS] SCRIPT... [-- ARG...]   run Python scripts in a pool of sessions
   remuda exec [OPTIONS] [CODE]                 run a piece of Python in one session
+  remuda serve [--listen ADDR:PORT] [--db PATH]
+                                               track running programs, show them on a page
+  remuda ps [--json]                           list the tracked sessions
+  remuda kill ID... | --app NAME               ask tracked sessions to stop
+  remuda cleanup                               remove silent tracked sessions
   remuda bench [OPTIONS] [SUITE]               measure this machine
-  remuda help [run|exec|bench]                 tell more
+  remuda help [COMMAND]                        tell more
 
 Options:
   -h, --help       show this
@@ -65,7 +82,12 @@ Options:
       --env NAME=VALUE   set a variable for the scripts; may be repeated
       --json             print one JSON object per script on standard output as each ends, and
                          nothing else there
+      --server URL       show the run at this tracker instead of one of its own
+      --no-tracker       show it at none
   -h, --help             show this
+
+The run can be watched and stopped on a page, whose address is printed on standard error. Without a
+tracker, or when it goes away, the scripts run all the same.
 
 Exit status: 0 if every script completed, 1 if one did not, 2 if the command line, a script or the
 interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads the output.
@@ -92,6 +114,60 @@ Exit status: 0 if the code completed, the status it gave to sys.exit(), else 1; 
 line or the interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM.
 ";
 
-const BENCH: &str = "\
-Measures this machine. `remuda bench --help` tells the suites and options.
+const SERVE: &str = "\
+Tracks running programs: they register, beat, and hear when they shall stop. Shows them on a page.
+
+Usage: remuda serve [OPTIONS]
+
+Options:
+      --listen ADDR:PORT  where to listen [default: 127.0.0.1:8000]; only addresses of this machine's
+                          loopback are accepted; port 0 takes a free one
+      --db PATH           the database's file [default: remuda.db]; :memory: keeps it in memory
+  -h, --help              show this
+
+The first line on standard output names the page's address. Warnings go to standard error. Runs until
+Ctrl-C or SIGTERM, and then ends in good order with exit status 0; 2 if it cannot start.
+";
+
+const PS: &str = "\
+Lists the tracked sessions, newest first.
+
+Usage: remuda ps [OPTIONS]
+
+Options:
+      --json        print one JSON object for each, on a line of its own
+      --server URL  the tracker [default: http://localhost:8000]
+  -h, --help        show this
+
+Exit status: 0, or 1 if the tracker does not answer.
+";
+
+const KILL: &str = "\
+Asks tracked sessions to stop.
+
+Usage: remuda kill [OPTIONS] ID...
+       remuda kill [OPTIONS] --app NAME
+
+An ID may be shortened as long as only one session's id begins with it. If one of several is not found,
+none is killed. The tracker keeps the request until the session has heard it.
+
+Options:
+      --app NAME    all sessions of this app
+      --server URL  the tracker [default: http://localhost:8000]
+  -h, --help        show this
+
+Exit status: 0, or 1 if there is no such session or the tracker does not answer.
+";
+
+const CLEANUP: &str = "\
+Has the tracker remove sessions that have been silent for long. It does so by itself after 10 minutes.
+
+Usage: remuda cleanup [OPTIONS]
+
+Options:
+      --older-than MINUTES  how long [default: 10]
+      --server URL          the tracker [default: http://localhost:8000]
+  -h, --help                show this
+
+Exit status: 0, or 1 if the tracker does not answer.
 ";

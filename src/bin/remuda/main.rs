@@ -4,12 +4,17 @@ mod args;
 mod bench;
 mod exec;
 mod help;
+mod kill;
 mod lines;
 mod progress;
+mod ps;
 mod report;
 mod run;
 mod script;
+mod serve;
 mod signals;
+mod tracker_args;
+mod tracked;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -30,6 +35,10 @@ fn main() -> ExitCode {
     match command {
         Command::Run(args) => run::main(&args),
         Command::Exec(args) => exec::main(args),
+        Command::Serve(args) => serve::main(args),
+        Command::Ps(args) => ps::main(&args),
+        Command::Kill(args) => kill::main(&args),
+        Command::Cleanup(args) => ps::clean_up(&args),
         Command::Bench(args) => bench::main(args),
         Command::Help(topic) => say(topic.text()),
         Command::Version => say(concat!("remuda ", env!("CARGO_PKG_VERSION"), "\n")),

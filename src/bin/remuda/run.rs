@@ -15,6 +15,7 @@ use crate::progress::{Board, Progress, Screen};
 use crate::report::{self, End};
 use crate::script::{self, Script};
 use crate::signals::Signals;
+use crate::tracked::Tracked;
 use crate::{BROKEN_PIPE, complain, refused, unusable};
 
 pub(crate) fn main(args: &RunArgs) -> ExitCode {
@@ -39,6 +40,8 @@ pub(crate) fn main(args: &RunArgs) -> ExitCode {
         Err(error) => return refused(&error),
     };
 
+    let labels: Vec<_> = scripts.iter().map(|script| script.label.as_str()).collect();
+    let tracked = Tracked::start(&args.tracker, &labels, pool, &token);
     let run = Run::new(args, &scripts, &token);
     let began = Instant::now();
     run.all(pool);
@@ -47,6 +50,9 @@ pub(crate) fn main(args: &RunArgs) -> ExitCode {
         pool.terminate();
     } else {
         pool.shutdown(LEAVE);
+    }
+    if tracked.is_some_and(Tracked::end) {
+        complain("stopped by somebody at the tracker");
     }
     run.conclude(took, &signals)
 }

@@ -451,6 +451,12 @@ def identity(fd):
         return None
 
 
+def raw_environ():
+    """The environment as bytes: comparing through `os.environ` would decode every variable."""
+    import os
+    return getattr(os.environ, "_data", os.environ)
+
+
 def take_warm_state():
     """Remembers what a reset goes back to."""
     import os
@@ -460,7 +466,8 @@ def take_warm_state():
     posix.umask(umask)
     warm.update(
         namespace=dict(namespace), threads=_thread._count(), cwd=posix.getcwd(), umask=umask,
-        environ=dict(os.environ), path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
+        environ=dict(os.environ), environ_object=os.environ, environ_data=dict(raw_environ()),
+        path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
         streams=(sys.stdin, sys.stdout, sys.stderr), hooks=(sys.displayhook, sys.excepthook),
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
         signals=tuple(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
@@ -526,7 +533,8 @@ def reset():
             posix.chdir(warm["cwd"])
         except OSError:
             taint.append("working directory")
-    if os.environ != warm["environ"]:
+    if os.environ is not warm["environ_object"] or raw_environ() != warm["environ_data"]:
+        os.environ = warm["environ_object"]
         os.environ.clear()
         os.environ.update(warm["environ"])
     if builtins.__dict__ != warm["builtins"]:
@@ -663,7 +671,8 @@ def serve():
         if kind == EXECUTE or kind == CALL:
             answer = execute(kind, request, first, second)
         elif kind == RESET:
-            answer = frame(CLEAN, 0, request, dump_json(reset()))
+            taint = reset()
+            answer = frame(CLEAN, 0, request, dump_json(taint) if taint else b"[]")
         elif kind == WARM:
             answer = warm_up(request, first, second)
         elif kind == PING:

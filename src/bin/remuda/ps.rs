@@ -1,0 +1,93 @@
+//! `remuda ps` and `remuda cleanup`: what a tracker knows.
+
+use std::process::ExitCode;
+
+use remuda::{TrackedSession, TrackerOperator};
+
+use crate::tracker_args::{CleanupArgs, PsArgs};
+use crate::{complain, say};
+
+pub(crate) fn main(args: &PsArgs) -> ExitCode {
+    match TrackerOperator::new(&args.server).and_then(|operator| operator.sessions()) {
+        Ok(sessions) if args.json => say(&lines(&sessions)),
+        Ok(sessions) => say(&table(&sessions)),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(crate) fn clean_up(args: &CleanupArgs) -> ExitCode {
+    let clean_up = |operator: TrackerOperator| operator.cleanup_stale(args.older_than);
+    match TrackerOperator::new(&args.server).and_then(clean_up) {
+        Ok(count) => say(&format!("{count} removed\n")),
+        Err(error) => failed(&error),
+    }
+}
+
+/// The tracker could not be asked.
+pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
+    complain(error);
+    ExitCode::FAILURE
+}
+
+/// One JSON object on each line.
+fn lines(sessions: &[TrackedSession]) -> String {
+    let line = |session| serde_json::to_string(session).map_or_else(|_| String::new(), |json| json + "\n");
+    sessions.iter().map(line).collect()
+}
+
+fn table(sessions: &[TrackedSession]) -> String {
+    let header = ["ID", "APP", "USER", "STATUS", "TASK", "RUNS FOR", "LAST BEAT"].map(str::to_owned);
+    let mut rows = vec![header];
+    rows.extend(sessions.iter().map(|session| {
+        let kill = if session.kill_requested { ", to be killed" } else { "" };
+        [
+            plain(session.session_id.as_str()),
+            plain(&session.app_name),
+            plain(session.user_id.as_deref().unwrap_or("-")),
+            plain(session.status.as_str()) + kill,
+            plain(session.current_task.as_deref().unwrap_or("-")),
+            span(session.duration_seconds),
+            session.beat_age_seconds.map_or("-".to_owned(), |age| span(age) + " ago"),
+        ]
+    }));
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Names come from anybody: what would move the cursor of a terminal is replaced.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A length of time in its largest unit.
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}
+
+/// The sessions whose id is `text` or, if there is none, begins with it.
+pub(crate) fn named<'a>(sessions: &'a [TrackedSession], text: &str) -> Vec<&'a TrackedSession> {
+    let exact = sessions.iter().find(|session| session.session_id.as_str() == text);
+    exact.map_or_else(
+        || sessions.iter().filter(|session| session.session_id.as_str().starts_with(text)).collect(),
+        |session| vec![session],
+    )
+}

@@ -1,0 +1,71 @@
+//! `remuda serve`: the tracker as a program.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use remuda::{CancelToken, TrackerServer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::signals::Signals;
+use crate::tracker_args::ServeArgs;
+use crate::{refused, say, unusable};
+
+pub(crate) fn main(args: ServeArgs) -> ExitCode {
+    tell_warnings();
+    open_all_files();
+    let token = CancelToken::new();
+    let signals = match Signals::listen(token.clone(), || {}) {
+        Ok(signals) => signals,
+        Err(error) => return unusable(format!("cannot listen for signals: {error}")),
+    };
+    let mut builder = TrackerServer::builder();
+    if let Some(listen) = args.listen {
+        builder = builder.listen(listen);
+    }
+    if let Some(database) = args.database {
+        builder = builder.database(database);
+    }
+    let database = builder.database.clone();
+    let server = match builder.start() {
+        Ok(server) => server,
+        Err(error) => return refused(&error),
+    };
+    // Whoever started this may have no interest in its output.
+    let _ = say(&format!("tracker on http://{}/, database {}\n", server.local_addr(), database.display()));
+    while !token.wait_timeout(Duration::MAX) {}
+    server.shutdown();
+    drop(signals);
+    ExitCode::SUCCESS
+}
+
+/// Every parked beat holds a file descriptor; the limit that a shell sets is often 1024, and the
+/// process may raise it.
+fn open_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it cannot be raised, fewer connections are accepted.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// What the library warns of goes to stderr.
+fn tell_warnings() {
+    static LOGGER: Stderr = Stderr;
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // If stderr is closed there is nobody to tell.
+        let _ = writeln!(io::stderr(), "remuda: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}

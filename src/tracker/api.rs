@@ -1,0 +1,186 @@
+//! What travels over the tracker's wire: the JSON bodies of the eight routes, and the numbers that
+//! client and server agree on.
+//!
+//! Readers ignore members they do not know, and every member beyond the ancestor's is optional: a
+//! newer client works with an older tracker and the other way round.
+//!
+//! | route | body → answer |
+//! |---|---|
+//! | `POST /sessions` | [`SessionCreate`] → [`SessionCreated`] |
+//! | `DELETE /sessions/stale?older_than_minutes=10` | → [`CleanupResponse`] |
+//! | `DELETE /sessions/{id}` | → [`StatusReply`] `deleted` |
+//! | `POST /sessions/{id}/heartbeat` | nothing or [`Heartbeat`] → [`HeartbeatResponse`] |
+//! | `PUT /sessions/{id}/status` | [`SessionStatus`] → [`StatusReply`] `updated` |
+//! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
+//! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
+//! | `GET /sessions` | → [`SessionList`] |
+//!
+//! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
+//! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 422 for a
+//! body or parameter that it does not understand, 403 for a foreign `Host` or `Origin`, 503 when
+//! the store cannot write.
+//!
+//! # The parked beat
+//! `POST /sessions/{id}/heartbeat?wait=SECONDS` counts as a beat when it arrives and is answered
+//! when a kill comes, when the session is deleted (404), when a newer beat of the session arrives,
+//! or after `SECONDS` (at most [`MAX_WAIT`]). A tracker that offers this says so with
+//! [`SessionCreated::max_wait_seconds`]; one that does not answers at once. A tracker with too many
+//! parked beats, or one that stops, answers at once as well: a client keeps to its own interval
+//! when an answer comes early without a kill.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{TrackedId, TrackedSession};
+
+/// The port of the tracker.
+pub const DEFAULT_PORT: u16 = 8000;
+/// Where clients look for the tracker.
+pub const DEFAULT_URL: &str = "http://localhost:8000";
+/// How often a client beats.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a client waits for an answer (a parked beat: in addition to its wait).
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which a tracked session is shown as stale: four intervals.
+pub const STALE_AFTER: Duration = Duration::from_secs(120);
+/// Silence after which a tracked session is moved to the history: twenty intervals.
+pub const PURGE_AFTER: Duration = Duration::from_secs(600);
+/// How often the page refreshes.
+pub const DASHBOARD_REFRESH: Duration = Duration::from_secs(10);
+/// The longest time a beat is parked.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long a connection may stay unused before the tracker closes it: longer than any wait.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
+/// The largest body that the tracker reads.
+pub const MAX_BODY: usize = 64 * 1024;
+/// The `detail` of every 404 about a tracked session.
+pub const NOT_FOUND: &str = "Session not found";
+
+/// A registration, the body of `POST /sessions`.
+///
+/// A registration with an id that is registered already updates that session and keeps its start
+/// time and a pending kill. An id that was lost to a long silence gets its pending kill back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionCreate {
+    /// The app's name: not empty, at most 1 024 bytes.
+    pub app_name: String,
+    /// Who uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// The id that the client chose: a UUID. Without it the tracker makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<TrackedId>,
+    /// The host it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Its process on that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What else it wants to show.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// For how long it has been running when it registers; by default it starts now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<f64>,
+    /// Its status when it registers, `idle` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// The task it is in when it registers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_task: Option<String>,
+}
+
+/// The answer to a registration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionCreated {
+    /// The session's id: the client's own if it sent one.
+    pub session_id: TrackedId,
+    /// The longest `?wait=` that the tracker honours; absent when it parks no beats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_wait_seconds: Option<u64>,
+}
+
+/// What may travel with a beat, the body of `POST /sessions/{id}/heartbeat`. No body is fine too.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// A status that did not get through before. `current_task` counts only together with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// The task that belongs to `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_task: Option<String>,
+    /// See [`SessionStatus::status_number`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_number: Option<u64>,
+    /// Snapshots to show beside the session, by name. Absent keeps the last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// The answer to a beat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatResponse {
+    /// Somebody wants this session to stop. It stays true until the session is gone.
+    pub kill_requested: bool,
+}
+
+/// The body of `PUT /sessions/{id}/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// `idle` or `running`; other words are kept and shown as they are (at most 64 bytes).
+    pub status: String,
+    /// The task it is in; absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_task: Option<String>,
+    /// Counts the client's statuses up: one that arrives after a newer one is ignored. Without it
+    /// the last to arrive counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_number: Option<u64>,
+}
+
+/// The answer of routes that have nothing to say: `deleted`, `updated`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// What was done.
+    pub status: String,
+}
+
+/// The answer to a kill: the request is kept until the session is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillResponse {
+    /// Always `kill_requested`.
+    pub status: String,
+}
+
+/// The answer to `kill-all`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillAllResponse {
+    /// How many sessions of the app there are; each of them is asked to stop.
+    pub killed_count: u64,
+    /// Which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub session_ids: Vec<TrackedId>,
+}
+
+/// The answer to a clean-up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupResponse {
+    /// How many silent sessions were moved to the history.
+    pub deleted_count: u64,
+}
+
+/// The answer to `GET /sessions`: newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// The rows.
+    pub sessions: Vec<TrackedSession>,
+}
+
+/// The body of every refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, for people.
+    pub detail: String,
+}

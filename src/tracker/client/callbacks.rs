@@ -1,0 +1,189 @@
+//! What runs when a tracked session is killed or ends: each callback once, in order, on a thread of
+//! their own.
+//!
+//! Invariants:
+//! 1. A callback is in the queue exactly from its registration until the runner takes it: it runs once.
+//! 2. There is at most one runner, so callbacks run one after the other, in the order of registration.
+//! 3. A runner exists whenever `fired` holds and the queue is not empty (it is started under the
+//!    lock that made this true, and ends under the lock that finds the queue empty).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+
+use crate::background::{Background, shielded};
+use crate::cancel::CancelToken;
+use crate::sync::{Condvar, Mutex};
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+/// The callbacks of one client, and its token.
+#[derive(Default)]
+pub(super) struct Callbacks {
+    /// Cancelled when the callbacks are due, before the first of them runs.
+    pub(super) token: CancelToken,
+    state: Mutex<State>,
+    /// The runner has ended.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Callback>,
+    fired: bool,
+    /// The thread that runs callbacks now.
+    runner: Option<ThreadId>,
+    thread: Option<Background>,
+    /// To be done once the queue is empty, by the runner: what `stop` inside a callback leaves behind.
+    afterwards: Option<Callback>,
+}
+
+/// Who runs the callbacks, as far as the caller must do something about it.
+enum Runner {
+    Present,
+    Replaced(Background),
+    Caller,
+}
+
+impl Callbacks {
+    /// Adds a callback; once the callbacks were fired, it runs at once.
+    pub(super) fn add(self: &Arc<Self>, callback: Callback) {
+        let mut state = self.state.lock();
+        state.queue.push_back(callback);
+        let runner = self.ensure_runner(&mut state);
+        drop(state);
+        self.follow(runner);
+    }
+
+    /// Cancels the token and has the callbacks run; later calls do nothing. Does not wait.
+    pub(super) fn fire(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.fired {
+            return;
+        }
+        state.fired = true;
+        let runner = self.ensure_runner(&mut state);
+        drop(state);
+        self.token.cancel();
+        self.follow(runner);
+    }
+
+    /// Waits until every callback has ended and returns true; on the thread that runs them it
+    /// returns false at once, and `afterwards` is done when they have ended.
+    pub(super) fn wait_or(&self, afterwards: impl FnOnce() + Send + 'static) -> bool {
+        let thread = {
+            let mut state = self.state.lock();
+            if state.runner == Some(thread::current().id()) {
+                state.afterwards.get_or_insert_with(|| Box::new(afterwards));
+                return false;
+            }
+            while state.runner.is_some() {
+                self.idle.wait(&mut state);
+            }
+            state.thread.take()
+        };
+        // Joined outside the lock: the thread may still be on its last instructions.
+        drop(thread);
+        true
+    }
+
+    /// Restores invariant 3.
+    fn ensure_runner(self: &Arc<Self>, state: &mut State) -> Runner {
+        if !state.fired || state.queue.is_empty() || state.runner.is_some() {
+            return Runner::Present;
+        }
+        let callbacks = Arc::clone(self);
+        // The new thread waits for the lock that is held here, so it finds itself registered.
+        match Background::spawn("remuda-kill", move || callbacks.run()) {
+            Ok(thread) => {
+                state.runner = Some(thread.id());
+                state.thread.replace(thread).map_or(Runner::Present, Runner::Replaced)
+            }
+            Err(error) => {
+                log::error!("no thread for kill callbacks, they run on another one: {error}");
+                state.runner = Some(thread::current().id());
+                Runner::Caller
+            }
+        }
+    }
+
+    /// What is left to do about the runner once the lock is released.
+    fn follow(&self, runner: Runner) {
+        match runner {
+            Runner::Present => {}
+            // It gave up its place under the lock and is on its last instructions.
+            Runner::Replaced(ended) => drop(ended),
+            Runner::Caller => self.run(),
+        }
+    }
+
+    /// The runner: takes callback after callback until none is left.
+    fn run(&self) {
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                let next = state.queue.pop_front().or_else(|| state.afterwards.take());
+                if next.is_none() {
+                    state.runner = None;
+                    self.idle.notify_all();
+                }
+                next
+            };
+            let Some(callback) = next else { return };
+            shielded("a kill callback", callback);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+    use std::time::Duration;
+
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn callbacks_run_once_in_order_and_survive_a_panic() {
+        let callbacks = Arc::new(Callbacks::default());
+        let (ran, order) = unbounded();
+        for number in 0..3 {
+            let ran = ran.clone();
+            callbacks.add(Box::new(move || {
+                ran.send(number).expect("the test listens");
+                assert_ne!(number, 1, "on purpose");
+            }));
+        }
+        callbacks.fire();
+        callbacks.fire();
+        assert!(callbacks.wait_or(|| panic!("not inside a callback")));
+        callbacks.add(Box::new(move || ran.send(3).expect("the test listens")));
+        assert!(callbacks.wait_or(|| panic!("not inside a callback")));
+        assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_token_is_cancelled_while_the_first_callback_still_runs() {
+        let callbacks = Arc::new(Callbacks::default());
+        let token = callbacks.token.clone();
+        let (seen, was_cancelled) = unbounded();
+        callbacks.add(Box::new(move || seen.send(token.wait_timeout(GENEROUS)).expect("the test listens")));
+        callbacks.fire();
+        assert_eq!(was_cancelled.recv_timeout(GENEROUS), Ok(true));
+        assert!(callbacks.wait_or(|| ()));
+    }
+
+    #[test]
+    fn whoever_waits_inside_a_callback_gets_the_rest_done_afterwards() {
+        let callbacks = Arc::new(Callbacks::default());
+        let (ran, order) = unbounded();
+        let (inside, afterwards, last) = (Arc::clone(&callbacks), ran.clone(), ran);
+        callbacks.add(Box::new(move || {
+            assert!(!inside.wait_or(move || afterwards.send("afterwards").expect("the test listens")));
+        }));
+        callbacks.add(Box::new(move || last.send("last callback").expect("the test listens")));
+        callbacks.fire();
+        assert!(callbacks.wait_or(|| ()));
+        assert_eq!(order.iter().collect::<Vec<_>>(), ["last callback", "afterwards"]);
+    }
+}

@@ -1,0 +1,40 @@
+//! One client per key: [`SessionClient::get_tracker`](super::SessionClient::get_tracker).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use super::SessionClient;
+use super::config::ClientConfig;
+use crate::error::Result;
+use crate::sync::Mutex;
+
+/// The client of one key. Its lock is held while the client starts, so that only one does.
+type Slot = Mutex<Weak<SessionClient>>;
+
+/// Keys that were asked for. The registry keeps no client alive.
+static SLOTS: Mutex<BTreeMap<String, Arc<Slot>>> = Mutex::new(BTreeMap::new());
+
+pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>> {
+    let slot = {
+        let mut slots = SLOTS.lock();
+        // A slot that somebody uses has a second owner; one of an ended client has nothing.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_none_or(|client| client.strong_count() > 0)
+        });
+        Arc::clone(slots.entry(key.to_owned()).or_default())
+    };
+    let mut client = slot.lock();
+    if let Some(living) = client.upgrade().filter(|client| !client.is_stopped()) {
+        let differences = living.config().differences(&config);
+        if !differences.is_empty() {
+            log::warn!(
+                "the tracker client of {key} lives already and keeps its own {}",
+                differences.join(", ")
+            );
+        }
+        return Ok(living);
+    }
+    let started = Arc::new(SessionClient::start(config)?);
+    *client = Arc::downgrade(&started);
+    Ok(started)
+}

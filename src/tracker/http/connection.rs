@@ -1,0 +1,258 @@
+//! One connection: its bytes, its phase, its deadline. The loop decides when to call it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+
+use mio::net::TcpStream;
+
+use super::deadlines::Alarm;
+use super::parse::{Head, Refusal, parse};
+use super::response::{Rendering, Response};
+use super::{Limits, Method, Request};
+use crate::clock::Moment;
+
+/// Buffers above this are given back while the connection waits.
+const KEEP_BUFFER: usize = 1024;
+/// What a client may still send after a refusal without losing the answer.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Tells this connection from earlier ones in the same slot.
+    pub(super) serial: u64,
+    /// Tells the current request from earlier ones: a late reply to one of those goes nowhere.
+    pub(super) exchange: u64,
+    pub(super) phase: Phase,
+    pub(super) alarm: Alarm,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    /// A head whose body is incomplete.
+    head: Option<Head>,
+    /// What the current request said about its answer.
+    rendering: Rendering,
+    inflow: Inflow,
+    /// Reading stopped at the cap: the socket may hold more and will not say so again.
+    unread: bool,
+    first_request: bool,
+    /// When the current request's first byte was seen.
+    started: Option<Moment>,
+    /// When the last answer was given, or bytes of it were taken.
+    since: Moment,
+}
+
+/// What more may come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inflow {
+    Open,
+    /// The kernel said that the client has closed its side; bytes may still lie before its end.
+    Closing,
+    /// Everything has been read.
+    Ended,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Waiting for a request or reading one.
+    Reading,
+    /// A handler thread has the request.
+    Busy,
+    /// The reply is parked.
+    Parked { until: Moment, otherwise: Response },
+    /// The last answer is being written.
+    Closing,
+    /// Everything is written and our side is closed; what still comes is thrown away, so that the
+    /// kernel does not answer it with a reset that would destroy the answer.
+    Lingering { until: Moment, budget: usize },
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, serial: u64, now: Moment) -> Connection {
+        Connection {
+            stream,
+            serial,
+            exchange: 0,
+            phase: Phase::Reading,
+            alarm: Alarm::default(),
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            head: None,
+            rendering: Rendering { keep_alive: true, head_only: false },
+            inflow: Inflow::Open,
+            unread: false,
+            first_request: true,
+            started: None,
+            since: now,
+        }
+    }
+
+    pub(super) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// The kernel said that the client has closed its side.
+    pub(super) fn note_closing(&mut self) {
+        if self.inflow == Inflow::Open {
+            self.inflow = Inflow::Closing;
+        }
+    }
+
+    /// Everything that the client sent has been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inflow == Inflow::Ended
+    }
+
+    /// Takes what the socket holds, up to one request of the largest size. An error is the end.
+    pub(super) fn fill(&mut self, scratch: &mut [u8], limits: &Limits) -> io::Result<()> {
+        let cap = limits.head_bytes + limits.body_bytes + 2;
+        self.unread = false;
+        while self.inflow != Inflow::Ended {
+            if let Phase::Lingering { budget: 0, .. } = self.phase {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
+            if self.input.len() >= cap {
+                self.unread = true;
+                break;
+            }
+            let read = match self.stream.read(scratch) {
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            match &mut self.phase {
+                Phase::Lingering { budget, .. } => *budget = budget.saturating_sub(read),
+                Phase::Closing => {}
+                _ => self.input.extend_from_slice(&scratch[..read]),
+            }
+            if read == 0 {
+                self.inflow = Inflow::Ended;
+            }
+            // A read that did not fill the buffer has emptied the socket, and what comes later is
+            // told anew; except the end, if it was told together with these bytes.
+            if read < scratch.len() && self.inflow == Inflow::Open {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next complete request in the input. Asks for the body when the client waits for that.
+    pub(super) fn next_request(&mut self, limits: &Limits, now: Moment) -> Result<Option<Request>, Refusal> {
+        if self.head.is_none() {
+            self.skip_empty_line();
+            if self.input.is_empty() {
+                return Ok(None);
+            }
+            self.started.get_or_insert(now);
+            let Some(head) = parse(&self.input, limits)? else { return Ok(None) };
+            self.input.drain(..head.length);
+            if head.expects_continue && self.input.len() < head.body_length {
+                self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.since = now;
+            }
+            self.head = Some(head);
+        }
+        if self.head.as_ref().is_some_and(|head| self.input.len() < head.body_length) {
+            return Ok(None);
+        }
+        let Some(Head { mut request, body_length, keep_alive, .. }) = self.head.take() else {
+            return Ok(None);
+        };
+        request.body = self.input.drain(..body_length).collect();
+        self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
+        self.started = None;
+        self.first_request = false;
+        Ok(Some(request))
+    }
+
+    /// Some clients send an empty line after a body.
+    fn skip_empty_line(&mut self) {
+        if self.input.starts_with(b"\r\n") {
+            self.input.drain(..2);
+        }
+    }
+
+    /// Whether the input may hold another request or the socket more input.
+    pub(super) fn has_more(&self) -> bool {
+        matches!(self.phase, Phase::Reading) && self.unread
+    }
+
+    /// Whether unsent output is so long that no further request is taken up.
+    pub(super) fn is_full(&self) -> bool {
+        self.output.len() - self.written > 64 * 1024
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        self.written < self.output.len()
+    }
+
+    /// Answers the current request; `close` makes it the last one.
+    pub(super) fn answer(&mut self, response: &Response, date: &str, close: bool, now: Moment) {
+        let keep_alive = self.rendering.keep_alive && !close && !self.has_ended();
+        response.write(&mut self.output, date, Rendering { keep_alive, ..self.rendering });
+        self.phase = if keep_alive { Phase::Reading } else { Phase::Closing };
+        self.since = now;
+    }
+
+    /// Refuses the request that is being read.
+    pub(super) fn refuse(&mut self, refusal: &Refusal, date: &str, now: Moment) {
+        self.rendering.head_only = false;
+        self.input = Vec::new();
+        self.answer(&Response::detail(refusal.status, refusal.detail), date, true, now);
+    }
+
+    /// Writes what the socket takes. Closes our side after the last answer.
+    pub(super) fn flush(&mut self, limits: &Limits, now: Moment) -> io::Result<()> {
+        while self.has_output() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written += written;
+                    self.since = now;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        if matches!(self.phase, Phase::Closing) {
+            self.stream.shutdown(Shutdown::Write)?;
+            self.phase = Phase::Lingering { until: now + limits.linger_time, budget: LINGER_BYTES };
+        }
+        self.release_buffers();
+        Ok(())
+    }
+
+    fn release_buffers(&mut self) {
+        let keep = if matches!(self.phase, Phase::Parked { .. }) { 0 } else { KEEP_BUFFER };
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.is_empty() && buffer.capacity() > keep {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// When something must have happened.
+    pub(super) fn deadline(&self, limits: &Limits) -> Moment {
+        if self.has_output() {
+            return self.since + limits.write_time;
+        }
+        match (&self.phase, self.started) {
+            (Phase::Busy, _) => Moment::FAR_FUTURE,
+            (Phase::Parked { until, .. } | Phase::Lingering { until, .. }, _) => *until,
+            (_, None) if self.first_request => self.since + limits.head_time,
+            (_, None) => self.since + limits.idle_time,
+            (_, Some(started)) if self.head.is_none() => started + limits.head_time,
+            (_, Some(started)) => started + limits.body_time,
+        }
+    }
+
+    /// Whether part of a request has been read.
+    pub(super) fn is_in_a_request(&self) -> bool {
+        matches!(self.phase, Phase::Reading) && self.started.is_some()
+    }
+}

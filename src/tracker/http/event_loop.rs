@@ -1,0 +1,453 @@
+//! The loop that owns the listener and all connections.
+//!
+//! Invariants:
+//! 1. Only this thread touches connections. Others reach one through a [`Ticket`], which names the
+//!    slot and the exchange; a reply to an exchange that is over is dropped.
+//! 2. Readiness comes once (edge-triggered): whoever stops reading before the socket is empty
+//!    remembers that, in the connection (`unread`) or here (`again`).
+//! 3. After every step of a connection its alarm stands at its deadline.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::connection::{Connection, Phase};
+use super::deadlines::Deadlines;
+use super::parse::Refusal;
+use super::response::Response;
+use super::{Action, Limits, Request, Service};
+use crate::background::shielded;
+use crate::clock::{Moment, wall};
+use crate::sync::Mutex;
+use crate::tracker::civil;
+
+pub(super) const LISTENER: Token = Token(usize::MAX - 1);
+pub(super) const WAKER: Token = Token(usize::MAX - 2);
+/// After an error of `accept` (no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests that one connection may have answered in a row while others wait.
+const TURN: usize = 32;
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+    Content-Length: 34\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}\r\n";
+
+/// The way from other threads into the loop.
+pub(super) struct Mailbox {
+    inbox: Mutex<Inbox>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Inbox {
+    posts: Vec<Post>,
+    stop: Option<Moment>,
+}
+
+struct Post {
+    slot: usize,
+    exchange: u64,
+    action: Action,
+}
+
+impl Mailbox {
+    pub(super) fn new(waker: Waker) -> Mailbox {
+        Mailbox { inbox: Mutex::new(Inbox::default()), waker }
+    }
+
+    fn post(&self, post: Post) {
+        let first = {
+            let mut inbox = self.inbox.lock();
+            inbox.posts.push(post);
+            inbox.posts.len() == 1
+        };
+        // Later posts find the loop awake, or on its way to the inbox.
+        if first {
+            self.wake();
+        }
+    }
+
+    /// Has the loop end: at the latest at `deadline`.
+    pub(super) fn stop(&self, deadline: Moment) {
+        self.inbox.lock().stop = Some(deadline);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!("the connection thread cannot be woken: {error}");
+        }
+    }
+}
+
+/// The right to answer one request, from any thread, once. Later calls do nothing.
+#[derive(Clone)]
+pub(crate) struct Ticket {
+    mailbox: Arc<Mailbox>,
+    slot: usize,
+    exchange: u64,
+}
+
+impl Ticket {
+    /// Answers the request if nobody has yet and its connection is still there. Does not block.
+    pub(crate) fn send(&self, response: Response) {
+        self.act(Action::Respond(response));
+    }
+
+    pub(super) fn act(&self, action: Action) {
+        self.mailbox.post(Post { slot: self.slot, exchange: self.exchange, action });
+    }
+
+    /// Whether both answer the same request.
+    pub(crate) fn same(&self, other: &Ticket) -> bool {
+        self.exchange == other.exchange && Arc::ptr_eq(&self.mailbox, &other.mailbox)
+    }
+}
+
+/// A request on its way to a handler thread.
+pub(super) struct Job {
+    pub(super) request: Request,
+    pub(super) ticket: Ticket,
+}
+
+pub(super) struct EventLoop<S> {
+    poll: Poll,
+    listener: Option<TcpListener>,
+    accept_again: Option<Moment>,
+    mailbox: Arc<Mailbox>,
+    service: Arc<S>,
+    jobs: Sender<Job>,
+    limits: Limits,
+    slots: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    parked: usize,
+    /// Grows with every connection and every request, so that no two share a number.
+    counter: u64,
+    deadlines: Deadlines,
+    /// Connections that used up their turn.
+    again: Vec<usize>,
+    stop: Option<Moment>,
+    scratch: Vec<u8>,
+    now: Moment,
+    date: (u64, String),
+}
+
+impl<S: Service> EventLoop<S> {
+    pub(super) fn new(
+        poll: Poll,
+        listener: TcpListener,
+        mailbox: Arc<Mailbox>,
+        service: Arc<S>,
+        jobs: Sender<Job>,
+        limits: Limits,
+    ) -> EventLoop<S> {
+        EventLoop {
+            poll,
+            listener: Some(listener),
+            accept_again: None,
+            mailbox,
+            service,
+            jobs,
+            limits,
+            slots: Vec::new(),
+            free: Vec::new(),
+            parked: 0,
+            counter: 0,
+            deadlines: Deadlines::default(),
+            again: Vec::new(),
+            stop: None,
+            scratch: vec![0; 16 * 1024],
+            now: Moment::now(),
+            date: (0, String::new()),
+        }
+    }
+
+    /// Serves until stopped.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    log::error!("waiting for connections failed, the server ends: {error}");
+                    return;
+                }
+            }
+            self.read_clocks();
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    WAKER => {}
+                    Token(slot) => self.with(slot, |this, connection| {
+                        if event.is_read_closed() {
+                            connection.note_closing();
+                        }
+                        this.ready(slot, connection)
+                    }),
+                }
+            }
+            self.read_inbox();
+            for slot in std::mem::take(&mut self.again) {
+                self.with(slot, |this, connection| this.advance(slot, connection));
+            }
+            if self.accept_again.is_some_and(|moment| moment <= self.now) {
+                self.accept();
+            }
+            self.expire();
+            if self.is_over() {
+                return;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.deadlines.next(), self.accept_again, self.stop].into_iter().flatten().min()?;
+        Some(next.saturating_since(Moment::now()))
+    }
+
+    fn read_clocks(&mut self) {
+        self.now = Moment::now();
+        let seconds = civil::millis(wall()).div_euclid(1_000);
+        if self.date.0 != seconds.unsigned_abs() {
+            self.date = (seconds.unsigned_abs(), civil::http_date(seconds));
+        }
+    }
+
+    /// Runs one step of a connection, then keeps it or, if the step failed, drops it.
+    fn with(&mut self, slot: usize, step: impl FnOnce(&mut EventLoop<S>, &mut Connection) -> io::Result<()>) {
+        let Some(mut connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
+        let kept = step(self, &mut connection).is_ok();
+        if kept {
+            let deadline = connection.deadline(&self.limits);
+            self.deadlines.set(&mut connection.alarm, deadline, slot, connection.serial);
+            self.slots[slot] = Some(connection);
+        } else {
+            self.unpark(&mut connection);
+            self.free.push(slot);
+        }
+    }
+
+    fn accept(&mut self) {
+        self.accept_again = None;
+        while let Some(listener) = &self.listener {
+            match listener.accept() {
+                Ok((stream, _)) => self.adopt(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error) => {
+                    log::warn!("connections cannot be accepted: {error}");
+                    self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, mut stream: mio::net::TcpStream) {
+        if self.slots.len() - self.free.len() >= self.limits.connections {
+            // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
+            let _ = stream.write(FULL);
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        self.counter += 1;
+        let mut connection = Connection::new(stream, self.counter, self.now);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self.poll.registry().register(connection.stream(), Token(slot), interest) {
+            Ok(()) => {
+                self.slots[slot] = Some(connection);
+                self.with(slot, |_, _| Ok(()));
+            }
+            Err(error) => {
+                log::warn!("a connection cannot be watched: {error}");
+                self.free.push(slot);
+            }
+        }
+    }
+
+    fn ready(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
+        connection.fill(&mut self.scratch, &self.limits)?;
+        self.advance(slot, connection)
+    }
+
+    /// Takes up requests and writes answers until something is missing.
+    fn advance(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
+        for _ in 0..TURN {
+            if connection.is_full() {
+                connection.flush(&self.limits, self.now)?;
+                // The socket will say when it takes more.
+                if connection.is_full() {
+                    return Ok(());
+                }
+            }
+            let mut taken = false;
+            if matches!(connection.phase, Phase::Reading) {
+                match connection.next_request(&self.limits, self.now) {
+                    Ok(Some(request)) => {
+                        self.dispatch(slot, connection, request);
+                        taken = true;
+                    }
+                    Ok(None) => {}
+                    Err(refusal) => connection.refuse(&refusal, &self.date.1, self.now),
+                }
+            }
+            if !taken {
+                if connection.has_more() {
+                    connection.fill(&mut self.scratch, &self.limits)?;
+                    continue;
+                }
+                return self.settle(connection);
+            }
+        }
+        self.again.push(slot);
+        self.settle(connection)
+    }
+
+    /// Writes what is owed and decides what the client's end of the stream means now.
+    fn settle(&mut self, connection: &mut Connection) -> io::Result<()> {
+        if connection.has_ended() && self.unpark(connection) {
+            // Whoever hangs up in the middle of a parked reply wants it no more; whoever only
+            // finished sending gets the answer of a wait that is over.
+            let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy)
+            else {
+                return Ok(());
+            };
+            connection.answer(&otherwise, &self.date.1, true, self.now);
+        }
+        connection.flush(&self.limits, self.now)?;
+        let stopping = self.stop.is_some();
+        let over = match connection.phase {
+            Phase::Reading => (connection.has_ended() || stopping) && !connection.has_output(),
+            Phase::Lingering { .. } => connection.has_ended() || stopping,
+            _ => false,
+        };
+        if over { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    fn dispatch(&mut self, slot: usize, connection: &mut Connection, request: Request) {
+        self.counter += 1;
+        connection.exchange = self.counter;
+        connection.phase = Phase::Busy;
+        let ticket = Ticket { mailbox: Arc::clone(&self.mailbox), slot, exchange: connection.exchange };
+        match shielded("answering a request", || self.service.quick(request, &ticket)) {
+            Some(Ok(action)) => self.act(connection, action),
+            Some(Err(request)) => {
+                if self.jobs.send(Job { request, ticket }).is_err() {
+                    let gone = Response::detail(503, "the server is stopping");
+                    connection.answer(&gone, &self.date.1, true, self.now);
+                }
+            }
+            None => {
+                let broken = Response::detail(500, "Internal Server Error");
+                connection.answer(&broken, &self.date.1, true, self.now);
+            }
+        }
+    }
+
+    fn act(&mut self, connection: &mut Connection, action: Action) {
+        let stopping = self.stop.is_some();
+        match action {
+            Action::Park { wait, otherwise }
+                if !stopping && !wait.is_zero() && self.parked < self.limits.parked =>
+            {
+                self.parked += 1;
+                connection.phase = Phase::Parked { until: self.now + wait, otherwise };
+            }
+            Action::Park { otherwise: response, .. } | Action::Respond(response) => {
+                connection.answer(&response, &self.date.1, stopping, self.now);
+            }
+        }
+    }
+
+    /// Counts a reply as no longer parked; true if it was.
+    fn unpark(&mut self, connection: &mut Connection) -> bool {
+        let parked = matches!(connection.phase, Phase::Parked { .. });
+        self.parked -= usize::from(parked);
+        parked
+    }
+
+    fn read_inbox(&mut self) {
+        let (posts, stop) = {
+            let mut inbox = self.mailbox.inbox.lock();
+            (std::mem::take(&mut inbox.posts), inbox.stop)
+        };
+        for Post { slot, exchange, action } in posts {
+            self.with(slot, |this, connection| {
+                // In any other phase or exchange the request has been answered already.
+                let waiting = matches!(connection.phase, Phase::Busy | Phase::Parked { .. });
+                if connection.exchange != exchange || !waiting {
+                    return Ok(());
+                }
+                this.unpark(connection);
+                this.act(connection, action);
+                this.advance(slot, connection)
+            });
+        }
+        if stop.is_some() && self.stop.is_none() {
+            self.begin_stop(stop);
+        }
+    }
+
+    /// No new connections; parked replies are answered; what is idle or half read is closed; what
+    /// a handler has is waited for.
+    fn begin_stop(&mut self, deadline: Option<Moment>) {
+        self.stop = deadline;
+        self.listener = None;
+        self.accept_again = None;
+        for slot in 0..self.slots.len() {
+            self.with(slot, |this, connection| {
+                if this.unpark(connection)
+                    && let Phase::Parked { otherwise, .. } =
+                        std::mem::replace(&mut connection.phase, Phase::Busy)
+                {
+                    connection.answer(&otherwise, &this.date.1, true, this.now);
+                }
+                this.settle(connection)
+            });
+        }
+    }
+
+    fn expire(&mut self) {
+        while let Some((slot, serial)) = self.deadlines.pop(self.now) {
+            if self.slots.get(slot).and_then(Option::as_ref).is_none_or(|found| found.serial != serial) {
+                continue;
+            }
+            self.with(slot, |this, connection| {
+                if !this.deadlines.is_due(&mut connection.alarm, this.now, slot, serial) {
+                    return Ok(());
+                }
+                this.overdue(slot, connection)
+            });
+        }
+    }
+
+    fn overdue(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
+        if !connection.has_output() && self.unpark(connection) {
+            if let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy) {
+                connection.answer(&otherwise, &self.date.1, self.stop.is_some(), self.now);
+            }
+            return self.advance(slot, connection);
+        }
+        if !connection.has_output() && connection.is_in_a_request() {
+            let late = Refusal::new(408, "the request took too long to arrive");
+            connection.refuse(&late, &self.date.1, self.now);
+            return self.settle(connection);
+        }
+        Err(ErrorKind::TimedOut.into())
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.is_some_and(|deadline| self.slots.len() == self.free.len() || deadline <= self.now)
+    }
+}

@@ -1,0 +1,275 @@
+//! The server with deadlines short enough to wait for, and a service that does as it is told.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(30);
+const NEVER: Duration = Duration::from_secs(600);
+
+/// `/quick` answers at once, `/park` parks, `/panic` panics, anything else waits for a permit.
+struct Scripted {
+    permits: Receiver<()>,
+    entered: Sender<()>,
+    tickets: Sender<Ticket>,
+}
+
+impl Service for Scripted {
+    fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
+        match request.path[0].as_str() {
+            "quick" => Ok(Action::Respond(Response::fixed_json("1"))),
+            "park" => {
+                self.tickets.send(ticket.clone()).unwrap();
+                Ok(Action::Park { wait: NEVER, otherwise: Response::fixed_json("0") })
+            }
+            "park-briefly" => Ok(Action::Park { wait: SHORT, otherwise: Response::fixed_json("0") }),
+            "panic" => panic!("on purpose"),
+            _ => Err(request),
+        }
+    }
+
+    fn handle(&self, request: Request, _: &Ticket) -> Action {
+        assert_ne!(request.path[0], "panic-later", "on purpose");
+        self.entered.send(()).unwrap();
+        self.permits.recv().unwrap();
+        Action::Respond(Response::fixed_json("2"))
+    }
+}
+
+struct Fixture {
+    server: HttpServer,
+    permits: Sender<()>,
+    entered: Receiver<()>,
+    tickets: Receiver<Ticket>,
+}
+
+/// No deadline comes unless a test shortens it.
+fn endless() -> Limits {
+    Limits {
+        head_time: NEVER,
+        body_time: NEVER,
+        idle_time: NEVER,
+        write_time: NEVER,
+        linger_time: NEVER,
+        ..Limits::default()
+    }
+}
+
+fn start(limits: Limits) -> Fixture {
+    let ((permits, permitted), (enter, entered), (give, tickets)) = (unbounded(), unbounded(), unbounded());
+    let service = Arc::new(Scripted { permits: permitted, entered: enter, tickets: give });
+    let server = HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), service, limits).unwrap();
+    Fixture { server, permits, entered, tickets }
+}
+
+impl Fixture {
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.server.local_addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    fn send(&self, path: &str) -> TcpStream {
+        let mut stream = self.connect();
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream
+    }
+}
+
+/// Everything until the server closes.
+fn rest(mut stream: &TcpStream) -> String {
+    let mut text = Vec::new();
+    // A reset after the answer is an end as well.
+    let _ = stream.read_to_end(&mut text);
+    String::from_utf8(text).unwrap()
+}
+
+/// One answer with a body of one byte.
+fn answer(mut stream: &TcpStream) -> String {
+    let mut text = Vec::new();
+    while !text.windows(4).any(|window| window == b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        text.push(byte[0]);
+    }
+    let mut body = [0];
+    stream.read_exact(&mut body).unwrap();
+    String::from_utf8(text).unwrap() + &String::from_utf8_lossy(&body)
+}
+
+#[test]
+fn a_head_that_does_not_come_to_its_end_is_answered_408() {
+    let fixture = start(Limits { head_time: SHORT, ..endless() });
+    let mut slow = fixture.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\nHo").unwrap();
+    assert!(rest(&slow).starts_with("HTTP/1.1 408 "));
+    assert_eq!(rest(&fixture.connect()), "", "a connection that says nothing is closed without a word");
+}
+
+#[test]
+fn a_body_that_does_not_come_to_its_end_is_answered_408() {
+    let fixture = start(Limits { body_time: SHORT, ..endless() });
+    let mut slow = fixture.connect();
+    slow.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nab").unwrap();
+    assert!(rest(&slow).starts_with("HTTP/1.1 408 "));
+}
+
+#[test]
+fn bytes_that_trickle_do_not_move_the_deadline() {
+    let fixture = start(Limits { head_time: Duration::from_millis(200), ..endless() });
+    let mut slow = fixture.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    slow.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    // Until the answer is there: the pauses are those of reading.
+    let mut buffer = [0; 512];
+    let answer = loop {
+        let _ = slow.write_all(b"x");
+        match slow.read(&mut buffer) {
+            Ok(read) => break String::from_utf8_lossy(&buffer[..read]).into_owned(),
+            Err(_) => continue,
+        }
+    };
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let fixture = start(Limits { idle_time: SHORT, ..endless() });
+    let text = rest(&fixture.send("quick"));
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("\r\n\r\n1"), "{text}");
+}
+
+#[test]
+fn a_client_that_does_not_close_is_closed_after_its_last_answer() {
+    let fixture = start(Limits { linger_time: SHORT, ..endless() });
+    let mut stream = fixture.connect();
+    stream.write_all(b"GET /quick HTTP/1.0\r\n\r\n").unwrap();
+    assert!(rest(&stream).ends_with('1'));
+    // The server reads no more: sooner or later writing fails.
+    while stream.write_all(&[0; 1024]).is_ok() {}
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up() {
+    let fixture = start(Limits { write_time: SHORT, ..endless() });
+    let mut stream = fixture.connect();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let request = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    let error = loop {
+        if let Err(error) = stream.write_all(&request) {
+            break error;
+        }
+    };
+    assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "the server neither reads nor hangs up");
+}
+
+#[test]
+fn a_parked_reply_ends_by_itself_and_the_connection_goes_on() {
+    let fixture = start(endless());
+    let mut stream = fixture.send("park-briefly");
+    assert!(answer(&stream).ends_with('0'));
+    stream.write_all(b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    assert!(answer(&stream).ends_with('1'));
+}
+
+#[test]
+fn a_ticket_answers_once_and_never_a_later_request() {
+    let fixture = start(endless());
+    let mut stream = fixture.send("park");
+    let first = fixture.tickets.recv().unwrap();
+    first.send(Response::fixed_json("7"));
+    first.send(Response::fixed_json("8"));
+    assert!(answer(&stream).ends_with('7'));
+    stream.write_all(b"GET /park HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let second = fixture.tickets.recv().unwrap();
+    assert!(!first.same(&second));
+    first.send(Response::fixed_json("9"));
+    second.send(Response::fixed_json("6"));
+    assert!(answer(&stream).ends_with('6'));
+    drop(stream);
+    // The slot may belong to somebody else by now.
+    let other = fixture.send("park");
+    let third = fixture.tickets.recv().unwrap();
+    second.send(Response::fixed_json("9"));
+    third.send(Response::fixed_json("5"));
+    assert!(answer(&other).ends_with('5'));
+}
+
+#[test]
+fn more_parked_replies_than_the_cap_are_answered_at_once() {
+    let fixture = start(Limits { parked: 2, ..endless() });
+    let parked = [fixture.send("park"), fixture.send("park")];
+    let tickets: Vec<Ticket> = (0..2).map(|_| fixture.tickets.recv().unwrap()).collect();
+    assert!(answer(&fixture.send("park")).ends_with('0'));
+    tickets[0].send(Response::fixed_json("1"));
+    tickets[1].send(Response::fixed_json("1"));
+    for stream in &parked {
+        assert!(answer(stream).ends_with('1'));
+    }
+    let _ = fixture.tickets.recv().unwrap();
+    let again = fixture.send("park");
+    fixture.tickets.recv().unwrap().send(Response::fixed_json("3"));
+    assert!(answer(&again).ends_with('3'), "a place has become free");
+}
+
+#[test]
+fn a_panic_answers_500_and_hurts_nobody_else() {
+    let fixture = start(endless());
+    for path in ["panic", "panic-later"] {
+        assert!(rest_after(&fixture.send(path)).starts_with("HTTP/1.1 500 "));
+    }
+    assert!(answer(&fixture.send("quick")).ends_with('1'));
+}
+
+/// The beginning of the next answer.
+fn rest_after(mut stream: &TcpStream) -> String {
+    let mut start = [0; 20];
+    stream.read_exact(&mut start).unwrap();
+    String::from_utf8_lossy(&start).into_owned()
+}
+
+#[test]
+fn busy_handlers_do_not_hold_up_what_needs_none() {
+    let fixture = start(endless());
+    let busy: Vec<TcpStream> = (0..6).map(|_| fixture.send("slow")).collect();
+    for _ in 0..4 {
+        fixture.entered.recv().unwrap();
+    }
+    assert!(answer(&fixture.send("quick")).ends_with('1'));
+    for _ in 0..6 {
+        fixture.permits.send(()).unwrap();
+    }
+    for stream in &busy {
+        assert!(answer(stream).ends_with('2'));
+    }
+}
+
+#[test]
+fn a_graceful_stop_answers_what_has_arrived_and_closes_the_rest() {
+    let mut fixture = start(endless());
+    let (busy, parked, idle) = (fixture.send("slow"), fixture.send("park"), fixture.send("quick"));
+    fixture.entered.recv().unwrap();
+    fixture.tickets.recv().unwrap();
+    answer(&idle);
+    let address = fixture.server.local_addr();
+    let (stopping, stopped) = bounded(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            fixture.server.shutdown(NEVER);
+            stopping.send(()).unwrap();
+        });
+        let text = rest(&parked);
+        assert!(text.ends_with('0') && text.contains("Connection: close"), "{text}");
+        assert_eq!(rest(&idle), "");
+        assert!(TcpStream::connect(address).is_err(), "nobody new is let in");
+        assert!(stopped.try_recv().is_err(), "a handler is at work");
+        fixture.permits.send(()).unwrap();
+        let text = rest(&busy);
+        assert!(text.ends_with('2') && text.contains("Connection: close"), "{text}");
+        stopped.recv().unwrap();
+    });
+}

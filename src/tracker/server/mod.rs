@@ -1,0 +1,207 @@
+//! The tracker's server: options, start, end. What it answers is in [`routes`].
+
+mod reaper;
+mod routes;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use self::reaper::Reaper;
+use self::routes::Tracker;
+use super::TrackedId;
+use super::api::{CONNECTION_IDLE, DEFAULT_PORT, MAX_BODY, PURGE_AFTER, STALE_AFTER};
+use super::http::{HttpServer, Limits};
+use super::store::SessionStore;
+use crate::{Error, Result};
+
+/// How long `shutdown` waits for answers that are being written.
+const GRACE: Duration = Duration::from_secs(5);
+/// File descriptors that are left to everything but connections.
+const SPARE_FILES: u64 = 64;
+
+/// A running tracker: an HTTP server, its database and its reaper, in this process.
+///
+/// It owns seven threads whatever the number of clients: one for all connections, four that answer
+/// what waits for the disk, one that writes, one that removes silent sessions. Dropping it ends
+/// it like [`shutdown`](TrackerServer::shutdown), without waiting for clients.
+///
+/// ```
+/// use remuda::TrackerServer;
+///
+/// let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start()?;
+/// println!("http://{}/", server.local_addr());
+/// server.shutdown();
+/// # Ok::<(), remuda::Error>(())
+/// ```
+#[must_use = "dropping a server stops it"]
+pub struct TrackerServer {
+    // In this order they end: no request comes in, nobody reaps, the database closes.
+    http: HttpServer,
+    _reaper: Reaper,
+    tracker: Arc<Tracker>,
+}
+
+/// The options of a [`TrackerServer`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TrackerServerBuilder {
+    /// Address and port to listen on, default `127.0.0.1:8000`; port 0 takes a free one. Only
+    /// addresses of this machine's loopback are accepted: there are no access tokens yet.
+    pub listen: String,
+    /// The database's file, default `remuda.db` in the working directory; `:memory:` keeps it in
+    /// memory.
+    pub database: PathBuf,
+    /// Silence after which a session is shown as stale, default 120 s.
+    pub stale_after: Duration,
+    /// Silence after which a session is moved to the history, default 600 s; not less than
+    /// `stale_after`.
+    pub purge_after: Duration,
+    /// Open connections, default 10 000, and never more than the process may have files. Nine of
+    /// ten may be parked beats.
+    pub max_connections: usize,
+}
+
+impl Default for TrackerServerBuilder {
+    fn default() -> TrackerServerBuilder {
+        TrackerServerBuilder {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)).to_string(),
+            database: PathBuf::from("remuda.db"),
+            stale_after: STALE_AFTER,
+            purge_after: PURGE_AFTER,
+            max_connections: Limits::default().connections,
+        }
+    }
+}
+
+impl TrackerServerBuilder {
+    /// Sets [`listen`](TrackerServerBuilder::listen).
+    pub fn listen(mut self, listen: impl Into<String>) -> Self {
+        self.listen = listen.into();
+        self
+    }
+
+    /// Sets [`database`](TrackerServerBuilder::database).
+    pub fn database(mut self, database: impl Into<PathBuf>) -> Self {
+        self.database = database.into();
+        self
+    }
+
+    /// Sets [`stale_after`](TrackerServerBuilder::stale_after).
+    pub fn stale_after(mut self, stale_after: Duration) -> Self {
+        self.stale_after = stale_after;
+        self
+    }
+
+    /// Sets [`purge_after`](TrackerServerBuilder::purge_after).
+    pub fn purge_after(mut self, purge_after: Duration) -> Self {
+        self.purge_after = purge_after;
+        self
+    }
+
+    /// Sets [`max_connections`](TrackerServerBuilder::max_connections).
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// Opens the database and serves. Returns when connections are accepted.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`], [`Error::Store`], [`Error::Listen`].
+    pub fn start(self) -> Result<TrackerServer> {
+        let address = self.validate()?;
+        let store = SessionStore::open_with(&self.database, self.stale_after)?;
+        let tracker = Arc::new(Tracker::new(store));
+        let http = HttpServer::start(address, Arc::clone(&tracker), self.limits())
+            .map_err(|source| Error::Listen { address, source })?;
+        let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after)
+            .map_err(|error| Error::io("starting the tracker's reaper", error))?;
+        log::info!("tracker listens on http://{}/", http.local_addr());
+        Ok(TrackerServer { http, _reaper: reaper, tracker })
+    }
+
+    fn validate(&self) -> Result<SocketAddr> {
+        let address = match self.listen.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}").parse(),
+            None => self.listen.parse::<SocketAddr>(),
+        };
+        let Ok(address) = address else {
+            let reason = format!("{:?} is not ADDRESS:PORT, such as 127.0.0.1:{DEFAULT_PORT}", self.listen);
+            return Err(Error::config("listen", reason));
+        };
+        if !address.ip().is_loopback() {
+            let reason = format!(
+                "{address} can be reached from other machines, and there are no access tokens yet: use an \
+                 address of 127.0.0.0/8 or [::1], and a tunnel for other machines"
+            );
+            return Err(Error::config("listen", reason));
+        }
+        if self.stale_after.is_zero() {
+            return Err(Error::config("stale_after", "must be more than zero"));
+        }
+        if self.purge_after < self.stale_after {
+            return Err(Error::config("purge_after", "must not be less than stale_after"));
+        }
+        if self.max_connections == 0 {
+            return Err(Error::config("max_connections", "must be at least 1"));
+        }
+        Ok(address)
+    }
+
+    fn limits(&self) -> Limits {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES);
+        let connections = self.max_connections.min(usize::try_from(files.max(1)).unwrap_or(usize::MAX));
+        Limits {
+            connections,
+            // Some connections are kept for whoever comes to look or to kill.
+            parked: connections - connections.div_ceil(10),
+            body_bytes: MAX_BODY,
+            idle_time: CONNECTION_IDLE,
+            ..Limits::default()
+        }
+    }
+}
+
+impl TrackerServer {
+    /// The options, with their defaults.
+    pub fn builder() -> TrackerServerBuilder {
+        TrackerServerBuilder::default()
+    }
+
+    /// The address that it listens on, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+
+    /// The store that it stands on. A kill that is requested here reaches a parked beat no sooner
+    /// than its end: use the routes, or [`kill`](TrackerServer::kill).
+    pub fn store(&self) -> &SessionStore {
+        self.tracker.store()
+    }
+
+    /// Asks a tracked session to stop; a parked beat of it is answered at once. False if there is
+    /// no such session. Blocks until the request is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn kill(&self, id: &TrackedId) -> Result<bool> {
+        self.tracker.kill(id)
+    }
+
+    /// Ends the server: answers the requests that have arrived, parked beats at once, for at most
+    /// 5 s; writes the last beats; closes the database. Blocks until all of its threads have ended.
+    pub fn shutdown(mut self) {
+        self.http.shutdown(GRACE);
+    }
+}
+
+impl fmt::Debug for TrackerServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackerServer").field("address", &self.local_addr()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,299 @@
+//! The tracked sessions in SQLite.
+//!
+//! One thread writes ([`writer`]): what came in meanwhile is one transaction, and a call that
+//! registers, kills, sets a status or deletes returns after its commit, which is on the disk.
+//! Beats touch memory only ([`memory`]) and are written within a second. Readers have connections
+//! of their own, so a long list and a write do not wait for each other.
+//!
+//! Ages are decided by the monotonic clock: whoever was silent before the store was opened counts
+//! as seen at that moment, so nobody is stale before one threshold has passed. Wall-clock times
+//! are stored and shown, and decide nothing.
+
+mod ancestor;
+mod memory;
+mod rows;
+mod schema;
+mod write;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use self::memory::Memory;
+use self::write::{Outcome, Write};
+use self::writer::{Command, Writer};
+use super::api::{STALE_AFTER, SessionCreate};
+use super::{TrackedId, TrackedSession};
+use crate::clock::Moment;
+use crate::sync::Mutex;
+use crate::{Error, Result};
+
+/// Read connections that are kept.
+const READERS: usize = 4;
+
+/// The tracker's database: what [`TrackerServer`](super::TrackerServer) stands on, usable without it.
+///
+/// All methods take `&self` and may be called from any thread. Methods that return a
+/// [`Result`] wait for the disk; their error is [`Error::Store`], and then nothing has changed.
+/// Dropping the store writes the last beats and closes the database.
+///
+/// ```
+/// use remuda::SessionStore;
+///
+/// let store = SessionStore::open(":memory:")?;
+/// let id = store.create_session("reports", Some("ann"))?;
+/// assert_eq!(store.update_heartbeat(&id), Some(false));
+/// assert!(store.request_kill(&id)?);
+/// assert_eq!(store.update_heartbeat(&id), Some(true));
+/// assert_eq!(store.all_sessions()?[0].app_name, "reports");
+/// # Ok::<(), remuda::Error>(())
+/// ```
+pub struct SessionStore {
+    memory: Arc<Mutex<Memory>>,
+    writer: Writer,
+    readers: Readers,
+    stale_after: Duration,
+    /// Held as long as the database is open.
+    _lock: Option<File>,
+}
+
+enum Readers {
+    Own {
+        path: PathBuf,
+        idle: Mutex<Vec<Connection>>,
+    },
+    /// A database in memory has one connection; the writer reads for everybody.
+    Writer,
+}
+
+impl SessionStore {
+    /// Opens or creates the database at `path`; `:memory:` keeps it in memory.
+    ///
+    /// A database of the Python ancestor is taken over: its sessions are copied, its table stays
+    /// beside ours as `ancestor_sessions`. While it is open, a second store on the same file is
+    /// refused.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the file cannot be opened, is in use by another tracker, is no database
+    /// or one of something else.
+    pub fn open(path: impl AsRef<Path>) -> Result<SessionStore> {
+        SessionStore::open_with(path.as_ref(), STALE_AFTER)
+    }
+
+    pub(super) fn open_with(path: &Path, stale_after: Duration) -> Result<SessionStore> {
+        let in_memory = path == Path::new(":memory:");
+        let lock = if in_memory { None } else { Some(lock(path)?) };
+        let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
+            .map_err(|error| Error::store("opening it", error))?;
+        schema::prepare(&mut connection)?;
+        let memory = rows::load(&connection).map_err(|error| Error::store("loading the sessions", error))?;
+        let memory = Arc::new(Mutex::new(memory));
+        let writer = Writer::start(connection, Arc::clone(&memory))?;
+        let readers = if in_memory {
+            Readers::Writer
+        } else {
+            Readers::Own { path: path.to_owned(), idle: Mutex::new(Vec::new()) }
+        };
+        Ok(SessionStore { memory, writer, readers, stale_after, _lock: lock })
+    }
+
+    /// Registers a tracked session and returns its new id. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn create_session(&self, app_name: &str, user_id: Option<&str>) -> Result<TrackedId> {
+        self.register(SessionCreate {
+            app_name: app_name.to_owned(),
+            user_id: user_id.map(str::to_owned),
+            ..SessionCreate::default()
+        })
+    }
+
+    /// Registers a tracked session with all it may say of itself; see [`SessionCreate`]. Durable
+    /// when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn register(&self, session: SessionCreate) -> Result<TrackedId> {
+        let id = session.session_id.clone().unwrap_or_else(TrackedId::random);
+        self.write("registering a session", Write::Register { id: id.clone(), session: Box::new(session) })?;
+        Ok(id)
+    }
+
+    /// Ends a tracked session: it moves to the history. False if there is no such session.
+    /// Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn delete_session(&self, id: &TrackedId) -> Result<bool> {
+        self.changed("deleting a session", Write::Delete(id.clone()))
+    }
+
+    /// Notes a sign of life and tells whether somebody wants the session to stop; `None` if there
+    /// is no such session. Does not block; written to the disk within a second.
+    pub fn update_heartbeat(&self, id: &TrackedId) -> Option<bool> {
+        self.beat(id, None)
+    }
+
+    /// [`update_heartbeat`](SessionStore::update_heartbeat) with snapshots that came with it.
+    pub(super) fn beat(&self, id: &TrackedId, attached: Option<BTreeMap<String, Value>>) -> Option<bool> {
+        let (kill, first) = self.memory.lock().beat(id, attached, Moment::now())?;
+        if first {
+            self.writer.send(Command::BeatsCame);
+        }
+        Some(kill)
+    }
+
+    /// Whether somebody wants the session to stop, without a sign of life; `None` if there is no
+    /// such session. Does not block.
+    pub fn kill_requested(&self, id: &TrackedId) -> Option<bool> {
+        self.memory.lock().kill_requested(id)
+    }
+
+    /// Sets status and task; also a sign of life. False if there is no such session. Durable when
+    /// it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn update_status(&self, id: &TrackedId, status: &str, current_task: Option<&str>) -> Result<bool> {
+        self.update_numbered_status(id, status, current_task, None)
+    }
+
+    /// [`update_status`](SessionStore::update_status), ignored if a status with a higher number has
+    /// come before.
+    pub(super) fn update_numbered_status(
+        &self,
+        id: &TrackedId,
+        status: &str,
+        current_task: Option<&str>,
+        number: Option<u64>,
+    ) -> Result<bool> {
+        let write = Write::Status {
+            id: id.clone(),
+            status: status.to_owned(),
+            current_task: current_task.map(str::to_owned),
+            number: number.map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
+        };
+        let known = self.changed("setting a status", write)?;
+        if known {
+            self.beat(id, None);
+        }
+        Ok(known)
+    }
+
+    /// Asks a tracked session to stop. False if there is no such session. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn request_kill(&self, id: &TrackedId) -> Result<bool> {
+        self.changed("requesting a kill", Write::Kill(id.clone()))
+    }
+
+    /// Asks all tracked sessions of an app to stop and returns which they are. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn request_kill_by_app(&self, app_name: &str) -> Result<Vec<TrackedId>> {
+        self.moved("requesting kills", Write::KillApp(app_name.to_owned()))
+    }
+
+    /// All tracked sessions, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn all_sessions(&self) -> Result<Vec<TrackedSession>> {
+        let rows = self.read("listing the sessions", rows::list)?;
+        Ok(rows::complete(rows, &self.memory.lock(), self.stale_after))
+    }
+
+    /// Moves the sessions that have been silent for `older_than` to the history and returns which
+    /// they were. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn cleanup_stale(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
+        let seen_before = Moment::now() - older_than;
+        if self.memory.lock().silent(seen_before).is_empty() {
+            return Ok(Vec::new());
+        }
+        self.moved("moving silent sessions to the history", Write::Purge { seen_before })
+    }
+
+    /// Forgets what is in the history for longer than `age`.
+    pub(super) fn trim_history(&self, age: Duration) -> Result<()> {
+        self.write("trimming the history", Write::TrimHistory { age }).map(drop)
+    }
+
+    fn changed(&self, doing: &'static str, write: Write) -> Result<bool> {
+        Ok(matches!(self.write(doing, write)?, Outcome::Changed(true)))
+    }
+
+    fn moved(&self, doing: &'static str, write: Write) -> Result<Vec<TrackedId>> {
+        match self.write(doing, write)? {
+            Outcome::Ids(ids) => Ok(ids),
+            Outcome::Changed(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn write(&self, doing: &'static str, write: Write) -> Result<Outcome> {
+        self.writer.write(write).map_err(|error| Error::store(doing, error))
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        body: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let failed = |error| Error::store(doing, error);
+        let Readers::Own { path, idle } = &self.readers else {
+            return self.writer.read(body).map_err(failed);
+        };
+        let idle_one = idle.lock().pop();
+        let connection = match idle_one {
+            Some(connection) => connection,
+            None => schema::open_reader(path).map_err(|error| failed(error.into()))?,
+        };
+        let value = body(&connection).map_err(|error| failed(error.into()))?;
+        let mut idle = idle.lock();
+        if idle.len() < READERS {
+            idle.push(connection);
+        }
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for SessionStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionStore").finish_non_exhaustive()
+    }
+}
+
+/// Two stores on one file would each keep beats and kills that the other does not see. The lock
+/// ends with the process, however it ends. It lies in a file beside the database, because closing
+/// a second descriptor of the database itself would give up SQLite's own locks.
+fn lock(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(name)
+        .map_err(|error| Error::store("opening its lock file", error))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::store("opening it", "another tracker uses it")),
+        Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

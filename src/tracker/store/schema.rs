@@ -1,0 +1,105 @@
+//! The tables, how older ones become the present ones, how a connection is set up.
+//!
+//! `user_version` counts migrations, `application_id` says that the file is ours.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::ancestor;
+use crate::{Error, Result};
+
+/// "rmda".
+const APPLICATION: i64 = 0x726d_6461;
+
+/// One migration each, applied in order; a released one is never changed.
+const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 1] = [first];
+
+/// Sets the connection up and brings the tables up to date.
+pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
+    let failed = |error| Error::store("opening it", error);
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    let version: i64 = pragma(connection, "user_version")?;
+    let application: i64 = pragma(connection, "application_id")?;
+    if version > 0 && application != APPLICATION {
+        return Err(Error::store("opening it", "the file is a database of another program"));
+    }
+    let version = usize::try_from(version).unwrap_or(0);
+    if version > MIGRATIONS.len() {
+        return Err(Error::store("opening it", "the file was written by a newer version of remuda"));
+    }
+    // A write-ahead log lets readers go on beside the writer; FULL has every commit on the disk.
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    let migrating = |error| Error::store("bringing its tables up to date", error);
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(migrating)?;
+    for migration in &MIGRATIONS[version..] {
+        migration(&transaction).map_err(migrating)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
+        .map_err(migrating)?;
+    transaction.pragma_update(None, "application_id", APPLICATION).map_err(migrating)?;
+    transaction.commit().map_err(migrating)
+}
+
+/// A connection that reads beside the writer.
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<i64> {
+    connection
+        .pragma_query_value(None, name, |row| row.get(0))
+        .map_err(|error| Error::store("opening it", error))
+}
+
+/// Times are milliseconds since 1970. Beats have a narrow table of their own, because they are
+/// written most: a page of it holds hundreds.
+fn first(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let ancestor = ancestor::set_aside(transaction)?;
+    transaction.execute_batch(
+        "CREATE TABLE sessions (
+            row INTEGER PRIMARY KEY AUTOINCREMENT,
+            session_id TEXT NOT NULL UNIQUE,
+            app_name TEXT NOT NULL,
+            user_id TEXT,
+            start_time INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            current_task TEXT,
+            status_number INTEGER,
+            kill_requested INTEGER NOT NULL,
+            host TEXT,
+            pid INTEGER,
+            labels TEXT
+        );
+        CREATE INDEX remuda_sessions_by_app ON sessions (app_name);
+        CREATE INDEX remuda_sessions_by_start ON sessions (start_time, row);
+        CREATE TABLE beats (row INTEGER PRIMARY KEY, last_heartbeat INTEGER NOT NULL);
+        CREATE TABLE history (
+            entry INTEGER PRIMARY KEY AUTOINCREMENT,
+            session_id TEXT NOT NULL,
+            app_name TEXT NOT NULL,
+            user_id TEXT,
+            start_time INTEGER NOT NULL,
+            last_heartbeat INTEGER NOT NULL,
+            end_time INTEGER NOT NULL,
+            outcome TEXT NOT NULL,
+            status TEXT NOT NULL,
+            current_task TEXT,
+            kill_requested INTEGER NOT NULL,
+            host TEXT,
+            pid INTEGER,
+            labels TEXT
+        );
+        CREATE INDEX remuda_history_by_id ON history (session_id);
+        CREATE INDEX remuda_history_by_end ON history (end_time);",
+    )?;
+    if let Some(ancestor) = ancestor { ancestor::copy(transaction, &ancestor) } else { Ok(()) }
+}

@@ -1,0 +1,279 @@
+//! The store without a server.
+
+use std::fs;
+
+use super::*;
+use crate::tracker::TrackedStatus;
+
+/// A directory that is removed with all it holds.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        let path = std::env::temp_dir().join(format!("remuda-store-{}", TrackedId::random()));
+        fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.join("tracker.db")
+    }
+
+    fn open(&self) -> SessionStore {
+        SessionStore::open(self.database()).unwrap()
+    }
+
+    /// What an SQLite shell would see.
+    fn raw(&self) -> Connection {
+        Connection::open(self.database()).unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn row(store: &SessionStore, id: &TrackedId) -> Option<TrackedSession> {
+    store.all_sessions().unwrap().into_iter().find(|row| row.session_id == *id)
+}
+
+fn outcomes(connection: &Connection) -> Vec<(String, String)> {
+    let mut statement = connection.prepare("SELECT session_id, outcome FROM history ORDER BY entry").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
+    let directory = Directory::new();
+    for path in [directory.database(), PathBuf::from(":memory:")] {
+        let store = SessionStore::open(&path).unwrap();
+        let one = store.create_session("a", Some("ann")).unwrap();
+        let two = store.create_session("a", None).unwrap();
+        let other = store.create_session("b", None).unwrap();
+        let unknown = TrackedId::random();
+        assert_eq!(store.update_heartbeat(&one), Some(false));
+        assert_eq!(store.update_heartbeat(&unknown), None);
+        assert!(store.update_status(&one, "running", Some("task")).unwrap());
+        assert!(!store.update_status(&unknown, "running", None).unwrap());
+        assert!(store.request_kill(&one).unwrap() && store.request_kill(&one).unwrap());
+        assert!(!store.request_kill(&unknown).unwrap());
+        assert_eq!(store.update_heartbeat(&one), Some(true));
+        assert_eq!(store.kill_requested(&two), Some(false));
+        let mut killed = store.request_kill_by_app("a").unwrap();
+        killed.sort();
+        let mut both = [one.clone(), two.clone()];
+        both.sort();
+        assert_eq!(killed, both);
+        assert_eq!(store.update_heartbeat(&two), Some(true));
+        assert_eq!(store.update_heartbeat(&other), Some(false));
+        let first = row(&store, &one).unwrap();
+        assert_eq!((first.app_name.as_str(), first.user_id.as_deref()), ("a", Some("ann")));
+        assert_eq!((first.status, first.current_task.as_deref()), (TrackedStatus::Running, Some("task")));
+        assert!(first.kill_requested && !first.is_stale);
+        assert!(store.delete_session(&one).unwrap() && !store.delete_session(&one).unwrap());
+        assert_eq!(store.update_heartbeat(&one), None);
+        assert_eq!(store.cleanup_stale(Duration::from_secs(60)).unwrap(), []);
+        assert_eq!(store.cleanup_stale(Duration::ZERO).unwrap().len(), 2);
+        assert_eq!(store.all_sessions().unwrap(), []);
+    }
+}
+
+#[test]
+fn everything_is_there_after_it_was_closed_and_opened_again() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let id = store
+        .register(SessionCreate {
+            app_name: "größe\0x".to_owned(),
+            labels: [("k".to_owned(), "v".to_owned())].into(),
+            pid: Some(u32::MAX),
+            ..SessionCreate::default()
+        })
+        .unwrap();
+    store.update_status(&id, "on a break", Some("tea")).unwrap();
+    store.request_kill(&id).unwrap();
+    store.update_heartbeat(&id);
+    let before = row(&store, &id).unwrap();
+    drop(store);
+    let store = directory.open();
+    let after = row(&store, &id).unwrap();
+    assert_eq!(after.last_heartbeat, before.last_heartbeat, "the last beat was written at the end");
+    assert_eq!((&after.start_time, &after.status), (&before.start_time, &before.status));
+    assert_eq!((&after.app_name, &after.labels, after.pid), (&before.app_name, &before.labels, before.pid));
+    assert_eq!(store.update_heartbeat(&id), Some(true));
+}
+
+#[test]
+fn nobody_is_stale_before_one_threshold_after_the_start() {
+    let directory = Directory::new();
+    let id = directory.open().create_session("a", None).unwrap();
+    directory.raw().execute("UPDATE beats SET last_heartbeat = 0", []).unwrap();
+    let store = directory.open();
+    let found = row(&store, &id).unwrap();
+    assert!(!found.is_stale && found.status == TrackedStatus::Idle);
+    assert!(found.last_heartbeat.starts_with("1970-"), "{}", found.last_heartbeat);
+    assert!(found.beat_age_seconds.unwrap() > 1e9, "the true age is shown");
+    assert_eq!(store.cleanup_stale(STALE_AFTER).unwrap(), []);
+}
+
+#[test]
+fn the_dead_lie_in_the_history_with_the_cause() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let ids = [store.create_session("a", None).unwrap(), store.create_session("a", None).unwrap()];
+    store.delete_session(&ids[0]).unwrap();
+    store.cleanup_stale(Duration::ZERO).unwrap();
+    let expected = [(ids[0].to_string(), "ended".to_owned()), (ids[1].to_string(), "lost".to_owned())];
+    assert_eq!(outcomes(&directory.raw()), expected);
+    store.trim_history(Duration::from_secs(60)).unwrap();
+    assert_eq!(outcomes(&directory.raw()).len(), 2);
+    directory.raw().execute("UPDATE history SET end_time = 0", []).unwrap();
+    store.trim_history(Duration::from_secs(60)).unwrap();
+    assert_eq!(outcomes(&directory.raw()), []);
+}
+
+#[test]
+fn beats_reach_the_disk_by_themselves_in_one_batch() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let ids: Vec<TrackedId> = (0..50).map(|_| store.create_session("a", None).unwrap()).collect();
+    let raw = directory.raw();
+    raw.execute("UPDATE beats SET last_heartbeat = 0", []).unwrap();
+    for id in ids.iter().cycle().take(500) {
+        store.update_heartbeat(id);
+    }
+    let written = || -> i64 {
+        raw.query_row("SELECT count(*) FROM beats WHERE last_heartbeat > 0", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(written(), 0, "a beat does not wait for the disk");
+    let deadline = Moment::after(Duration::from_secs(60));
+    loop {
+        match written() {
+            0 => assert!(Moment::now() < deadline, "the beats are never written"),
+            50 => break,
+            some => panic!("{some} beats were written alone"),
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn one_broken_change_does_not_fail_its_neighbours() {
+    let directory = Directory::new();
+    let store = directory.open();
+    directory
+        .raw()
+        .execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON sessions WHEN new.app_name = 'bad'
+             BEGIN SELECT raise(ABORT, 'on purpose'); END",
+        )
+        .unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let name = if worker % 2 == 0 { "bad" } else { "good" };
+                    assert_eq!(store.create_session(name, None).is_ok(), name == "good");
+                }
+            });
+        }
+    });
+    let rows = store.all_sessions().unwrap();
+    assert_eq!(rows.len(), 80);
+    assert!(rows.iter().all(|row| store.update_heartbeat(&row.session_id) == Some(false)));
+}
+
+#[test]
+fn a_database_of_the_ancestor_is_taken_over_with_its_rows() {
+    let directory = Directory::new();
+    directory
+        .raw()
+        .execute_batch(
+            "CREATE TABLE sessions (
+                session_id TEXT PRIMARY KEY, app_name TEXT NOT NULL, user_id TEXT, start_time TEXT NOT NULL,
+                last_heartbeat TEXT NOT NULL, status TEXT DEFAULT 'idle', current_task TEXT,
+                kill_requested INTEGER DEFAULT 0);
+             CREATE INDEX idx_sessions_app_name ON sessions (app_name);
+             INSERT INTO sessions VALUES
+                ('0f8fad5b-d9cb-469f-a165-70867728950e', 'my app', 'ann', '2026-01-02T03:04:05.678901',
+                 '2026-01-02 03:05:05', 'running', 'a task', 1),
+                ('old-style id', 'other', NULL, 1767323045.5, 1767323046, 'idle', NULL, 0),
+                ('odd', 'odd', NULL, 'once', '', NULL, NULL, NULL);",
+        )
+        .unwrap();
+    let store = directory.open();
+    let uuid = TrackedId::from("0f8fad5b-d9cb-469f-a165-70867728950e");
+    let first = row(&store, &uuid).unwrap();
+    assert_eq!((first.app_name.as_str(), first.user_id.as_deref()), ("my app", Some("ann")));
+    assert_eq!(first.start_time, "2026-01-02T03:04:05.678+00:00");
+    assert_eq!(first.last_heartbeat, "2026-01-02T03:05:05.000+00:00");
+    assert_eq!((first.status, first.current_task.as_deref()), (TrackedStatus::Running, Some("a task")));
+    assert_eq!(store.update_heartbeat(&uuid), Some(true), "its pending kill arrives");
+    let second = row(&store, &"old-style id".into()).unwrap();
+    assert_eq!(second.start_time, "2026-01-02T03:04:05.500+00:00");
+    assert_eq!(row(&store, &"odd".into()).unwrap().status, TrackedStatus::Idle);
+    drop(store);
+    let kept: i64 =
+        directory.raw().query_row("SELECT count(*) FROM ancestor_sessions", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 3, "nothing of it is thrown away");
+    assert_eq!(directory.open().all_sessions().unwrap().len(), 3, "it is taken over once");
+}
+
+#[test]
+fn files_that_are_not_ours_are_refused() {
+    let directory = Directory::new();
+    let refused = |said: &str| {
+        let error = SessionStore::open(directory.database()).expect_err("it is refused").to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    directory.raw().pragma_update(None, "user_version", 7).unwrap();
+    refused("another program");
+    directory.raw().pragma_update(None, "application_id", 0x726d_6461).unwrap();
+    refused("newer version");
+    directory.raw().pragma_update(None, "user_version", 0).unwrap();
+    directory.open();
+    let store = directory.open();
+    refused("another tracker uses it");
+    drop(store);
+    directory.open();
+}
+
+#[test]
+fn a_lost_session_gets_its_pending_kill_back_and_one_that_left_does_not() {
+    let store = SessionStore::open(":memory:").unwrap();
+    let me = SessionCreate {
+        app_name: "a".to_owned(),
+        session_id: Some(TrackedId::random()),
+        ..SessionCreate::default()
+    };
+    let id = store.register(me.clone()).unwrap();
+    store.request_kill(&id).unwrap();
+    store.cleanup_stale(Duration::ZERO).unwrap();
+    store.register(me.clone()).unwrap();
+    assert_eq!(store.update_heartbeat(&id), Some(true));
+    store.delete_session(&id).unwrap();
+    store.register(me).unwrap();
+    assert_eq!(store.update_heartbeat(&id), Some(false));
+}
+
+#[test]
+fn readers_and_writers_do_not_disturb_each_other() {
+    let directory = Directory::new();
+    let store = directory.open();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let id = store.create_session("a", None).unwrap();
+                    assert!(row(&store, &id).is_some(), "what was registered is listed");
+                    store.delete_session(&id).unwrap();
+                    assert!(row(&store, &id).is_none(), "what was deleted is not");
+                }
+            });
+        }
+    });
+}

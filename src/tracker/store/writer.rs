@@ -1,0 +1,217 @@
+//! The thread that writes.
+//!
+//! It takes all commands that wait as one transaction, so that a hundred registrations cost one
+//! write to the disk. The order is: tables, commit, memory, replies.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::memory::Memory;
+use super::write::{Outcome, Write};
+use crate::background::{Background, shielded};
+use crate::clock::Moment;
+use crate::sync::Mutex;
+use crate::{Error, Result};
+
+/// How long a beat may wait in memory.
+const BEATS_WAIT: Duration = Duration::from_secs(1);
+/// At most this many changes in one transaction.
+const BATCH: usize = 512;
+
+/// An error that several callers share.
+pub(super) type Failure = Box<dyn StdError + Send + Sync>;
+
+pub(super) enum Command {
+    Write {
+        write: Write,
+        reply: Sender<Result<Outcome, Failure>>,
+    },
+    /// For a database in memory.
+    Read(Box<dyn FnOnce(&Connection) + Send>),
+    /// Beats wait to be written.
+    BeatsCame,
+}
+
+/// The owner's end of the thread. Dropping it writes what is left and ends the thread.
+pub(super) struct Writer {
+    commands: Option<Sender<Command>>,
+    thread: Background,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, memory: Arc<Mutex<Memory>>) -> Result<Writer> {
+        let (commands, queue) = unbounded();
+        let thread = Background::spawn("remuda-store", move || {
+            WriterThread { connection, memory, queue, write_beats_at: None, failing: false }.run();
+        })
+        .map_err(|error| Error::io("starting the thread of the tracker's database", error))?;
+        Ok(Writer { commands: Some(commands), thread })
+    }
+
+    pub(super) fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // Fails only when the thread is gone; whoever waits for a reply sees that there.
+            let _ = commands.send(command);
+        }
+    }
+
+    /// Waits until the change is on the disk.
+    pub(super) fn write(&self, write: Write) -> Result<Outcome, Failure> {
+        let (reply, answer) = bounded(1);
+        self.send(Command::Write { write, reply });
+        answer.recv().unwrap_or_else(|_| Err("its thread is gone".into()))
+    }
+
+    /// Runs a query on the writer's own connection.
+    pub(super) fn read<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (reply, answer) = bounded(1);
+        self.send(Command::Read(Box::new(move |connection| {
+            let _ = reply.send(body(connection));
+        })));
+        match answer.recv() {
+            Ok(result) => result.map_err(Failure::from),
+            Err(_) => Err("its thread is gone".into()),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.thread.join();
+    }
+}
+
+struct WriterThread {
+    connection: Connection,
+    memory: Arc<Mutex<Memory>>,
+    queue: Receiver<Command>,
+    write_beats_at: Option<Moment>,
+    /// Writing beats failed and that was logged.
+    failing: bool,
+}
+
+type Pending = (Write, Sender<Result<Outcome, Failure>>);
+
+impl WriterThread {
+    fn run(mut self) {
+        while let Some(first) = self.next() {
+            let mut batch = Vec::new();
+            self.take(first, &mut batch);
+            while batch.len() < BATCH
+                && let Ok(command) = self.queue.try_recv()
+            {
+                self.take(command, &mut batch);
+            }
+            self.commit(batch);
+            if self.write_beats_at.is_some_and(|moment| moment <= Moment::now()) {
+                self.write_beats();
+            }
+        }
+        self.write_beats();
+    }
+
+    /// The next command; `None` when the owner is gone.
+    fn next(&mut self) -> Option<Command> {
+        loop {
+            let Some(moment) = self.write_beats_at else { return self.queue.recv().ok() };
+            let left = moment.saturating_since(Moment::now());
+            match self.queue.recv_timeout(left) {
+                Ok(command) => return Some(command),
+                Err(RecvTimeoutError::Timeout) => self.write_beats(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, batch: &mut Vec<Pending>) {
+        match command {
+            Command::Write { write, reply } => batch.push((write, reply)),
+            Command::Read(body) => {
+                shielded("reading the tracker's database", || body(&self.connection));
+            }
+            Command::BeatsCame => {
+                self.write_beats_at.get_or_insert(Moment::after(BEATS_WAIT));
+            }
+        }
+    }
+
+    /// One transaction for all; if it fails, one for each, so that nobody fails for another.
+    fn commit(&mut self, batch: Vec<Pending>) {
+        if batch.is_empty() {
+            return;
+        }
+        let writes: Vec<Write> = batch.iter().map(|(write, _)| write.clone()).collect();
+        if let Ok(outcomes) = self.transact(&writes) {
+            for ((_, reply), outcome) in batch.into_iter().zip(outcomes) {
+                let _ = reply.send(Ok(outcome));
+            }
+            return;
+        }
+        for (write, reply) in batch {
+            let result = self.transact(std::slice::from_ref(&write));
+            let outcome = result.map(|mut outcomes| outcomes.pop().unwrap_or(Outcome::Changed(false)));
+            let _ = reply.send(outcome.map_err(Failure::from));
+        }
+    }
+
+    fn transact(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (mut outcomes, mut lessons) = (Vec::new(), Vec::new());
+        for write in writes {
+            let (outcome, lesson) = write.apply(&transaction, &self.memory)?;
+            outcomes.push(outcome);
+            lessons.push(lesson);
+        }
+        transaction.commit()?;
+        let mut memory = self.memory.lock();
+        for lesson in lessons {
+            lesson.teach(&mut memory);
+        }
+        Ok(outcomes)
+    }
+
+    fn write_beats(&mut self) {
+        self.write_beats_at = None;
+        let beats = self.memory.lock().take_unwritten();
+        if beats.is_empty() {
+            return;
+        }
+        match update_beats(&mut self.connection, &beats) {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                log::info!("the tracker's database takes heartbeats again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !self.failing {
+                    log::warn!("heartbeats cannot be written, they are kept in memory: {error}");
+                }
+                self.failing = true;
+                let mut memory = self.memory.lock();
+                memory.put_back(beats);
+                if memory.has_unwritten() {
+                    self.write_beats_at = Some(Moment::after(BEATS_WAIT));
+                }
+            }
+        }
+    }
+}
+
+fn update_beats(connection: &mut Connection, beats: &[(i64, i64)]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    {
+        let mut update = transaction.prepare_cached("UPDATE beats SET last_heartbeat = ?2 WHERE row = ?1")?;
+        for beat in beats {
+            update.execute([beat.0, beat.1])?;
+        }
+    }
+    transaction.commit()
+}

@@ -1,0 +1,115 @@
+//! `remuda run` as a tracked session: seen, killed, and unharmed when there is no tracker.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use remuda::{TrackedStatus, TrackerServer};
+use serde_json::Value;
+
+use crate::cli_run::{outcome, remuda};
+use crate::scripted_server::{Memory, ScriptedServer, eventually, nobody};
+use crate::support::{ScratchDir, isolated};
+
+const LOOP: &str = "import time\nprint('ready', flush=True)\nwhile True:\n    time.sleep(0.01)\n";
+
+/// Starts a run; its script is under way when this returns.
+fn start(dir: &ScratchDir, args: &[&str]) -> Child {
+    let mut child = remuda(dir.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.contains("ready"), "{line}");
+    // What comes later is read by nobody but fits into the pipe.
+    child.stdout = Some(stdout.into_inner());
+    child
+}
+
+fn answer(authority: &str, method: &str, path: &str) -> Value {
+    let mut stream = TcpStream::connect(authority).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {authority}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
+}
+
+isolated! {
+    fn a_run_brings_its_own_tracker_and_can_be_killed_there() {
+        let dir = ScratchDir::new();
+        dir.write("endless.py", LOOP);
+        let mut child = start(&dir, &["run", "endless.py", "endless.py"]);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let authority = line.split("http://").nth(1).unwrap().trim_end().trim_end_matches('/').to_owned();
+        let list = answer(&authority, "GET", "/sessions");
+        let row = &list["sessions"][0];
+        assert_eq!((&row["app_name"], &row["status"]), (&"remuda run".into(), &"running".into()));
+        assert_eq!(row["current_task"], "2 scripts: endless.py#1, endless.py#2");
+        assert_eq!(row["pid"], child.id());
+        let path = format!("/sessions/{}/kill", row["session_id"].as_str().unwrap());
+        assert_eq!(answer(&authority, "POST", &path)["status"], "kill_requested");
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        let (code, stdout, _) = outcome(child.wait_with_output().unwrap());
+        assert_eq!(code, Some(1), "{stdout}");
+        assert!(rest.contains("stopped by somebody"), "{rest}");
+        assert!(stdout.contains("2 cancelled"), "{stdout}");
+    }
+}
+
+isolated! {
+    fn a_run_joins_a_tracker_and_its_neighbour_there_lives_on_when_it_is_killed() {
+        let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start().unwrap();
+        let url = format!("http://{}", server.local_addr());
+        let dir = ScratchDir::new();
+        dir.write("endless.py", LOOP);
+        let (victim, other) =
+            (start(&dir, &["run", "--server", &url, "endless.py"]), start(&dir, &["run", "--server", &url, "endless.py"]));
+        let rows = server.store().all_sessions().unwrap();
+        let of = |child: &Child| rows.iter().find(|row| row.pid == Some(child.id())).unwrap().session_id.clone();
+        let other_id = of(&other);
+        assert!(server.kill(&of(&victim)).unwrap());
+        assert_eq!(outcome(victim.wait_with_output().unwrap()).0, Some(1));
+        let rows = server.store().all_sessions().unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!((&rows[0].session_id, &rows[0].status), (&other_id, &TrackedStatus::Running));
+        assert!(server.kill(&other_id).unwrap());
+        assert_eq!(outcome(other.wait_with_output().unwrap()).0, Some(1));
+        assert_eq!(server.store().all_sessions().unwrap(), []);
+        server.shutdown();
+    }
+}
+
+isolated! {
+    fn a_run_without_a_tracker_goes_on_in_silence() {
+        let dir = ScratchDir::new();
+        dir.write("fine.py", "print('fine')");
+        let nobody = format!("http://{}", nobody());
+        for args in [&["run", "--no-tracker", "fine.py"][..], &["run", "--server", &nobody, "fine.py"][..]] {
+            let (code, stdout, stderr) = outcome(remuda(dir.path(), args).output().unwrap());
+            assert_eq!((code, stderr.as_str()), (Some(0), ""));
+            assert!(stdout.contains("fine.py | fine"), "{stdout}");
+        }
+    }
+}
+
+isolated! {
+    fn a_run_outlives_its_tracker() {
+        let memory = Memory::default();
+        let server = ScriptedServer::start(memory.parking());
+        let dir = ScratchDir::new();
+        dir.write("waits.py", "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n");
+        let child = start(&dir, &["run", "--server", &server.url(), "waits.py"]);
+        eventually("the run registers", || !memory.ids().is_empty());
+        drop(server);
+        dir.write("go", "");
+        assert_eq!(outcome(child.wait_with_output().unwrap()).0, Some(0));
+    }
+}

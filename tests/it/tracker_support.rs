@@ -1,0 +1,160 @@
+//! What tests of the tracker share: a server without a file, and a plain HTTP client that shows
+//! every byte.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use remuda::TrackerServer;
+use serde_json::{Value, json};
+
+use crate::support::GENEROUS;
+
+/// A tracker on a free port, with its database in memory.
+pub(crate) fn server() -> TrackerServer {
+    TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start().expect("a tracker starts")
+}
+
+/// A keep-alive connection.
+pub(crate) struct Http {
+    stream: TcpStream,
+    /// What was read beyond the last answer.
+    rest: Vec<u8>,
+}
+
+/// An answer, as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// A header field, by its lower-case name.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl Http {
+    pub(crate) fn connect(address: SocketAddr) -> Http {
+        let stream = TcpStream::connect(address).expect("the server accepts");
+        stream.set_read_timeout(Some(GENEROUS)).unwrap();
+        Http { stream, rest: Vec::new() }
+    }
+
+    /// Sends a request without waiting for its answer.
+    pub(crate) fn send(&mut self, method: &str, target: &str, body: &str) {
+        let length = body.len();
+        self.raw(format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+    }
+
+    /// Sends bytes as they are. The server may have hung up already.
+    pub(crate) fn raw(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    /// A second value on the same connection, to send from another thread.
+    pub(crate) fn another_handle(&self) -> Http {
+        Http { stream: self.stream.try_clone().unwrap(), rest: Vec::new() }
+    }
+
+    /// Whether an answer, or the connection's end, has arrived.
+    pub(crate) fn has_input(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let arrived = self.stream.peek(&mut [0]).is_ok();
+        self.stream.set_nonblocking(false).unwrap();
+        arrived || !self.rest.is_empty()
+    }
+
+    /// The next answer, which has no body whatever its head says.
+    pub(crate) fn answer_to_head(&mut self) -> Option<Answer> {
+        self.next_head()
+    }
+
+    /// The next answer; `None` when the server has closed the connection.
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
+        let mut answer = self.next_head()?;
+        let length: usize = answer.field("content-length").map_or(0, |length| length.parse().unwrap());
+        while self.rest.len() < length {
+            assert!(self.read(), "the body is cut: {answer:?}");
+        }
+        answer.body = self.rest.drain(..length).collect();
+        Some(answer)
+    }
+
+    fn next_head(&mut self) -> Option<Answer> {
+        let head_end = loop {
+            if let Some(at) = self.rest.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at;
+            }
+            if !self.read() {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.rest[..head_end].to_vec()).expect("a head is text");
+        self.rest.drain(..head_end + 4);
+        let status = head[9..12].parse().expect("a status");
+        Some(Answer { status, head, body: Vec::new() })
+    }
+
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        match self.stream.read(&mut buffer) {
+            Ok(read) => {
+                self.rest.extend_from_slice(&buffer[..read]);
+                read > 0
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("the server does not answer: {error}"),
+        }
+    }
+
+    /// One exchange.
+    pub(crate) fn call(&mut self, method: &str, target: &str, body: &str) -> Answer {
+        self.send(method, target, body);
+        self.answer().expect("the connection stays open")
+    }
+
+    /// One exchange that succeeds.
+    pub(crate) fn ok(&mut self, method: &str, target: &str, body: &Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = self.call(method, target, &body);
+        assert_eq!(answer.status, 200, "{method} {target}: {}", String::from_utf8_lossy(&answer.body));
+        answer.json()
+    }
+
+    /// Registers a session and returns its id.
+    pub(crate) fn register(&mut self, app_name: &str) -> String {
+        let created = self.ok("POST", "/sessions", &json!({ "app_name": app_name }));
+        created["session_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The rows of `GET /sessions`.
+    pub(crate) fn list(&mut self) -> Vec<Value> {
+        self.ok("GET", "/sessions", &Value::Null)["sessions"].as_array().expect("rows").clone()
+    }
+
+    /// The row of one session.
+    pub(crate) fn row(&mut self, id: &str) -> Option<Value> {
+        self.list().into_iter().find(|row| row["session_id"] == id)
+    }
+
+    /// No more requests will come.
+    pub(crate) fn finish_sending(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// One exchange on a connection of its own.
+pub(crate) fn call(address: SocketAddr, method: &str, target: &str, body: &str) -> Answer {
+    Http::connect(address).call(method, target, body)
+}
