@@ -38,7 +38,8 @@ isolated! {
         assert!(client.id().is_uuid());
         assert_eq!(register.headers["content-type"], "application/json");
         assert!(!register.headers.contains_key("origin") && !register.headers.contains_key("transfer-encoding"));
-        server.await_count(1, "POST", "/heartbeat");
+        // The first beat comes at once and is not parked for long: what is attached next follows soon.
+        assert_eq!(server.await_count(1, "POST", "/heartbeat").wait(), Some(2));
         drop(client);
         assert_eq!(memory.ids(), [""; 0]);
         assert_eq!(server.count("POST", "/sessions"), 1);
@@ -272,8 +273,15 @@ isolated! {
         let gone: Weak<SessionClient> = Arc::downgrade(&other);
         drop(other);
         assert!(gone.upgrade().is_none(), "the registry keeps nobody alive");
-        // One that was stopped is not handed out again.
+        // One that was stopped is not handed out again, not even while its callbacks run.
+        let (url, (asked, answers)) = (server.url(), mpsc::channel());
+        clients[0].on_kill(move || {
+            let config = SessionClient::builder("app").server_url(url);
+            asked.send(SessionClient::get_tracker("a key", config).unwrap().id()).unwrap();
+        });
+        let stopped = clients[0].id();
         clients[0].stop();
+        assert_ne!(answers.recv_timeout(GENEROUS), Ok(stopped));
         let next = SessionClient::get_tracker("a key", parked(&server)).unwrap();
         assert!(!Arc::ptr_eq(&next, &clients[0]) && next.is_connected());
     }

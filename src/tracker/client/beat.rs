@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::link::Trouble;
 use super::pace::{Backoff, between, jittered, random};
-use super::shared::{Contact, Shared};
+use super::shared::{Contact, Shared, Standing};
 use crate::background::shielded;
 use crate::clock::Moment;
 use crate::tracker::api::{HTTP_TIMEOUT, Heartbeat, HeartbeatResponse, MAX_BODY};
@@ -37,7 +37,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     };
     let mut rest = beater.register();
     while shared.rest(rest) {
-        rest = if shared.lock().registered { beater.beat() } else { beater.register() };
+        rest = if shared.lock().standing == Standing::Known { beater.beat() } else { beater.register() };
     }
 }
 

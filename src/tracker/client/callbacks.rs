@@ -57,6 +57,8 @@ impl Callbacks {
 
     /// Cancels the token and has the callbacks run; later calls do nothing. Does not wait.
     pub(super) fn fire(self: &Arc<Self>) {
+        // First, and outside the lock: whoever is woken by it may add a callback.
+        self.token.cancel();
         let mut state = self.state.lock();
         if state.fired {
             return;
@@ -64,7 +66,6 @@ impl Callbacks {
         state.fired = true;
         let runner = self.ensure_runner(&mut state);
         drop(state);
-        self.token.cancel();
         self.follow(runner);
     }
 
@@ -163,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_cancelled_while_the_first_callback_still_runs() {
+    fn the_token_is_cancelled_before_the_first_callback_runs() {
         let callbacks = Arc::new(Callbacks::default());
         let token = callbacks.token.clone();
         let (seen, was_cancelled) = unbounded();
-        callbacks.add(Box::new(move || seen.send(token.wait_timeout(GENEROUS)).expect("the test listens")));
+        callbacks.add(Box::new(move || seen.send(token.is_cancelled()).expect("the test listens")));
         callbacks.fire();
         assert_eq!(was_cancelled.recv_timeout(GENEROUS), Ok(true));
         assert!(callbacks.wait_or(|| ()));

@@ -139,9 +139,9 @@ impl SessionClient {
         self.shared.is_killed()
     }
 
-    /// Whether [`stop`](SessionClient::stop) was called.
+    /// Whether [`stop`](SessionClient::stop) was called, even if its callbacks still run.
     pub fn is_stopped(&self) -> bool {
-        !self.shared.is_open()
+        self.shared.is_stopping()
     }
 
     /// The id of the tracked session. It is the client's own, except with a tracker that insists on
@@ -162,6 +162,7 @@ impl SessionClient {
     /// Inside a callback it returns at once; the session ends when the last callback has.
     pub fn stop(&self) {
         let shared = Arc::clone(&self.shared);
+        self.shared.begin_stop();
         self.shared.callbacks.fire();
         if self.shared.callbacks.wait_or(move || shared.close()) {
             self.shared.close();

@@ -23,8 +23,12 @@ pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>>
         });
         Arc::clone(slots.entry(key.to_owned()).or_default())
     };
+    // A client that ends with this owner may have callbacks that ask for the same key: it is dropped
+    // after the lock.
+    let old;
     let mut client = slot.lock();
-    if let Some(living) = client.upgrade().filter(|client| !client.is_stopped()) {
+    old = client.upgrade();
+    if let Some(living) = old.as_ref().filter(|client| !client.is_stopped()) {
         let differences = living.config().differences(&config);
         if !differences.is_empty() {
             log::warn!(
@@ -32,7 +36,7 @@ pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>>
                 differences.join(", ")
             );
         }
-        return Ok(living);
+        return Ok(Arc::clone(living));
     }
     let started = Arc::new(SessionClient::start(config)?);
     *client = Arc::downgrade(&started);

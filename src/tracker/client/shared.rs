@@ -49,13 +49,12 @@ pub(super) struct State {
     pub(super) id: TrackedId,
     pub(super) phase: Phase,
     pub(super) contact: Contact,
-    /// The server knows the session, as far as the client can tell.
-    pub(super) registered: bool,
-    /// A registration is on its way.
-    registering: bool,
+    pub(super) standing: Standing,
     /// Counts what the server answered well, so that the status thread sees a server that is back.
     pub(super) answers: u64,
     killed: bool,
+    /// `stop` was called; the phase changes once the callbacks are over.
+    stopping: bool,
     pub(super) tasks: Tasks,
     attached: BTreeMap<String, Snapshot>,
     beat: Worker,
@@ -76,6 +75,15 @@ pub(super) enum Contact {
     Untried,
     Connected,
     Offline,
+}
+
+/// Whether the server knows the session, as far as the client can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Unknown,
+    /// A registration is on its way.
+    Registering,
+    Known,
 }
 
 /// A thread of the client.
@@ -104,10 +112,10 @@ impl Shared {
                 id: TrackedId::random(),
                 phase: Phase::Open,
                 contact: Contact::Untried,
-                registered: false,
-                registering: false,
+                standing: Standing::Unknown,
                 answers: 0,
                 killed: false,
+                stopping: false,
                 tasks: Tasks::default(),
                 attached: BTreeMap::new(),
                 beat: Worker::default(),
@@ -188,8 +196,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.lock().phase == Phase::Open
+    /// Notes that the client is to end, when its callbacks are over.
+    pub(super) fn begin_stop(&self) {
+        self.lock().stopping = true;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     pub(super) fn is_killed(&self) -> bool {
@@ -218,7 +231,7 @@ impl Shared {
         if state.phase != Phase::Open {
             return None;
         }
-        state.registering = true;
+        state.standing = Standing::Registering;
         let (status, number) = state.tasks.report();
         let body = SessionCreate {
             app_name: self.config.app_name.clone(),
@@ -237,13 +250,12 @@ impl Shared {
     /// Notes what became of a registration.
     pub(super) fn end_registration(&self, result: &Result<SessionCreated, Trouble>, number: u64) {
         let mut state = self.lock();
-        state.registering = false;
+        state.standing = if result.is_ok() { Standing::Known } else { Standing::Unknown };
         if let Ok(created) = result {
             if state.id != created.session_id {
                 log::info!("the tracker calls tracked session {} {}", state.id, created.session_id);
                 state.id = created.session_id.clone();
             }
-            state.registered = true;
             state.tasks.delivered(number);
         }
         drop(state);
@@ -292,7 +304,7 @@ impl Shared {
     /// the same id.
     pub(super) fn forgotten(&self) {
         let mut state = self.lock();
-        state.registered = false;
+        state.standing = Standing::Unknown;
         drop(state);
         self.notify();
     }
@@ -314,8 +326,8 @@ impl Shared {
     pub(super) fn rest(&self, rest: Duration) -> bool {
         let deadline = Moment::after(rest);
         let mut state = self.lock();
-        let registered = state.registered;
-        while state.phase == Phase::Open && state.registered == registered {
+        let standing = state.standing;
+        while state.phase == Phase::Open && state.standing == standing {
             if self.wait(&mut state, Some(deadline)) {
                 break;
             }
@@ -335,8 +347,10 @@ impl Shared {
         state.phase = Phase::Closing;
         self.notify();
         // A registration that lands after the farewell would leave a row behind until it is stale.
-        while state.registering && !self.wait(&mut state, Some(deadline - PATIENCE / 2)) {}
-        let known = state.registered || state.registering;
+        while state.standing == Standing::Registering && !self.wait(&mut state, Some(deadline - PATIENCE / 2))
+        {
+        }
+        let known = state.standing != Standing::Unknown;
         let id = state.id.clone();
         let attached = std::mem::take(&mut state.attached);
         drop(state);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::link::Trouble;
 use super::pace::{Backoff, random};
-use super::shared::{Contact, PATIENCE, Phase, Shared, State};
+use super::shared::{Contact, PATIENCE, Phase, Shared, Standing, State};
 use crate::clock::Moment;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{HTTP_TIMEOUT, SessionStatus};
@@ -149,7 +149,7 @@ pub(super) fn run(shared: &Shared) {
 fn next(shared: &Shared) -> Option<(TrackedId, SessionStatus, u64)> {
     let mut state = shared.lock();
     while state.phase == Phase::Open {
-        let reachable = state.registered && state.contact == Contact::Connected;
+        let reachable = state.standing == Standing::Known && state.contact == Contact::Connected;
         let until = match state.tasks.due(state.answers, Moment::now()) {
             Due::Now if reachable => {
                 let (status, version) = state.tasks.report();
@@ -170,14 +170,14 @@ fn note(shared: &Shared, version: u64, result: &Result<(), Trouble>) {
         drop(state);
         return shared.notify();
     };
-    let State { tasks, answers, phase, registered, .. } = &mut *state;
+    let State { tasks, answers, phase, standing, .. } = &mut *state;
     tasks.failed = version;
     let rest: Duration = tasks.backoff.next(random());
     tasks.retry = Some((Moment::after(rest), *answers));
-    if matches!(trouble, Trouble::Unknown) {
+    if matches!(trouble, Trouble::Unknown) && *standing == Standing::Known {
         // The beat thread registers again, unless its beat is parked: then the server, which parks
         // it, is about to answer it.
-        *registered = false;
+        *standing = Standing::Unknown;
     }
     let first = *phase == Phase::Open && !std::mem::replace(&mut tasks.told, true);
     drop(state);
