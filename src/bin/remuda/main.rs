@@ -13,8 +13,8 @@ mod run;
 mod script;
 mod serve;
 mod signals;
-mod tracker_args;
 mod tracked;
+mod tracker_args;
 
 use std::fmt::Display;
 use std::io::{self, Write};
