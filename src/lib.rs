@@ -44,6 +44,11 @@
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
 //!   pool to a token; a [`SharedPool`] lives from its first user to its last.
 //!
+//! - [`SessionClient`] (feature `client`) registers this program with a tracker, beats, and hears when
+//!   an operator wants it to stop; [`TrackerServer`] (feature `server`) is that tracker: a small
+//!   blocking HTTP server with SQLite inside and a page for the browser. The two halves of the crate
+//!   meet in a [`CancelToken`]: `pool.scope(&client.cancel_token())`. See [`tracker`].
+//!
 //! # Errors
 //!
 //! One [`Error`] type with named fields. Time-outs say what they waited for; a pool that cannot start

@@ -17,6 +17,7 @@ use super::config::{PoolConfig, Reuse};
 use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
+use super::spawner;
 use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
 use super::state::{State, Take, Ticket};
 use crate::background::Background;
@@ -179,7 +180,7 @@ impl Core {
             waiter.decided.notify_one();
         }
         if fx.starts {
-            self.starts.notify_one();
+            spawner::call(self);
         }
         if fx.health {
             self.health.notify_one();
@@ -225,7 +226,7 @@ impl Core {
         self.post_mortems.lock().iter().cloned().collect()
     }
 
-    /// Starts a thread of this pool. Fails once the pool is closed and at the system's limits.
+    /// Starts a thread of this pool. Fails at the system's limits.
     pub(super) fn spawn_thread(
         self: &Arc<Core>,
         name: &'static str,

@@ -159,7 +159,8 @@ impl SessionPool {
         let mut failed = None;
         core.observe(None, |state| {
             if state.is_open() && !state.is_filled() {
-                failed = state.start_trouble(Moment::now());
+                // Once the back-off has passed an attempt is made, and its outcome counts.
+                failed = state.start_trouble(Moment::now()).filter(|(_, retry_in)| !retry_in.is_zero());
                 return failed.is_some();
             }
             true

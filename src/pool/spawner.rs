@@ -34,7 +34,7 @@ pub(super) fn start(core: &Arc<Core>) -> Result<()> {
 
 fn run(core: &Arc<Core>) {
     while let Some(reservation) = next(core) {
-        call_for_help(core);
+        call(core);
         log::debug!("warm-up: starting a session");
         reservation.fill();
     }
@@ -58,14 +58,14 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
     }
 }
 
-/// Has another spawner take the next start, if one more is wanted.
-fn call_for_help(core: &Arc<Core>) {
+/// Has a spawner look for work: one that waits or, if all of them are busy with a start, one more.
+pub(super) fn call(core: &Arc<Core>) {
     let spawn = {
         let mut inner = core.lock();
-        if !inner.state.wants_more_starts() {
-            return;
-        }
-        let spawn = inner.parked_spawners == 0 && inner.spawners < core.config.max_concurrent_starts;
+        // A spawner that neither waits nor starts a session is about to look by itself.
+        let all_busy = inner.state.counts().starting >= inner.spawners;
+        let spawn =
+            all_busy && inner.spawners < core.config.max_concurrent_starts && inner.state.wants_more_starts();
         inner.spawners += usize::from(spawn);
         spawn
     };

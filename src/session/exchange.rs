@@ -98,7 +98,7 @@ impl Exchange<'_> {
             Err(end) => return end,
         };
         loop {
-            let deadline = match self.climb(stop) {
+            let deadline = match self.climb(stop, !unsent.is_empty()) {
                 Ok(deadline) => deadline,
                 Err(end) => return end,
             };
@@ -121,6 +121,10 @@ impl Exchange<'_> {
             }
             if let Some(end) = self.read_answer(ready) {
                 if end == End::Answered {
+                    if !unsent.is_empty() {
+                        // The rest would be taken for the next request.
+                        return End::Broken("it answered a request that it had not read".to_owned());
+                    }
                     self.drain(ready.stdout(), ready.stderr());
                 }
                 return end;
@@ -128,8 +132,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// One look at the ladder: returns until when to wait, or the end.
-    fn climb(&self, stop: &mut Option<Ladder>) -> Result<Option<Moment>, End> {
+    /// One look at the ladder: returns until when to wait, or the end. `sending`: a part of the
+    /// request is still to be sent.
+    fn climb(&self, stop: &mut Option<Ladder>, sending: bool) -> Result<Option<Moment>, End> {
         let cancelled = || self.tokens.iter().flatten().any(|token| token.is_cancelled());
         let Some(ladder) = stop else {
             let why = match self.limit {
@@ -139,7 +144,7 @@ impl Exchange<'_> {
             };
             let now = Moment::now();
             let (again_at, kill_at) = (now + self.grace / 2, now + self.grace);
-            self.interrupt(0);
+            self.interrupt(0, sending);
             *stop = Some(Ladder { why, again_at: Some(again_at), kill_at });
             return Ok(Some(again_at));
         };
@@ -153,13 +158,16 @@ impl Exchange<'_> {
         }
         if ladder.again_at.is_some_and(|again_at| now >= again_at) {
             ladder.again_at = None;
-            self.interrupt(1);
+            self.interrupt(1, sending);
         }
         Ok(ladder.again_at.or(Some(ladder.kill_at)))
     }
 
-    fn interrupt(&self, attempt: u8) {
-        self.transport.cancel(self.request, attempt);
+    fn interrupt(&self, attempt: u8, sending: bool) {
+        // In line it would land in the middle of the request; the worker has not begun anyway.
+        if !(sending && self.transport.is_inline()) {
+            self.transport.cancel(self.request, attempt);
+        }
         self.process.interrupt_group();
     }
 

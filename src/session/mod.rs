@@ -88,7 +88,8 @@ impl fmt::Display for SessionId {
 ///
 /// A session belongs to one caller at a time (`&mut self`); it can move between threads. Its
 /// process leads a process group of its own and ends with the session, whatever it started itself
-/// included, and with this program, even when that is killed.
+/// included, and with this program, even when that is killed. (A child that makes a session or group
+/// of its own, such as a daemon, leaves the worker's and outlives it.)
 ///
 /// Dropping a session kills its process group and waits until the process is reaped (milliseconds);
 /// [`shutdown`](Session::shutdown) lets it leave by itself first.
@@ -546,11 +547,16 @@ impl Session {
             Ok(None) => return Err(self.dead()),
             Err(malformed) => Err(malformed.0),
         };
-        match report {
-            Ok((report, used)) => {
-                worker.transport.consume(used);
-                Ok(Some(report))
+        let report = report.and_then(|(report, used)| {
+            worker.transport.consume(used);
+            if worker.transport.has_unread() {
+                Err("it sent more than its answer".to_owned())
+            } else {
+                Ok(report)
             }
+        });
+        match report {
+            Ok(report) => Ok(Some(report)),
             Err(reason) => {
                 self.process().kill_group(Cause::Protocol(reason.clone()));
                 Err(Error::Protocol { session: self.id, reason })

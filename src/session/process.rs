@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    prlimit, waitid,
+    pidfd_send_signal, prlimit, test_kill_process, waitid,
 };
 use serde::Serialize;
 
@@ -42,7 +42,8 @@ pub struct Memory {
 /// A worker process as seen by everyone who may watch or kill it, whichever thread uses its session.
 ///
 /// It leads a process group of its own. Its number stays taken until the reaper has reaped it, and
-/// signals are sent under the lock that reaping takes: none can reach a stranger.
+/// signals are sent under the lock that reaping takes: none can reach a stranger. (A host that
+/// reaps every child of its own takes that away; then a look at the number comes before a signal.)
 #[derive(Debug)]
 pub(crate) struct Process {
     session: SessionId,
@@ -59,6 +60,8 @@ struct End {
     cause: Option<Cause>,
     exit: Option<Exit>,
     reaped: bool,
+    /// Somebody else reaped it (a host that waits for any child): its number may have a new owner.
+    lost: bool,
 }
 
 /// The worker's ends of fds 0, 1 and 2.
@@ -206,7 +209,10 @@ impl Process {
         end.exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             Ok(Some(status)) => Some(status_of(&status)),
             // Somebody else waited for our child (a host that ignores SIGCHLD): it is gone.
-            Err(rustix::io::Errno::CHILD) => Some(Exit::Unknown),
+            Err(rustix::io::Errno::CHILD) => {
+                end.lost = true;
+                Some(Exit::Unknown)
+            }
             Ok(None) | Err(_) => None,
         };
         if end.exit.is_some() {
@@ -220,24 +226,34 @@ impl Process {
         self.end.lock().cause.clone().unwrap_or(Cause::Itself)
     }
 
-    /// SIGKILL to the whole group; `cause` is remembered if the process still lived.
+    /// SIGKILL to the worker and its whole group; `cause` is remembered if the process still lived.
     pub(crate) fn kill_group(&self, cause: Cause) {
         self.remember_peak();
         let mut end = self.end.lock();
         self.look(&mut end);
         end.cause.get_or_insert(cause);
         self.give_up();
+        self.signal_group(&end, Signal::KILL);
         if !end.reaped {
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            // The group may be without its leader: a process can leave it.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        }
+    }
+
+    /// A signal to what is left of the group. A group outlives its leader, and as long as it does no
+    /// other process can get the leader's number: where there is one, the group is not ours any more.
+    fn signal_group(&self, end: &End, signal: Signal) {
+        let ours = !end.lost || test_kill_process(self.pid) == Err(rustix::io::Errno::SRCH);
+        if !end.reaped && ours {
+            let _ = kill_process_group(self.pid, signal);
         }
     }
 
     /// SIGINT to the whole group: children of user code end, the worker looks for its cancel frame.
     pub(crate) fn interrupt_group(&self) {
-        let end = self.end.lock();
-        if !end.reaped {
-            let _ = kill_process_group(self.pid, Signal::INT);
-        }
+        let mut end = self.end.lock();
+        self.look(&mut end);
+        self.signal_group(&end, Signal::INT);
     }
 
     /// Remembers why the process is about to end by itself (a graceful shutdown).
@@ -255,7 +271,7 @@ impl Process {
         self.look(&mut end);
         let exit = end.exit?;
         if !end.reaped {
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            self.signal_group(&end, Signal::KILL);
             let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
             end.reaped = true;
         }
@@ -325,4 +341,54 @@ fn set_environment(command: &mut Command, config: &SessionConfig) {
         }
     }
     command.envs(&config.env);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Runtime;
+    use crate::session::runtime::Channels;
+    use std::process::Child;
+
+    fn sleeper(group: i32) -> Child {
+        Command::new("sleep").arg("600").process_group(group).spawn().expect("sleep")
+    }
+
+    fn started() -> Process {
+        let runtime = Runtime::command("sleep", ["600"]);
+        let launch = runtime.launch(Duration::from_secs(60)).expect("a command");
+        assert_eq!(launch.channels, Channels::Stdio);
+        let null =
+            || OwnedFd::from(fs::File::options().read(true).write(true).open("/dev/null").expect("null"));
+        let ends = ChildEnds { stdin: null(), stdout: null(), stderr: null() };
+        Process::spawn(SessionId(1), &launch, &SessionConfig::new(runtime), Path::new("/"), ends)
+            .expect("sleep")
+    }
+
+    #[test]
+    fn a_group_whose_leader_the_host_has_reaped_is_still_killed() {
+        let process = started();
+        let mut member = sleeper(process.group());
+        rustix::process::kill_process(process.pid, Signal::KILL).expect("kill");
+        waitid(WaitId::Pid(process.pid), WaitIdOptions::EXITED).expect("the host reaps it");
+        assert_eq!(process.reap(), Some((Exit::Unknown, Cause::Itself)));
+        member.wait().expect("the member ends too");
+    }
+
+    #[test]
+    fn a_stranger_with_the_number_of_a_worker_that_the_host_has_reaped_is_left_alone() {
+        let mut process = started();
+        process.kill_group(Cause::Retired);
+        assert!(process.ends_within(Duration::from_secs(60)));
+        process.reap().expect("it has ended");
+        let mut stranger = sleeper(0);
+        process.pid = runtime::pid(stranger.id()).expect("a number");
+        *process.end.lock() = End { exit: Some(Exit::Unknown), lost: true, ..End::default() };
+        process.interrupt_group();
+        process.kill_group(Cause::Retired);
+        process.reap();
+        assert!(stranger.try_wait().expect("try_wait").is_none());
+        stranger.kill().expect("kill");
+        stranger.wait().expect("wait");
+    }
 }

@@ -1,8 +1,10 @@
 //! The reaper: one thread per process that waits for ended workers, so that nobody else has to.
 //!
 //! Whoever is done with a worker hands it over as a [`Ward`]. The reaper lets it leave by itself
-//! until its deadline, then kills its group, reaps it, removes its directory and tells the owner.
+//! until its deadline, then kills its group, reaps it, removes its directory and tells the owner. A
+//! directory that holds much is removed on a thread of its own: nobody waits for another's litter.
 
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,9 +52,17 @@ struct Shared {
     watchdog: Arc<Watchdog>,
 }
 
+/// What is left of a ward once its process is reaped: to be told to its owner.
+struct Farewell {
+    post_mortem: PostMortem,
+    gone: Box<dyn FnOnce(PostMortem) + Send>,
+}
+
 #[derive(Default)]
 struct Inbox {
     wards: Vec<Ward>,
+    /// Their directories have been removed on other threads.
+    swept: Vec<Farewell>,
     /// Set when the last session has ended: what is left by then is given up.
     finish_by: Option<Moment>,
 }
@@ -89,14 +99,18 @@ impl Shared {
         let _ = write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Shared>) {
         let mut wards: Vec<Ward> = Vec::new();
+        let mut sweepers: Vec<Background> = Vec::new();
         loop {
-            let finish_by = {
+            let (finish_by, swept) = {
                 let mut inbox = self.inbox.lock();
                 wards.append(&mut inbox.wards);
-                inbox.finish_by
+                (inbox.finish_by, mem::take(&mut inbox.swept))
             };
+            swept.into_iter().for_each(Farewell::tell);
+            // A sweeper's last act is a signal, so the one that was just heard of may still be here.
+            sweepers.retain(|sweeper| !sweeper.is_finished());
             let now = Moment::now();
             if let Some(finish_by) = finish_by
                 && (wards.is_empty() || now >= finish_by)
@@ -104,6 +118,8 @@ impl Shared {
                 for ward in wards {
                     log::error!(pid = ward.process.id(); "a killed worker does not end; it is left behind");
                 }
+                drop(sweepers);
+                mem::take(&mut self.inbox.lock().swept).into_iter().for_each(Farewell::tell);
                 return;
             }
             for ward in wards.iter_mut().filter(|ward| ward.kill_at <= now) {
@@ -114,7 +130,7 @@ impl Shared {
             let next = next.filter(|at| *at < Moment::FAR_FUTURE);
             let ended = self.wait(&wards, next);
             for index in ended.into_iter().rev() {
-                self.bury(wards.swap_remove(index));
+                sweepers.extend(self.bury(wards.swap_remove(index)));
             }
         }
     }
@@ -136,15 +152,87 @@ impl Shared {
     }
 
     /// Reaps one ended worker, removes its directory, tells its owner. In this order: a program that
-    /// has waited for the end of its sessions may exit at once.
-    fn bury(&self, ward: Ward) {
+    /// has waited for the end of its sessions may exit at once. Returns the thread that removes a
+    /// large directory; this one then tells the owner later.
+    fn bury(self: &Arc<Shared>, ward: Ward) -> Option<Background> {
         // First, so that the number cannot be reused while it is listed.
         self.watchdog.remove(ward.process.group());
         let (exit, cause) = ward.process.reap().unwrap_or((Exit::Unknown, Cause::Itself));
         let post_mortem =
             PostMortem { exit, cause, peak_memory: ward.process.peak_seen(), ..ward.post_mortem };
-        drop((ward.transport, ward.scratch));
+        drop(ward.transport);
         log::debug!(session = post_mortem.session.0, pid = post_mortem.pid; "worker gone: {}", post_mortem.exit);
-        shielded("a session's end callback", || (ward.gone)(post_mortem));
+        let farewell = Farewell { post_mortem, gone: ward.gone };
+        let Some(scratch) = ward.scratch.filter(Scratch::is_large) else {
+            farewell.tell();
+            return None;
+        };
+        // Where there is no thread to be had, it stays here and is taken back.
+        let work = Arc::new(Mutex::new(Some((scratch, farewell))));
+        let (shared, of_thread) = (Arc::clone(self), Arc::clone(&work));
+        let sweeper = Background::spawn("remuda-sweep", move || {
+            let Some((scratch, farewell)) = of_thread.lock().take() else { return };
+            drop(scratch);
+            shared.inbox.lock().swept.push(farewell);
+            shared.signal();
+        });
+        if sweeper.is_err()
+            && let Some((scratch, farewell)) = work.lock().take()
+        {
+            drop(scratch);
+            farewell.tell();
+        }
+        sweeper.ok()
+    }
+}
+
+impl Farewell {
+    fn tell(self) {
+        shielded("a session's end callback", || (self.gone)(self.post_mortem));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Runtime, Session};
+    use crossbeam_channel::unbounded;
+
+    #[test]
+    fn a_large_directory_is_removed_elsewhere_and_its_owner_told_after_that() {
+        let (told, gone) = unbounded();
+        let mut session = Session::start(&Session::builder(Runtime::python("python3"))).expect("starts");
+        let run = session.execute("import os\nos.mkdir('deep')\nos.getcwd()").expect("runs");
+        let directory = std::path::PathBuf::from(run.value.as_str().expect("a path"));
+        let watched = directory.clone();
+        let worker = session.worker.take().expect("alive");
+        worker.process.kill_group(Cause::Retired);
+        assert!(worker.process.ends_within(Duration::from_secs(60)));
+        let watchdog = Arc::clone(&worker.keeper.watchdog);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
+        let shared = Arc::new(Shared { inbox: Mutex::default(), wake, watchdog });
+        let sweeper = shared.bury(Ward {
+            process: worker.process,
+            transport: Some(worker.transport),
+            scratch: worker.scratch,
+            kill_at: Moment::FAR_FUTURE,
+            post_mortem: PostMortem {
+                session: session.id,
+                pid: 0,
+                exit: Exit::Unknown,
+                cause: Cause::Itself,
+                stderr_tail: String::new(),
+                peak_memory: None,
+                executions: 1,
+                running: None,
+            },
+            gone: Box::new(move |post_mortem| told.send((post_mortem, watched.exists())).expect("heard")),
+        });
+        assert!(gone.try_recv().is_err(), "the owner is not told before");
+        drop(sweeper.expect("a thread of its own"));
+        assert!(!directory.exists());
+        mem::take(&mut shared.inbox.lock().swept).into_iter().for_each(Farewell::tell);
+        let (post_mortem, existed) = gone.try_recv().expect("told");
+        assert_eq!((post_mortem.exit, post_mortem.cause, existed), (Exit::Signal(9), Cause::Retired, false));
     }
 }

@@ -1,6 +1,6 @@
 //! A session's own temporary directory.
 
-use std::fs::{DirBuilder, remove_dir_all};
+use std::fs::{DirBuilder, DirEntry, read_dir, remove_dir_all};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// First part of the name of every scratch directory; the watchdog removes nothing else.
 pub(crate) const PREFIX: &str = "remuda-";
+
+/// So many files are removed in less than a millisecond.
+const FEW: usize = 32;
 
 /// An empty directory that only its user can enter; removed with all it holds when dropped.
 #[derive(Debug)]
@@ -33,6 +36,14 @@ impl Scratch {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether removing it takes longer than anybody else should wait: many files, or directories
+    /// that may hold many.
+    pub(crate) fn is_large(&self) -> bool {
+        let Ok(entries) = read_dir(&self.path) else { return false };
+        let is_directory = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entries.flatten().enumerate().any(|(index, entry)| index >= FEW || is_directory(&entry))
     }
 }
 

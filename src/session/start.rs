@@ -258,6 +258,9 @@ impl Session {
         match decoded {
             Ok((Ok(value), used)) => {
                 worker.transport.consume(used);
+                if worker.transport.has_unread() {
+                    return Err(self.broken(format!("it sent more than {kind:?}")));
+                }
                 Ok(value)
             }
             Ok((Err(error), _)) => Err(Error::WarmUp {

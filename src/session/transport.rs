@@ -198,6 +198,11 @@ impl Transport {
         self.data.as_ref().map_or(self.control.as_fd(), |(_, replies)| replies.as_fd())
     }
 
+    /// Whether cancels travel among the requests, on the same socket.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.data.is_none()
+    }
+
     /// Readable whenever the worker sent anything or ended.
     pub(crate) fn events_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()

@@ -17,7 +17,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::scratch;
 use crate::sync::Mutex;
 
-/// `+ GROUP DIRECTORY` and `- GROUP` on its input; kills what is left at the end of input. Signals
+/// `+ GROUP DIRECTORY` and `- GROUP` on its input; kills what is left at the end of input: the group,
+/// and its leader apart, because a process can leave its group. Signals
 /// for the host's terminal do not concern it.
 const SCRIPT: &str = r#"trap '' HUP INT TERM
 groups=' '
@@ -27,7 +28,7 @@ while read -r sign group directory; do
     -) groups="${groups%% $group *} ${groups#* $group }"; unset "directory_$group" ;;
   esac
 done
-for group in $groups; do kill -9 "-$group" 2>/dev/null; done
+for group in $groups; do kill -9 "-$group" 2>/dev/null; kill -9 "$group" 2>/dev/null; done
 for group in $groups; do
   eval "directory=\${directory_$group-}"
   case $directory in */remuda-*) rm -rf -- "$directory" ;; esac

@@ -147,6 +147,29 @@ isolated! {
 }
 
 isolated! {
+    fn no_timer_mask_or_setting_of_the_last_user_hits_the_next() {
+        let pool = pool().min_idle(1).max_sessions(1).start().unwrap();
+        let mut session = pool.acquire().unwrap();
+        let pid = session.pid();
+        let code = "import faulthandler, gc, signal, sys\n\
+                    signal.setitimer(signal.ITIMER_VIRTUAL, 0.2)\nsignal.setitimer(signal.ITIMER_PROF, 0.2)\n\
+                    signal.signal(signal.SIGWINCH, lambda *a: print('mine'))\n\
+                    faulthandler.dump_traceback_later(0.2, exit=True)\n\
+                    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO, signal.SIGINT])\n\
+                    gc.disable()\nsys.setswitchinterval(10)";
+        assert!(session.execute(code).unwrap().is_completed());
+        drop(session);
+        let mut session = pool.acquire_timeout(GENEROUS).unwrap();
+        assert_eq!(session.pid(), pid);
+        let code = "import gc, signal, sys, time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\n\
+                    [gc.isenabled(), len(signal.pthread_sigmask(signal.SIG_BLOCK, [])), sys.getswitchinterval() < 1,\n \
+                    signal.getsignal(signal.SIGWINCH) == signal.SIG_DFL]";
+        let run = session.execute(code).unwrap();
+        assert_eq!(run.value, serde_json::json!([true, 0, true, true]), "{run:?}");
+    }
+}
+
+isolated! {
     fn fresh_gives_each_user_a_new_process_and_keep_the_same_state() {
         let fresh = pool().reuse(Reuse::Fresh).min_idle(1).max_sessions(2).start().unwrap();
         let mut pids = Vec::new();
@@ -172,6 +195,7 @@ isolated! {
         for _ in 0..9 {
             pool.acquire_timeout(GENEROUS).unwrap().execute("1").unwrap();
         }
+        poll(|| pool.metrics().sessions_created == 4, || format!("{:?}", pool.metrics()));
         await_rest(&pool);
         let metrics = pool.metrics();
         assert_eq!((metrics.sessions_recycled, metrics.sessions_created), (3, 4), "{metrics:?}");
@@ -238,6 +262,25 @@ isolated! {
         });
         std::fs::remove_file(&gate).unwrap();
         poll(|| pool.info().counts.idle == 2, || "the late start is kept".to_owned());
+    }
+}
+
+isolated! {
+    fn a_caller_that_comes_during_a_start_has_another_one_begun() {
+        let gate = std::env::temp_dir().join("gate");
+        std::fs::write(&gate, "").unwrap();
+        let code = format!("import os, time\nwhile os.path.exists({gate:?}): time.sleep(0.005)");
+        let pool = pool().min_idle(0).max_sessions(2).max_concurrent_starts(2).pre_warm_on_start(false);
+        let pool = pool.warmup_code(code).start().unwrap();
+        thread::scope(|threads| {
+            let first = threads.spawn(|| pool.acquire().map(drop));
+            poll(|| pool.info().counts.starting == 1, || "the first start".to_owned());
+            let second = threads.spawn(|| pool.acquire().map(drop));
+            poll(|| pool.info().counts.starting == 2, || format!("one after the other: {:?}", pool.info().counts));
+            std::fs::remove_file(&gate).unwrap();
+            first.join().unwrap().unwrap();
+            second.join().unwrap().unwrap();
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remuda::{Exit, Outcome, Request};
 
-use crate::support::{isolated, poll, session};
+use crate::support::{is_running, isolated, poll, python, session};
 
 isolated! {
     fn leaving_by_os_exit_is_a_death_with_its_code() {
@@ -164,13 +164,14 @@ isolated! {
         assert!(!session.is_alive());
         session.restart().unwrap();
         // While nobody executes: found before the next request.
-        session.execute(format!("import threading\ndef late():\n    {}\nthreading.Timer(0.01, late).start()", scribble.replace('\n', "\n    "))).unwrap();
-        let error = loop {
-            match session.execute("1") {
-                Ok(run) => assert_eq!(run.value, 1),
-                Err(error) => break error,
-            }
-        };
+        // On a slow machine the thread is early, and the request that started it is hit.
+        let late = format!("import threading\ndef late():\n    {}\nthreading.Timer(0.01, late).start()\n1", scribble.replace('\n', "\n    "));
+        let mut result = session.execute(late);
+        while let Ok(run) = result {
+            assert_eq!(run.value, 1);
+            result = session.execute("1");
+        }
+        let error = result.unwrap_err();
         assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}");
     }
 }
@@ -181,5 +182,29 @@ isolated! {
         let code = "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\xff\\xff\\x7f' + bytes([7]) + bytes(11))\n    except OSError: pass\nwhile True: pass";
         let error = session.execute(Request::code(code).time_limit(crate::support::GENEROUS)).unwrap_err();
         assert!(matches!(&error, remuda::Error::Protocol { reason, .. } if reason.contains("over the cap")), "{error}");
+    }
+}
+
+isolated! {
+    fn a_worker_that_leaves_its_process_group_is_killed_all_the_same() {
+        let mut session = session();
+        let pid = session.pid();
+        // The group of the host: a signal to the worker's first group reaches nobody any more.
+        let code = "import os, signal\nos.setpgid(0, os.getpgid(os.getppid()))\n\
+                    for s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\nwhile True: pass";
+        let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
+        assert_eq!(run.outcome, Outcome::TimedOut { killed: true });
+        poll(|| !is_running(pid), || "the worker has outlived its kill".to_owned());
+    }
+}
+
+isolated! {
+    fn an_exception_in_the_middle_of_a_cancel_does_not_make_the_code_deaf() {
+        // Stands for a stack that is full, or a handler of the user's that raises, at this moment.
+        let code = "import posix\nread = posix.read\ndef fails_once(*args):\n    posix.read = read\n    raise RecursionError\n\
+                    posix.read = fails_once\nwhile True:\n    try:\n        for _ in iter(int, 1): pass\n    except RecursionError: pass";
+        let mut session = python().grace(crate::support::GENEROUS).start().unwrap();
+        let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
+        assert_eq!(run.outcome, Outcome::TimedOut { killed: false }, "{run:?}");
     }
 }

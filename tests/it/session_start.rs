@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use remuda::{Error, Limits, Runtime, SessionConfig, WorkDir};
+use remuda::{Error, Limits, Request, Runtime, SessionConfig, WorkDir};
 use serde_json::json;
 
-use crate::support::{ScratchDir, isolated, python, session};
+use crate::support::{GENEROUS, ScratchDir, isolated, python, session};
 
 isolated! {
     fn warm_imports_and_code_are_done_before_the_first_request() {
@@ -90,6 +90,44 @@ isolated! {
         let session = SessionConfig::new(Runtime::command("/bin/sh", ["-c", &script])).start().unwrap();
         assert!(session.is_alive());
         assert_eq!(session.info().runtime, "sh 0");
+    }
+}
+
+/// A worker on fds 0 and 1 that reads the header of each request and then does `act`.
+fn inline_worker(act: &str) -> SessionConfig {
+    let script = format!(
+        "import os, signal, struct\n\
+         def read(n):\n    data = b''\n    while len(data) < n:\n        more = os.read(0, n - len(data))\n        \
+         if not more: os._exit(0)\n        data += more\n    return data\n\
+         def send(kind, flags, request, first):\n    \
+         os.write(1, struct.pack('<IBBHQI', 4 + len(first), kind, flags, 0, request, len(first)) + first)\n\
+         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n\
+         head = read(16)\nread(*struct.unpack('<I', head[:4]))\n\
+         send(2, 0, 0, b'{{\"protocol\":1,\"language\":\"inline\",\"version\":\"0\"}}')\n\
+         while True:\n    head = read(16)\n    size, kind, _, _, request = struct.unpack('<IBBHQ', head)\n    {act}"
+    );
+    SessionConfig::new(Runtime::command("python3", ["-c", &script]))
+}
+
+isolated! {
+    fn a_cancel_never_lands_in_the_middle_of_a_request() {
+        // The worker reads the rest of its request when the signal says that the cancel is under way.
+        // By then it has read a part, so that the socket has room for a frame.
+        let act = "body = read(min(size, 65536))\n    if size > 65536: signal.sigwait([signal.SIGINT])\n    \
+                   body += read(size - len(body))\n    send(7, 3, request, b'true' if set(body[4:]) == {120} else b'false')";
+        let mut session = inline_worker(act).grace(GENEROUS).start().unwrap();
+        let request = Request::code("x".repeat(8 << 20)).time_limit(Duration::from_millis(100));
+        assert_eq!(session.execute(request).unwrap().value, true);
+        assert_eq!(session.execute("x").unwrap().value, true);
+    }
+}
+
+isolated! {
+    fn an_answer_to_a_request_that_was_not_read_breaks_the_protocol() {
+        let mut session = inline_worker("send(7, 3, request, b'1')\n    read(size)").start().unwrap();
+        let error = session.execute("x".repeat(8 << 20)).unwrap_err();
+        assert!(matches!(error, Error::Protocol { .. }), "{error}");
+        assert!(!session.is_alive());
     }
 }
 

@@ -353,6 +353,10 @@ impl<S: Resource, W> State<S, W> {
         now: Moment,
         fx: &mut Effects<S, W>,
     ) {
+        let of_monitor = matches!(self.slots[lease.slot.index as usize].place, Place::Resetting(_));
+        if of_monitor && reason != Removal::Tainted {
+            self.counters.sessions_removed_by_health += 1;
+        }
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
         self.evaluate(now, fx);

@@ -102,7 +102,7 @@ again = False
 
 
 def on_signal(_number, _frame):
-    global handling, again
+    global handling, again, interrupted, stopped
     again = True
     if handling:
         return
@@ -110,15 +110,22 @@ def on_signal(_number, _frame):
     while again:
         # `again` is looked at after `handling` is cleared: a signal in between is not lost.
         handling, again = True, False
-        hit = read_control() or hit
+        try:
+            hit = read_control() or hit
+        except BaseException:
+            # A full stack, or a handler of the user's, may raise in there: look again later.
+            handling = False
+            posix.kill(PID, _signal.SIGIO)
+            raise
         handling = False
     if hit:
+        interrupted, stopped = current, True
         raise KeyboardInterrupt
 
 
 def read_control():
     """Reads what the control socket holds; returns whether the running request is to be interrupted."""
-    global control_bytes, interrupted, stopped
+    global control_bytes
     hit = False
     while True:
         try:
@@ -142,8 +149,7 @@ def read_control():
             if request == current:
                 # Code that polls may end in its own way; the second attempt does not ask any more.
                 if interrupted != request and (attempt > 0 or polled != request):
-                    interrupted = request
-                    hit = stopped = True
+                    hit = True
             elif request > last_request:
                 early.add(request)
 
@@ -429,9 +435,12 @@ def fail_child(error):
 
 # --- reset --------------------------------------------------------------------------------------
 
-WATCHED_SIGNALS = tuple(
-    getattr(_signal, name) for name in ("SIGALRM", "SIGTERM", "SIGCHLD", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGPIPE")
-)
+# All that can be caught, but those that the worker itself handles.
+WATCHED_SIGNALS = tuple(sorted(
+    {int(number) for number in _signal.valid_signals()}
+    - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGIO, _signal.SIGINT}
+))
+TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 
 
 def identity(fd):
@@ -452,6 +461,7 @@ def take_warm_state():
     """Remembers what a reset goes back to."""
     import os
     import builtins
+    import gc
     umask = posix.umask(0o077)
     posix.umask(umask)
     warm.update(
@@ -461,6 +471,8 @@ def take_warm_state():
         streams=(sys.stdin, sys.stdout, sys.stderr), hooks=(sys.displayhook, sys.excepthook),
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
         signals=tuple(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
+        mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
+        gc=(gc.isenabled(), gc.get_threshold()),
     )
 
 
@@ -468,6 +480,12 @@ def reset():
     """Brings the warm state back; returns the reasons why only a new process would be clean."""
     import os
     import builtins
+    import gc
+    # Whatever of the last user could still go off comes first.
+    for timer in TIMERS:
+        _signal.setitimer(timer, 0)
+    if "faulthandler" in sys.modules:
+        sys.modules["faulthandler"].cancel_dump_traceback_later()
     taint = []
     if _thread._count() > warm["threads"]:
         taint.append("threads")
@@ -482,8 +500,8 @@ def reset():
     for number, handler in zip(WATCHED_SIGNALS, warm["signals"]):
         if handler is not None and _signal.getsignal(number) is not handler:
             _signal.signal(number, handler)
-    _signal.setitimer(_signal.ITIMER_REAL, 0)
     listen_for_cancels()
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
     flush_output()
     namespace.clear()
     namespace.update(warm["namespace"])
@@ -499,6 +517,12 @@ def reset():
     sys.argv[:] = warm["argv"]
     sys.meta_path[:] = warm["meta_path"]
     sys.setrecursionlimit(warm["recursion"])
+    sys.setswitchinterval(warm["switch"])
+    enabled, threshold = warm["gc"]
+    gc.set_threshold(*threshold)
+    (gc.enable if enabled else gc.disable)()
+    if posix.nice(0) != warm["nice"]:
+        taint.append("priority")
     posix.umask(warm["umask"])
     try:
         moved = posix.getcwd() != warm["cwd"]

@@ -33,7 +33,7 @@ impl Reaper {
     pub(super) fn start(tracker: Arc<Tracker>, purge_after: Duration) -> io::Result<Reaper> {
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
-        let thread = Background::spawn("remuda-reaper", move || run(&tracker, purge_after, &seen))?;
+        let thread = Background::spawn("remuda-purge", move || run(&tracker, purge_after, &seen))?;
         Ok(Reaper { stop, thread })
     }
 }
