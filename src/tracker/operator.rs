@@ -28,7 +28,7 @@ const LONGEST_ANSWER: u64 = 1 << 30;
 /// let id = server.store().create_session("reports", None)?;
 /// assert_eq!(operator.sessions()?.len(), 1);
 /// assert!(operator.kill(&id)?);
-/// assert_eq!(operator.kill_app("reports")?, [id]);
+/// assert_eq!(operator.kill_app("reports")?, 1);
 /// # Ok::<(), remuda::Error>(())
 /// ```
 pub struct TrackerOperator {
@@ -74,14 +74,14 @@ impl TrackerOperator {
         Ok(self.call::<KillResponse>(http::Method::POST, &path)?.is_some())
     }
 
-    /// Asks all tracked sessions of an app to stop and returns which they are.
+    /// Asks all tracked sessions of an app to stop and returns how many there are.
     ///
     /// # Errors
     /// [`Error::Tracker`].
-    pub fn kill_app(&self, app_name: &str) -> Result<Vec<TrackedId>> {
+    pub fn kill_app(&self, app_name: &str) -> Result<u64> {
         let path = format!("/apps/{}/kill-all", encoded(app_name));
         let killed = self.call::<KillAllResponse>(http::Method::POST, &path)?;
-        killed.map(|killed| killed.session_ids).ok_or_else(|| self.no_tracker())
+        killed.map(|killed| killed.killed_count).ok_or_else(|| self.no_tracker())
     }
 
     /// Has the tracker move sessions that were silent for `older_than` to its history; returns how

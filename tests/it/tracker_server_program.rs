@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use remuda::SessionClient;
 use serde_json::{Value, json};
 
 use crate::cli_run::{outcome, remuda};
-use crate::support::{ScratchDir, isolated, poll};
+use crate::support::{GENEROUS, ScratchDir, isolated, poll};
 use crate::tracker_support::{Http, call};
 
 /// A running `remuda serve`; killed and reaped at its end.
@@ -245,6 +246,37 @@ isolated! {
         }
         assert!(rows.values().all(|row| row["is_stale"] == false), "nobody is stale right after a restart");
         assert!(acknowledged.killed.len() > 10 && acknowledged.deleted.len() > 10);
+    }
+}
+
+isolated! {
+    fn clients_carry_on_after_a_server_was_killed_and_a_kill_that_was_pending_arrives() {
+        let directory = ScratchDir::new();
+        let server = Served::start(directory.path(), "remuda.db");
+        let (address, url) = (server.address.to_string(), server.url());
+        let client = || SessionClient::builder("app").server_url(&url).start().unwrap();
+        let (victim, neighbour) = (client(), client());
+        let task = neighbour.task("goes on");
+        server.signal(rustix::process::Signal::KILL);
+        drop(server);
+        poll(|| !victim.is_connected() && !neighbour.is_connected(), || "nobody notices".to_owned());
+        // Where the clients do not look: the kill stays pending, and this server is killed as well.
+        let elsewhere = Served::start(directory.path(), "remuda.db");
+        let kill = format!("/sessions/{}/kill", victim.id());
+        assert_eq!(call(elsewhere.address, "POST", &kill, "").status, 200);
+        elsewhere.signal(rustix::process::Signal::KILL);
+        drop(elsewhere);
+        assert!(!victim.is_killed());
+        let server =
+            Served::from(remuda(directory.path(), &["serve", "--listen", &address, "--db", "remuda.db"]));
+        assert!(victim.cancel_token().wait_timeout(GENEROUS), "the kill does not arrive");
+        poll(|| neighbour.is_connected(), || "the neighbour does not come back".to_owned());
+        let row = Http::connect(server.address).row(neighbour.id().as_str()).unwrap();
+        assert_eq!((&row["status"], &row["current_task"]), (&json!("running"), &json!("goes on")));
+        assert!(!neighbour.is_killed());
+        drop(task);
+        drop((victim, neighbour));
+        assert!(Http::connect(server.address).list().is_empty());
     }
 }
 

@@ -19,7 +19,7 @@ fn kill(operator: &TrackerOperator, whom: &Whom) -> Result<ExitCode> {
     match whom {
         Whom::App(name) => {
             let killed = operator.kill_app(name)?;
-            Ok(say(&format!("kill requested: {} of {name}\n", killed.len())))
+            Ok(say(&format!("kill requested: {killed} of {name}\n")))
         }
         Whom::Sessions(ids) => kill_each(operator, ids),
     }

@@ -84,7 +84,7 @@ impl Tracker {
 
     /// Moves sessions that have been silent for `older_than` to the history.
     pub(super) fn clean_up(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
-        let gone = self.store.cleanup_stale(older_than)?;
+        let gone = self.store.remove_silent(older_than)?;
         for id in &gone {
             self.answer_parked(id, not_found);
         }
@@ -173,7 +173,7 @@ impl Tracker {
                 }
             }
             Route::KillAll(app_name) => {
-                let session_ids = self.store.request_kill_by_app(&app_name)?;
+                let session_ids = self.store.kill_app(&app_name)?;
                 for id in &session_ids {
                     self.answer_parked(id, || STOP);
                 }

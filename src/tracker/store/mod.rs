@@ -196,12 +196,17 @@ impl SessionStore {
         self.changed("requesting a kill", Write::Kill(id.clone()))
     }
 
-    /// Asks all tracked sessions of an app to stop and returns which they are. Durable when it
+    /// Asks all tracked sessions of an app to stop and returns how many there are. Durable when it
     /// returns.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn request_kill_by_app(&self, app_name: &str) -> Result<Vec<TrackedId>> {
+    pub fn request_kill_by_app(&self, app_name: &str) -> Result<usize> {
+        Ok(self.kill_app(app_name)?.len())
+    }
+
+    /// [`request_kill_by_app`](SessionStore::request_kill_by_app), telling which.
+    pub(super) fn kill_app(&self, app_name: &str) -> Result<Vec<TrackedId>> {
         self.moved("requesting kills", Write::KillApp(app_name.to_owned()))
     }
 
@@ -214,12 +219,17 @@ impl SessionStore {
         Ok(rows::complete(rows, &self.memory.lock(), self.stale_after))
     }
 
-    /// Moves the sessions that have been silent for `older_than` to the history and returns which
-    /// they were. Durable when it returns.
+    /// Moves the sessions that have been silent for `older_than` to the history and returns how
+    /// many there were. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn cleanup_stale(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
+    pub fn cleanup_stale(&self, older_than: Duration) -> Result<usize> {
+        Ok(self.remove_silent(older_than)?.len())
+    }
+
+    /// [`cleanup_stale`](SessionStore::cleanup_stale), telling which.
+    pub(super) fn remove_silent(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
         let seen_before = Moment::now() - older_than;
         if self.memory.lock().silent(seen_before).is_empty() {
             return Ok(Vec::new());

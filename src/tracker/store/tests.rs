@@ -62,11 +62,8 @@ fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
         assert!(!store.request_kill(&unknown).unwrap());
         assert_eq!(store.update_heartbeat(&one), Some(true));
         assert_eq!(store.kill_requested(&two), Some(false));
-        let mut killed = store.request_kill_by_app("a").unwrap();
-        killed.sort();
-        let mut both = [one.clone(), two.clone()];
-        both.sort();
-        assert_eq!(killed, both);
+        assert_eq!(store.request_kill_by_app("a").unwrap(), 2);
+        assert_eq!(store.request_kill_by_app("nobody").unwrap(), 0);
         assert_eq!(store.update_heartbeat(&two), Some(true));
         assert_eq!(store.update_heartbeat(&other), Some(false));
         let first = row(&store, &one).unwrap();
@@ -75,8 +72,8 @@ fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
         assert!(first.kill_requested && !first.is_stale);
         assert!(store.delete_session(&one).unwrap() && !store.delete_session(&one).unwrap());
         assert_eq!(store.update_heartbeat(&one), None);
-        assert_eq!(store.cleanup_stale(Duration::from_secs(60)).unwrap(), []);
-        assert_eq!(store.cleanup_stale(Duration::ZERO).unwrap().len(), 2);
+        assert_eq!(store.cleanup_stale(Duration::from_secs(60)).unwrap(), 0);
+        assert_eq!(store.cleanup_stale(Duration::ZERO).unwrap(), 2);
         assert_eq!(store.all_sessions().unwrap(), []);
     }
 }
@@ -116,7 +113,7 @@ fn nobody_is_stale_before_one_threshold_after_the_start() {
     assert!(!found.is_stale && found.status == TrackedStatus::Idle);
     assert!(found.last_heartbeat.starts_with("1970-"), "{}", found.last_heartbeat);
     assert!(found.beat_age_seconds.unwrap() > 1e9, "the true age is shown");
-    assert_eq!(store.cleanup_stale(STALE_AFTER).unwrap(), []);
+    assert_eq!(store.cleanup_stale(STALE_AFTER).unwrap(), 0);
 }
 
 #[test]
