@@ -114,7 +114,7 @@ pub struct SharedHandle {
 impl SharedHandle {
     /// Counts this user off; the last one terminates the pool and waits for the end of its
     /// processes (milliseconds). Later calls do nothing, so that a kill callback and the end of the
-    /// program may both release. From now on this handle's methods return [`Error::Closed`].
+    /// program may both release. From now on the acquires of this handle return [`Error::Closed`].
     pub fn release(&self) {
         if self.released.swap(true, Ordering::SeqCst) {
             return;

@@ -105,7 +105,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Calls `callback` with output as it arrives. A panic in it ends the session.
+    /// Calls `callback` with output as it arrives. What it takes its time for, a time limit and a
+    /// cancel have to wait for as well. A panic in it ends the session.
     pub fn on_output(mut self, callback: impl FnMut(Stream, &[u8]) + Send + 'a) -> Request<'a> {
         self.on_output = Some(Box::new(callback));
         self
