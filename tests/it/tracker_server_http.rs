@@ -259,6 +259,7 @@ isolated! {
         let refused = third.answer().unwrap();
         assert_eq!(refused.status, 503);
         assert!(refused.json()["detail"].is_string());
+        assert!(third.answer().is_none() && !third.has_rest(), "bytes behind the answer");
         drop(held);
         crate::support::poll(
             || {

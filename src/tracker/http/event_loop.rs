@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that one connection may have answered in a row while others wait.
 const TURN: usize = 32;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Content-Length: 34\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}\r\n";
+    Content-Length: 33\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}";
 
 /// The way from other threads into the loop.
 pub(super) struct Mailbox {
@@ -190,7 +190,11 @@ impl<S: Service> EventLoop<S> {
                 }
             }
             self.read_inbox();
-            for slot in std::mem::take(&mut self.again) {
+            let mut again = std::mem::take(&mut self.again);
+            // One that was ready as well is here twice: left so, its turns would add up.
+            again.sort_unstable();
+            again.dedup();
+            for slot in again {
                 self.with(slot, |this, connection| this.advance(slot, connection));
             }
             if self.accept_again.is_some_and(|moment| moment <= self.now) {
