@@ -255,7 +255,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn adopt(&mut self, mut stream: mio::net::TcpStream) {
-        if self.slots.len() - self.free.len() >= self.limits.connections {
+        if self.slots.len() - self.free.len() >= self.limits.connections && !self.make_room() {
             // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
             let _ = stream.write(FULL);
             return;
@@ -278,6 +278,25 @@ impl<S: Service> EventLoop<S> {
                 self.free.push(slot);
             }
         }
+    }
+
+    /// Closes the connection that has been idle for the longest time, as its idle time would; false
+    /// if all are in use. Without this, connections that clients keep for later would keep out who
+    /// comes to kill.
+    fn make_room(&mut self) -> bool {
+        let idle = |connection: &Option<Connection>| connection.as_ref().and_then(Connection::idle_since);
+        let slots = self.slots.iter().enumerate();
+        let mut candidates: Vec<(Moment, usize)> =
+            slots.filter_map(|(slot, connection)| Some((idle(connection)?, slot))).collect();
+        candidates.sort_unstable();
+        let unused = candidates.into_iter().map(|(_, slot)| slot).find(|&slot| {
+            // What has arrived and is not read yet shall be answered.
+            self.slots[slot].as_mut().is_some_and(|connection| !connection.has_unread_bytes())
+        });
+        let Some(slot) = unused else { return false };
+        self.slots[slot] = None;
+        self.free.push(slot);
+        true
     }
 
     fn ready(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
