@@ -15,6 +15,7 @@ mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
 mod dashboard;
+mod panel_defects;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;

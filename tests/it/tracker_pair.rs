@@ -21,6 +21,13 @@ fn client(server: &TrackerServer) -> SessionClient {
     SessionClient::builder("pair").user_id("ada").server_url(url(server)).start().unwrap()
 }
 
+/// A thousand clients and their server hold four descriptors each.
+fn raise_the_file_limit() {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
 isolated! {
     fn a_tracked_session_is_listed_with_its_task_and_attachments_and_leaves_at_its_end() {
         let server = server();
@@ -58,6 +65,56 @@ isolated! {
         let alive = clients.iter().filter(|client| !client.is_killed()).count();
         assert_eq!(alive, 97);
         assert_eq!(kills.try_recv(), Err(mpsc::TryRecvError::Empty));
+        server.shutdown();
+        drop(clients);
+    }
+}
+
+isolated! {
+    /// A thousand clients as an app would have them, with their threads and connections.
+    fn of_a_thousand_sessions_in_one_process_a_random_one_is_killed_and_all_others_live() {
+        raise_the_file_limit();
+        let server = server();
+        let url = url(&server);
+        let clients: Vec<SessionClient> = std::thread::scope(|threads| {
+            let starters: Vec<_> = (0..8)
+                .map(|_| {
+                    threads.spawn(|| {
+                        let start = |_| SessionClient::builder("thousand").server_url(&*url).start().unwrap();
+                        (0..125).map(start).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            starters.into_iter().flat_map(|starter| starter.join().unwrap()).collect()
+        });
+        eventually("all are registered", || server.store().all_sessions().unwrap().len() == 1_000);
+        let (heard, kills) = mpsc::channel();
+        for client in &clients {
+            let (heard, id) = (heard.clone(), client.id());
+            client.on_kill(move || heard.send(id).unwrap());
+        }
+        // Ids are random: the smallest belongs to a random client.
+        let victim = clients.iter().map(SessionClient::id).min().unwrap();
+        assert!(server.kill(&victim).unwrap());
+        assert_eq!(kills.recv_timeout(GENEROUS), Ok(victim.clone()));
+        for client in &clients {
+            assert_eq!(client.is_killed(), client.id() == victim);
+            assert_eq!(client.cancel_token().is_cancelled(), client.id() == victim);
+        }
+        assert_eq!(kills.try_recv(), Err(mpsc::TryRecvError::Empty), "somebody else heard a kill");
+        let rows = server.store().all_sessions().unwrap();
+        assert_eq!(rows.len(), 1_000);
+        assert!(rows.iter().all(|row| row.kill_requested == (row.session_id == victim)));
+        std::thread::scope(|threads| {
+            for part in clients.chunks(125) {
+                threads.spawn(|| part.iter().for_each(SessionClient::stop));
+            }
+        });
+        // Each callback has run once by now: one for the kill, the others for the end.
+        let ended: std::collections::BTreeSet<_> = kills.try_iter().collect();
+        assert_eq!(ended.len(), 999);
+        assert!(!ended.contains(&victim));
+        assert_eq!(server.store().all_sessions().unwrap(), []);
         server.shutdown();
         drop(clients);
     }

@@ -1,7 +1,7 @@
 //! What the server accepts as HTTP, byte by byte.
 
 use remuda::TrackerServer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::isolated;
 use crate::tracker_support::{Http, call, server};
@@ -254,11 +254,14 @@ isolated! {
         let mut held: Vec<Http> = (0..2).map(|_| Http::connect(server.local_addr())).collect();
         for http in &mut held {
             http.list();
+            // Whoever is in the middle of a request keeps its place.
+            http.raw("GET /sessions HTTP/1.1\r\n");
         }
         let mut third = Http::connect(server.local_addr());
         let refused = third.answer().unwrap();
         assert_eq!(refused.status, 503);
         assert!(refused.json()["detail"].is_string());
+        assert!(third.answer().is_none() && !third.has_rest(), "bytes behind the answer");
         drop(held);
         crate::support::poll(
             || {
@@ -268,6 +271,27 @@ isolated! {
             },
             || "no place becomes free".to_owned(),
         );
+    }
+}
+
+isolated! {
+    /// Every client keeps a second connection for its statuses; those must not keep out who comes
+    /// to kill.
+    fn idle_connections_make_room_for_a_new_one() {
+        let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").max_connections(4);
+        let server = builder.start().unwrap();
+        let mut held: Vec<Http> = (0..4).map(|_| Http::connect(server.local_addr())).collect();
+        let id = held[0].register("a");
+        let beat = format!("/sessions/{id}/heartbeat?wait=60");
+        for http in &mut held {
+            http.list();
+        }
+        held[0].send("POST", &beat, "");
+        for _ in 0..8 {
+            let mut operator = Http::connect(server.local_addr());
+            operator.ok("POST", &format!("/sessions/{id}/kill"), &Value::Null);
+        }
+        assert_eq!(held[0].answer().unwrap().json(), json!({"kill_requested": true}));
     }
 }
 

@@ -137,6 +137,7 @@ isolated! {
             (&["--listen", &address, "--db", ":memory:"][..], "cannot listen on"),
             (&["--listen", "127.0.0.1:0", "--db", "used.db"][..], "another tracker uses it"),
             (&["--listen", "127.0.0.1:0", "--db", "text.db"][..], "not a database"),
+            (&["--listen", "127.0.0.1:0", "--db", ""][..], "path is empty"),
             (&["--listen", "127.0.0.1:0", "--db", "no/such/directory/x.db"][..], "lock file"),
         ] {
             let (status, stdout, stderr) =
@@ -144,6 +145,18 @@ isolated! {
             assert_eq!((status, stdout.as_str()), (Some(2), ""), "{args:?}");
             assert!(stderr.contains(said), "{args:?}: {stderr}");
         }
+    }
+}
+
+isolated! {
+    /// SQLite would take it for an address: of a file in memory, say, of which each connection has its own.
+    fn a_database_whose_name_begins_with_file_and_a_colon_is_a_file() {
+        let directory = ScratchDir::new();
+        let server = Served::start(directory.path(), "file:x.db?mode=memory");
+        let mut http = Http::connect(server.address);
+        let id = http.register("a");
+        assert!(http.row(&id).is_some());
+        assert!(directory.path().join("file:x.db?mode=memory").is_file());
     }
 }
 

@@ -90,6 +90,7 @@ isolated! {
             ("POST", &sessions, r#"{"app_name": "a", "uptime_seconds": -1}"#),
             ("POST", &sessions, r#"{"app_name": "a", "pid": -1}"#),
             ("POST", &sessions, r#"{"app_name": "\ud800"}"#),
+            ("POST", &sessions, r#"{"app_name": "a\u0000b"}"#),
             ("POST", &sessions, &deep),
             ("PUT", &status, ""),
             ("PUT", &status, r#"{"current_task": "x"}"#),

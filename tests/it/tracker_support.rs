@@ -75,6 +75,11 @@ impl Http {
         arrived || !self.rest.is_empty()
     }
 
+    /// Whether bytes were read that belong to no answer.
+    pub(crate) fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
     /// The next answer, which has no body whatever its head says.
     pub(crate) fn answer_to_head(&mut self) -> Option<Answer> {
         self.next_head()

@@ -86,6 +86,10 @@ pub(crate) fn kill(mut parser: Parser) -> Result<Command, UsageError> {
             other => return Err(usage(other.unexpected())),
         }
     }
+    // An empty beginning fits every id: "$ID" of a shell that has no ID must kill nobody.
+    if ids.iter().any(String::is_empty) {
+        return Err(UsageError::new("an ID is empty: nobody is killed", Topic::Kill));
+    }
     let whom = match (app, ids.is_empty()) {
         (Some(app), true) => Whom::App(app),
         (None, false) => Whom::Sessions(ids),
@@ -163,6 +167,8 @@ mod tests {
             (&["serve", "--listen"][..], "--listen", "remuda help serve"),
             (&["ps", "x"][..], "x", "remuda help ps"),
             (&["kill"][..], "whom?", "remuda help kill"),
+            (&["kill", ""][..], "empty", "remuda help kill"),
+            (&["kill", "a", ""][..], "empty", "remuda help kill"),
             (&["kill", "--app", "a", "x"][..], "--app", "remuda help kill"),
             (&["cleanup", "--older-than", "soon"][..], "--older-than soon", "remuda help cleanup"),
             (&["cleanup", "--older-than", "-1"][..], "--older-than -1", "remuda help cleanup"),

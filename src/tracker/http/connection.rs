@@ -174,6 +174,22 @@ impl Connection {
         }
     }
 
+    /// Since when nothing has happened here, if a request was answered and nothing of another one
+    /// has been read.
+    pub(super) fn idle_since(&self) -> Option<Moment> {
+        let idle = matches!(self.phase, Phase::Reading)
+            && !self.first_request
+            && self.started.is_none()
+            && self.input.is_empty()
+            && !self.has_output();
+        idle.then_some(self.since)
+    }
+
+    /// Whether the socket holds bytes that were not read yet.
+    pub(super) fn has_unread_bytes(&mut self) -> bool {
+        self.stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Whether the input may hold another request or the socket more input.
     pub(super) fn has_more(&self) -> bool {
         matches!(self.phase, Phase::Reading) && self.unread

@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that one connection may have answered in a row while others wait.
 const TURN: usize = 32;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Content-Length: 34\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}\r\n";
+    Content-Length: 33\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}";
 
 /// The way from other threads into the loop.
 pub(super) struct Mailbox {
@@ -190,7 +190,11 @@ impl<S: Service> EventLoop<S> {
                 }
             }
             self.read_inbox();
-            for slot in std::mem::take(&mut self.again) {
+            let mut again = std::mem::take(&mut self.again);
+            // One that was ready as well is here twice: left so, its turns would add up.
+            again.sort_unstable();
+            again.dedup();
+            for slot in again {
                 self.with(slot, |this, connection| this.advance(slot, connection));
             }
             if self.accept_again.is_some_and(|moment| moment <= self.now) {
@@ -251,7 +255,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn adopt(&mut self, mut stream: mio::net::TcpStream) {
-        if self.slots.len() - self.free.len() >= self.limits.connections {
+        if self.slots.len() - self.free.len() >= self.limits.connections && !self.make_room() {
             // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
             let _ = stream.write(FULL);
             return;
@@ -274,6 +278,25 @@ impl<S: Service> EventLoop<S> {
                 self.free.push(slot);
             }
         }
+    }
+
+    /// Closes the connection that has been idle for the longest time, as its idle time would; false
+    /// if all are in use. Without this, connections that clients keep for later would keep out who
+    /// comes to kill.
+    fn make_room(&mut self) -> bool {
+        let idle = |connection: &Option<Connection>| connection.as_ref().and_then(Connection::idle_since);
+        let slots = self.slots.iter().enumerate();
+        let mut candidates: Vec<(Moment, usize)> =
+            slots.filter_map(|(slot, connection)| Some((idle(connection)?, slot))).collect();
+        candidates.sort_unstable();
+        let unused = candidates.into_iter().map(|(_, slot)| slot).find(|&slot| {
+            // What has arrived and is not read yet shall be answered.
+            self.slots[slot].as_mut().is_some_and(|connection| !connection.has_unread_bytes())
+        });
+        let Some(slot) = unused else { return false };
+        self.slots[slot] = None;
+        self.free.push(slot);
+        true
     }
 
     fn ready(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {

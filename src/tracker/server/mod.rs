@@ -62,7 +62,8 @@ pub struct TrackerServerBuilder {
     /// `stale_after`. While more than 85 % of at least 20 sessions are stale, twice as long.
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
-    /// ten may be parked beats.
+    /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
+    /// for a new one.
     pub max_connections: usize,
 }
 

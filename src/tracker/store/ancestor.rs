@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use rusqlite::types::Value;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use crate::clock::wall;
 use crate::tracker::{TrackedId, civil};
@@ -17,6 +17,22 @@ const ASIDE: &str = "ancestor_sessions";
 /// The columns that the old table has.
 pub(super) struct Ancestor {
     columns: Vec<String>,
+}
+
+/// Whether there are tables, and they are not the ancestor's: other programs have a table `sessions`
+/// too, and would miss it.
+pub(super) fn is_of_another_program(connection: &Connection) -> rusqlite::Result<bool> {
+    let tables: i64 = connection.query_row(
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+        [],
+        |row| row.get(0),
+    )?;
+    let known: i64 = connection.query_row(
+        "SELECT count(*) FROM pragma_table_info('sessions') WHERE lower(name) IN ('session_id', 'app_name')",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok(tables > 0 && known < 2)
 }
 
 /// Renames an older `sessions` table out of the way, if there is one.

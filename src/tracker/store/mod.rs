@@ -81,14 +81,20 @@ impl SessionStore {
     /// refused.
     ///
     /// # Errors
-    /// [`Error::Store`] if the file cannot be opened, is in use by another tracker, is no database
-    /// or one of something else.
+    /// [`Error::Store`] if the path is empty, the file cannot be opened, is in use by another
+    /// tracker, is no database or one of something else, which is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<SessionStore> {
         SessionStore::open_with(path.as_ref(), STALE_AFTER)
     }
 
     pub(super) fn open_with(path: &Path, stale_after: Duration) -> Result<SessionStore> {
+        if path.as_os_str().is_empty() {
+            // SQLite would take a file of its own for each connection, and delete it at the end.
+            return Err(Error::store("opening it", "its path is empty"));
+        }
         let in_memory = path == Path::new(":memory:");
+        // SQLite takes what begins with `file:` for an address that may mean anything.
+        let path = &if path.is_relative() { Path::new(".").join(path) } else { path.to_owned() };
         let lock = if in_memory { None } else { Some(lock(path)?) };
         let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
             .map_err(|error| Error::store("opening it", error))?;
@@ -99,7 +105,7 @@ impl SessionStore {
         let readers = if in_memory {
             Readers::Writer
         } else {
-            Readers::Own { path: path.to_owned(), idle: Mutex::new(Vec::new()) }
+            Readers::Own { path: path.clone(), idle: Mutex::new(Vec::new()) }
         };
         Ok(SessionStore { memory, writer, readers, stale_after, _lock: lock })
     }

@@ -22,7 +22,11 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
     let version: i64 = pragma(connection, "user_version")?;
     let application: i64 = pragma(connection, "application_id")?;
-    if version > 0 && application != APPLICATION {
+    let foreign = match version {
+        0 => ancestor::is_of_another_program(connection).map_err(failed)?,
+        _ => application != APPLICATION,
+    };
+    if foreign {
         return Err(Error::store("opening it", "the file is a database of another program"));
     }
     let version = usize::try_from(version).unwrap_or(0);

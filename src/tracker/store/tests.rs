@@ -221,6 +221,21 @@ fn a_database_of_the_ancestor_is_taken_over_with_its_rows() {
 }
 
 #[test]
+fn a_database_of_another_program_is_refused_and_left_as_it_is() {
+    for table in
+        ["CREATE TABLE sessions (id INTEGER PRIMARY KEY, data BLOB)", "CREATE TABLE notes (text TEXT)"]
+    {
+        let directory = Directory::new();
+        directory.raw().execute_batch(table).unwrap();
+        let error = SessionStore::open(directory.database()).unwrap_err();
+        assert!(error.to_string().contains("another program"), "{error}");
+        let kept: String =
+            directory.raw().query_row("SELECT sql FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, table);
+    }
+}
+
+#[test]
 fn files_that_are_not_ours_are_refused() {
     let directory = Directory::new();
     let refused = |said: &str| {
