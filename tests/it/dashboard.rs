@@ -138,6 +138,37 @@ isolated! {
 }
 
 isolated! {
+    fn many_selected_sessions_are_killed_together_whatever_their_apps_are_called() {
+        let Some(browser) = installed() else { return };
+        let (server, url) = server();
+        let names = ["...", "a/../b", "a/b?c#d%2F", "\u{202e}x", "kill-all", "stale"];
+        for number in 0..300 {
+            server.store().create_session(names[number % names.len()], None).unwrap();
+        }
+        let mut page = Page::open(browser, &url);
+        page.until("document.querySelectorAll('#sessions tr').length === 300");
+        page.value("document.querySelector('#select-all').click()");
+        assert_eq!(page.text("document.querySelector('#kill-selected').textContent"), "Kill selected (300)");
+        page.value("document.querySelector('#kill-selected').click()");
+        page.until("document.querySelector('#report').textContent.startsWith('300 of 300 selected asked')");
+        page.until("document.querySelector('#kill-selected').disabled");
+        assert!(server.store().all_sessions().unwrap().iter().all(|row| row.kill_requested));
+        for name in names {
+            page.value("document.querySelector('#report').textContent = ''");
+            page.value(&format!("document.querySelector('#app').value = {}", json!(name)));
+            page.value("document.querySelector('#kill-app').click()");
+            page.value("document.querySelector('#confirm-yes').click()");
+            page.until("document.querySelector('#report').textContent !== ''");
+            let said = page.text("document.querySelector('#report').textContent");
+            assert!(said.starts_with("50 of"), "{name}: {said}");
+        }
+        assert_eq!(page.complaints(), [""; 0]);
+        drop(page);
+        server.shutdown();
+    }
+}
+
+isolated! {
     fn the_page_is_dark_where_the_reader_wants_it_dark() {
         let Some(browser) = installed() else { return };
         let (server, url) = server();

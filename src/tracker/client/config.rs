@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::SessionClient;
 use super::link::parse_server_url;
 use crate::error::{Error, Result};
-use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL};
+use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL, is_unspeakable};
 
 /// Heartbeats closer than this would be a flood, and no gain where the tracker parks them.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
@@ -112,6 +112,9 @@ impl ClientConfig {
         if self.app_name.trim().is_empty() {
             return Err(Error::config("app_name", "it is empty; a name is what kill-all asks for"));
         }
+        if is_unspeakable(&self.app_name) {
+            return Err(Error::config("app_name", "kill-all cannot name it: it is . or .. or contains NUL"));
+        }
         if self.app_name.len() > LONGEST_NAME {
             return Err(Error::config("app_name", too_long(self.app_name.len(), LONGEST_NAME)));
         }
@@ -179,6 +182,9 @@ mod tests {
         };
         assert_eq!(named(ClientConfig::new(" ")), "app_name");
         assert_eq!(named(ClientConfig::new("a".repeat(1025))), "app_name");
+        for name in [".", "..", "a\0b"] {
+            assert_eq!(named(ClientConfig::new(name)), "app_name");
+        }
         assert_eq!(named(ClientConfig::new("a").user_id("u".repeat(1025))), "user_id");
         assert_eq!(named(ClientConfig::new("a").label("k", "v".repeat(16 * 1024))), "labels");
         assert_eq!(named(ClientConfig::new("a").heartbeat_interval(Duration::ZERO)), "heartbeat_interval");

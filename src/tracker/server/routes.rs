@@ -10,7 +10,7 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     CleanupResponse, Heartbeat, KillAllResponse, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate,
-    SessionCreated, SessionList, SessionStatus,
+    SessionCreated, SessionList, SessionStatus, is_unspeakable,
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
 use crate::tracker::store::SessionStore;
@@ -297,9 +297,10 @@ fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
     if session.app_name.is_empty() || session.app_name.len() > 1_024 {
         return Err(unprocessable("app_name: must have 1 to 1024 bytes"));
     }
-    if session.app_name.contains('\0') {
-        // No path can name it, so nobody could kill all of it.
-        return Err(unprocessable("app_name: must not contain NUL"));
+    if is_unspeakable(&session.app_name) {
+        return Err(unprocessable(
+            "app_name: must not be . or .. or contain NUL, because no path can name that",
+        ));
     }
     if session.session_id.as_ref().is_some_and(|id| !id.is_uuid()) {
         return Err(unprocessable("session_id: must be a UUID"));
