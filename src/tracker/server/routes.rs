@@ -203,6 +203,11 @@ impl Service for Tracker {
         }
     }
 
+    /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
+    fn takes_long(&self, request: &Request) -> bool {
+        matches!(route(request), Ok(Route::List))
+    }
+
     fn handle(&self, request: Request, ticket: &Ticket) -> Action {
         let answered = route(&request).and_then(|route| self.answer(route, &request, ticket));
         answered.unwrap_or_else(|Refusal(response)| Action::Respond(response))
