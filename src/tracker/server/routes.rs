@@ -303,9 +303,7 @@ fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
         return Err(unprocessable("app_name: must have 1 to 1024 bytes"));
     }
     if is_unspeakable(&session.app_name) {
-        return Err(unprocessable(
-            "app_name: must not be . or .. or contain NUL, because no path can name that",
-        ));
+        return Err(unprocessable("app_name: must not contain NUL, because no path can name that"));
     }
     if session.session_id.as_ref().is_some_and(|id| !id.is_uuid()) {
         return Err(unprocessable("session_id: must be a UUID"));
