@@ -55,7 +55,7 @@ pub enum Error {
         what: String,
         /// The exception: type and message.
         message: String,
-        /// The traceback of the user's lines.
+        /// The traceback of the warm-up code's lines; empty for a module.
         traceback: String,
     },
     /// The worker broke the protocol; its session is ended.
@@ -196,6 +196,12 @@ impl fmt::Display for Error {
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
             Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
+            Error::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {address}: {source}; a tracker may run there already, port 0 takes a free one"
+                )
+            }
             Error::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
         }

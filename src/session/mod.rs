@@ -15,13 +15,15 @@
 //! Files, in the order of a request: [`config`] and [`runtime`] say what to start, [`process`]
 //! starts and watches it, [`transport`] owns its channels, [`protocol`] its frames, [`exchange`]
 //! runs one request over them, [`answer`] decodes what came back. [`reaper`] and [`watchdog`] see to
-//! the end, held together by [`keeper`].
+//! the end, held together by [`keeper`]; [`lending`] is what a pool needs besides.
 
 mod answer;
 mod config;
 mod exchange;
 mod execution;
+mod info;
 mod keeper;
+mod lending;
 mod output;
 mod process;
 mod protocol;
@@ -34,14 +36,12 @@ mod transport;
 mod watchdog;
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-
 pub use config::{Limits, SessionConfig, WorkDir};
 pub use execution::{Cause, Execution, ExecutionError, Exit, Omitted, Outcome, PostMortem};
+pub use info::{SessionId, SessionInfo, SessionState};
 pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use runtime::Runtime;
@@ -51,12 +51,12 @@ pub(crate) use process::Process;
 
 use answer::Answer;
 use exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
-use output::{Capture, Pipe};
+use output::Capture;
 use protocol::Kind;
 use reaper::Ward;
 use request::Work;
 use scratch::Scratch;
-use transport::{Transport, channel_error};
+use transport::Transport;
 
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{self, Moment};
@@ -65,24 +65,6 @@ use crate::error::{Error, Result};
 /// How long dropping or terminating a session waits for its killed process: far beyond what the
 /// kernel needs (72 ms for a GiB of memory), except for a process stuck in a device.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Number of a session, unique in this process; used in logs and reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct SessionId(pub(crate) u64);
-
-impl SessionId {
-    /// The number.
-    pub fn number(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// One worker process and its channels.
 ///
@@ -125,50 +107,6 @@ impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("pid", &self.process.id()).finish_non_exhaustive()
     }
-}
-
-/// A snapshot of a session (document 002: `Session.info`).
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct SessionInfo {
-    /// Its number.
-    pub id: SessionId,
-    /// Its process id.
-    pub pid: u32,
-    /// Whether it can be used.
-    pub state: SessionState,
-    /// Language and version of the worker, such as `python 3.11.7`.
-    pub runtime: String,
-    /// When its process was started.
-    pub created_at: SystemTime,
-    /// When its last execution ended; when it was started, before the first.
-    pub last_used_at: SystemTime,
-    /// Executions begun since its process was started.
-    pub execution_count: u64,
-    /// Executions among them that did not complete.
-    pub error_count: u64,
-    /// Bytes of output that came after the execution that caused them had ended, and were dropped.
-    pub late_output: u64,
-    /// Resident memory; `None` once the process is gone.
-    pub memory_usage: Option<Memory>,
-}
-
-/// Whether a session can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum SessionState {
-    /// Its process lives and waits for a request.
-    Ready,
-    /// Its process has ended or must not be used again (document 002: `ERROR`).
-    Dead,
-}
-
-/// What a worker says of the state that a user left, in its answer to a reset.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ResetReport {
-    /// Why only a new process is clean; empty when the worker is back in its warm state.
-    pub(crate) taint: Vec<String>,
 }
 
 impl Session {
@@ -491,139 +429,6 @@ impl Session {
         let Worker { process, transport, scratch, keeper } = worker;
         let transport = Some(transport);
         keeper.reaper.take(Ward { process, transport, scratch, kill_at, post_mortem, gone: Box::new(gone) });
-    }
-}
-
-/// For the pool.
-impl Session {
-    /// [`start`](Session::start) that `stop` gives up ([`Error::Cancelled`]).
-    pub(crate) fn start_unless(config: &Arc<SessionConfig>, stop: &CancelToken) -> Result<Session> {
-        let mut session = start::start(Arc::clone(config), Some(stop.clone()))?;
-        session.bind(None);
-        Ok(session)
-    }
-
-    /// Executions of this session are ended by `token` too; `None` takes that back.
-    pub(crate) fn bind(&mut self, token: Option<CancelToken>) {
-        self.bound = token;
-    }
-
-    /// Whether only a new process is clean: the session is dead, or its last user's code was stopped
-    /// in the middle.
-    pub(crate) fn is_tainted(&self) -> bool {
-        self.tainted || !self.process().is_alive()
-    }
-
-    /// Asks the worker to go back to its warm state. Does not block (about 2 µs).
-    pub(crate) fn begin_reset(&mut self) -> Result<()> {
-        self.ensure_usable()?;
-        let id = self.next_request();
-        let frame = protocol::encode(Kind::Reset, id, b"", b"", self.config.frame_cap);
-        let (Some(worker), Some(frame)) = (&mut self.worker, frame) else { return Err(self.dead()) };
-        match worker.transport.write_some(&frame) {
-            Ok(written) if written == frame.len() => Ok(()),
-            // The request pipe of an idle worker is empty: it takes 20 bytes or has ended.
-            Ok(_) => {
-                Err(Error::Protocol { session: self.id, reason: "it does not take requests".to_owned() })
-            }
-            Err(error) => Err(channel_error(error)),
-        }
-    }
-
-    /// Reads the answer to a reset, without blocking; `Ok(None)` while it is not complete.
-    pub(crate) fn poll_reset(&mut self) -> Result<Option<ResetReport>> {
-        self.discard_output();
-        let id = self.requests;
-        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        let open = worker.transport.read_replies().map_err(channel_error)?;
-        let report = match worker.transport.next_frame() {
-            Ok(Some((frame, used))) if (frame.header.kind, frame.header.request) == (Kind::Clean, id) => {
-                serde_json::from_slice(frame.first)
-                    .map(|taint| (ResetReport { taint }, used))
-                    .map_err(|e| e.to_string())
-            }
-            Ok(Some((frame, _))) => Err(format!("it answered a reset with {:?}", frame.header.kind)),
-            Ok(None) if open => return Ok(None),
-            Ok(None) => return Err(self.dead()),
-            Err(malformed) => Err(malformed.0),
-        };
-        let report = report.and_then(|(report, used)| {
-            worker.transport.consume(used);
-            if worker.transport.has_unread() {
-                Err("it sent more than its answer".to_owned())
-            } else {
-                Ok(report)
-            }
-        });
-        match report {
-            Ok(report) => Ok(Some(report)),
-            Err(reason) => {
-                self.process().kill_group(Cause::Protocol(reason.clone()));
-                Err(Error::Protocol { session: self.id, reason })
-            }
-        }
-    }
-
-    /// Looks at an idle session without blocking: drops stray output and returns its size; fails if
-    /// the process has ended or has sent what nobody asked for.
-    pub(crate) fn check_idle(&mut self) -> Result<u64> {
-        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        let ready = worker.transport.look().map_err(channel_error)?;
-        if ready.nothing() {
-            return Ok(0);
-        }
-        if ready.wake() {
-            worker.transport.waker().clear();
-        }
-        if ready.exit() {
-            let tail = self.discard_output().1;
-            self.bury(tail, None);
-            return Err(self.dead());
-        }
-        if ready.replies() {
-            let reason = "it sent what nobody asked for".to_owned();
-            self.process().kill_group(Cause::Protocol(reason.clone()));
-            let tail = self.discard_output().1;
-            self.bury(tail, None);
-            return Err(Error::Protocol { session: self.id, reason });
-        }
-        Ok(self.discard_output().0)
-    }
-
-    /// Drops what the pipes hold now; returns its size and the last of stderr.
-    fn discard_output(&mut self) -> (u64, String) {
-        let Some(worker) = &mut self.worker else { return (0, String::new()) };
-        let (_, stdout) = worker.transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
-        let (last, stderr) = worker.transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
-        let tail = &last[last.len().saturating_sub(STDERR_TAIL)..];
-        (stdout + stderr, String::from_utf8_lossy(tail).into_owned())
-    }
-
-    /// Readable whenever the worker has sent anything or has ended: for a monitor's epoll.
-    pub(crate) fn events_fd(&self) -> BorrowedFd<'_> {
-        match &self.worker {
-            Some(worker) => worker.transport.events_fd(),
-            None => unreachable!("a session without a worker is only ever dropped"),
-        }
-    }
-
-    /// The process, to be watched or killed while another thread uses the session.
-    pub(crate) fn process(&self) -> &Arc<Process> {
-        match &self.worker {
-            Some(worker) => &worker.process,
-            None => unreachable!("a session without a worker is only ever dropped"),
-        }
-    }
-
-    /// Ends the session on the reaper's thread: the worker may leave by itself for `grace` (zero:
-    /// it is killed at once), then its group is killed, it is reaped, its directory removed, and
-    /// `gone` called there. Never blocks, as long as the caller holds a [`Keeper`].
-    pub(crate) fn retire(
-        mut self: Box<Self>,
-        grace: Duration,
-        gone: impl FnOnce(PostMortem) + Send + 'static,
-    ) {
-        self.hand_over(grace, gone);
     }
 }
 

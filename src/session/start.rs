@@ -182,12 +182,8 @@ impl Session {
             match import.error {
                 None => log::debug!(session = self.id.0; "warm import of {module} took {milliseconds:.1} ms"),
                 Some(error) => {
-                    let message = error.clone();
-                    return Err(Error::WarmUp {
-                        what: format!("import of {module}"),
-                        message,
-                        traceback: error,
-                    });
+                    let what = format!("import of {module}");
+                    return Err(Error::WarmUp { what, message: error, traceback: String::new() });
                 }
             }
         }

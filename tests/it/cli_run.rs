@@ -33,6 +33,11 @@ fn row<'a>(rows: &'a [Value], script: &str) -> &'a Value {
     rows.iter().find(|row| row["script"] == script).unwrap()
 }
 
+/// The whole path of a file in `dir`, as a program that runs there sees it.
+fn path_in(dir: &ScratchDir, name: &str) -> String {
+    dir.path().canonicalize().unwrap().join(name).to_str().unwrap().to_owned()
+}
+
 isolated! {
     fn output_comes_behind_names_and_a_table_ends_it() {
         let dir = ScratchDir::new();
@@ -45,7 +50,9 @@ isolated! {
         }
         assert!(stderr.contains("good.py   | err\n"), "{stderr}");
         assert!(stderr.contains("longer.py | ValueError: on purpose\n"), "{stderr}");
-        assert!(stderr.contains("longer.py |   File \"longer.py\", line 2, in f\n"), "{stderr}");
+        // The whole path, as Python shows it.
+        let place = format!("longer.py |   File \"{}\", line 2, in f\n", path_in(&dir, "longer.py"));
+        assert!(stderr.contains(&place), "{stderr}");
         let table: Vec<&str> = stdout.lines().rev().take(4).collect();
         assert!(table[3].starts_with("script     outcome"), "{stdout}");
         assert!(table[2].starts_with("good.py    completed") && table[2].ends_with(" MiB"), "{stdout}");
@@ -88,7 +95,8 @@ isolated! {
         let seen: Value = serde_json::from_str(rows(&stdout)[0]["stdout"].as_str().unwrap()).unwrap();
         let cwd = dir.path().canonicalize().unwrap();
         let arguments = serde_json::json!(["sub/looks.py", "-a", "b c"]);
-        let expected = serde_json::json!(["__main__", "sub/looks.py", arguments, cwd, "1", "x=y", "found", ""]);
+        let file = path_in(&dir, "sub/looks.py");
+        let expected = serde_json::json!(["__main__", file, arguments, cwd, "1", "x=y", "found", ""]);
         assert_eq!(seen, expected);
     }
 }

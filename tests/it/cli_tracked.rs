@@ -88,13 +88,17 @@ isolated! {
 }
 
 isolated! {
-    fn a_run_without_a_tracker_goes_on_in_silence() {
+    fn a_run_without_a_tracker_goes_on_and_says_so_if_one_was_named() {
         let dir = ScratchDir::new();
         dir.write("fine.py", "print('fine')");
         let nobody = format!("http://{}", nobody());
-        for args in [&["run", "--no-tracker", "fine.py"][..], &["run", "--server", &nobody, "fine.py"][..]] {
+        let unseen = format!("remuda: the tracker at {nobody} does not answer; the scripts run unseen until it does\n");
+        for (args, said) in [
+            (&["run", "--no-tracker", "fine.py"][..], ""),
+            (&["run", "--server", &nobody, "fine.py"][..], unseen.as_str()),
+        ] {
             let (code, stdout, stderr) = outcome(remuda(dir.path(), args).output().unwrap());
-            assert_eq!((code, stderr.as_str()), (Some(0), ""));
+            assert_eq!((code, stderr.as_str()), (Some(0), said));
             assert!(stdout.contains("fine.py | fine"), "{stdout}");
         }
     }

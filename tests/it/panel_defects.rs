@@ -81,17 +81,17 @@ static POOL: SharedPool =
 isolated! {
     fn b7_a_kill_ends_the_work_of_its_session_and_the_pool_lives_on_for_the_others() {
         let server = server();
-        let (start, started) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let users: Vec<_> = ["one", "two"]
             .into_iter()
             .map(|name| {
                 let (client, handle) = (client(&server), Arc::new(POOL.handle().unwrap()));
                 let scope = handle.scope(&client.cancel_token());
-                let start = start.clone();
+                let tell = tell.clone();
                 let endless = Request::code("import time\nprint('on', flush=True)\nwhile True: time.sleep(1)")
-                    .on_output(move |_, _| start.send(name).unwrap());
+                    .on_output(move |_, _| tell.send(name).unwrap());
                 let running = scope.submit(endless);
-                assert_eq!(started.recv_timeout(GENEROUS), Ok(name));
+                assert_eq!(told.recv_timeout(GENEROUS), Ok(name));
                 client.on_kill(move || handle.release());
                 (client, scope, running)
             })

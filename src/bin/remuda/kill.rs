@@ -19,6 +19,10 @@ fn kill(operator: &TrackerOperator, whom: &Whom) -> Result<ExitCode> {
     match whom {
         Whom::App(name) => {
             let killed = operator.kill_app(name)?;
+            if killed == 0 {
+                complain(format_args!("no tracked session belongs to an app {name:?}"));
+                return Ok(ExitCode::FAILURE);
+            }
             Ok(say(&format!("kill requested: {killed} of {name}\n")))
         }
         Whom::Sessions(ids) => kill_each(operator, ids),

@@ -26,7 +26,12 @@ pub(crate) fn clean_up(args: &CleanupArgs) -> ExitCode {
 
 /// The tracker could not be asked.
 pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
-    complain(error);
+    match error {
+        remuda::Error::Tracker { reason, .. } if reason.starts_with("it does not answer") => {
+            complain(format_args!("{error}; `remuda serve` starts one, --server names another"));
+        }
+        _ => complain(error),
+    }
     ExitCode::FAILURE
 }
 

@@ -4,11 +4,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use remuda::CancelToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals as Listener};
 use signal_hook::low_level::emulate_default_handler;
+
+/// A signal that comes so soon after the first one is its echo.
+const ECHO: Duration = Duration::from_millis(200);
 
 /// Listens while it lives; dropping it ends and joins its thread.
 pub(crate) struct Signals {
@@ -19,16 +23,24 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// The first signal cancels `token`, the second calls `again`, a third ends this program as if
-    /// nobody had listened.
+    /// nobody had listened. What follows the first at once is part of it: some senders signal a
+    /// program and then its group.
     pub(crate) fn listen(token: CancelToken, again: impl Fn() + Send + 'static) -> io::Result<Signals> {
         let mut listener = Listener::new([SIGINT, SIGTERM])?;
         let handle = listener.handle();
         let first = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&first);
         let thread = thread::Builder::new().name("remuda-signals".to_owned()).spawn(move || {
-            for (count, signal) in listener.forever().enumerate() {
-                match count {
+            let mut count = 0;
+            let mut began = Instant::now();
+            for signal in listener.forever() {
+                if count == 1 && began.elapsed() < ECHO {
+                    continue;
+                }
+                count += 1;
+                match count - 1 {
                     0 => {
+                        began = Instant::now();
                         seen.store(signal, Ordering::SeqCst);
                         token.cancel();
                     }

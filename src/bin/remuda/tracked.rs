@@ -43,6 +43,8 @@ impl Tracked {
             config.start().inspect_err(|error| log::warn!("the run is not tracked: {error}")).ok()?;
         if client.is_connected() {
             complain(format!("to watch or stop this run: {url}/"));
+        } else {
+            complain(format!("the tracker at {url} does not answer; the scripts run unseen until it does"));
         }
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());

@@ -305,13 +305,15 @@ def split_cell(source, filename):
 
 
 def prepare_script(file, args):
-    """Makes the namespace and `sys` look as they do for `python FILE ARGS`."""
+    """Makes the namespace and `sys` look as they do for `python FILE ARGS`; returns the whole path."""
+    import os
+    path = os.path.abspath(file)
     namespace.clear()
     namespace.update(warm["namespace"])
-    namespace["__file__"] = file
+    namespace["__file__"] = path
     sys.argv[:] = [file, *args]
-    directory = file.rpartition("/")[0] or "."
-    sys.path.insert(0, posix.getcwd() + "/" + directory if directory[:1] != "/" else directory)
+    sys.path.insert(0, os.path.dirname(path))
+    return path
 
 
 def resolve(path):
@@ -336,8 +338,8 @@ def run(kind, source, options):
     if options:
         import json
         options = json.loads(options)
-        prepare_script(options["file"], options["args"])
-        exec(compile(source, options["file"], "exec", 0, True), namespace)
+        path = prepare_script(options["file"], options["args"])
+        exec(compile(source, path, "exec", 0, True), namespace)
         return None
     body, last, _ = compile_cell(source)
     if body is not None:

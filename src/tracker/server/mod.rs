@@ -4,7 +4,7 @@ mod reaper;
 mod routes;
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +117,8 @@ impl TrackerServerBuilder {
     /// [`Error::InvalidConfig`], [`Error::Store`], [`Error::Listen`].
     pub fn start(self) -> Result<TrackerServer> {
         let address = self.validate()?;
+        // Before the database is touched: an address that is taken leaves no file behind.
+        TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let store = SessionStore::open_with(&self.database, self.stale_after)?;
         let tracker = Arc::new(Tracker::new(store));
         let http = HttpServer::start(address, Arc::clone(&tracker), self.limits())

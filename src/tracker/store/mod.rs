@@ -88,6 +88,13 @@ impl SessionStore {
     }
 
     pub(super) fn open_with(path: &Path, stale_after: Duration) -> Result<SessionStore> {
+        SessionStore::open_file(path, stale_after).map_err(|error| match error {
+            Error::Store { doing, source } => Error::store(doing, format!("{source} ({})", path.display())),
+            other => other,
+        })
+    }
+
+    fn open_file(path: &Path, stale_after: Duration) -> Result<SessionStore> {
         if path.as_os_str().is_empty() {
             // SQLite would take a file of its own for each connection, and delete it at the end.
             return Err(Error::store("opening it", "its path is empty"));
@@ -312,7 +319,9 @@ fn lock(path: &Path) -> Result<File> {
         .map_err(|error| Error::store("opening its lock file", error))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::store("opening it", "another tracker uses it")),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::store("opening it", "another tracker uses it; name another file"))
+        }
         Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
     }
 }

@@ -1,0 +1,153 @@
+//! The session's side of a pool: reset between two users, looks at idle sessions, retirement.
+//! Nothing here blocks.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exchange::STDERR_TAIL;
+use super::output::Pipe;
+use super::protocol::{self, Kind};
+use super::transport::channel_error;
+use super::{Cause, PostMortem, Process, Session, SessionConfig, start};
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
+
+/// What a worker says of the state that a user left, in its answer to a reset.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ResetReport {
+    /// Why only a new process is clean; empty when the worker is back in its warm state.
+    pub(crate) taint: Vec<String>,
+}
+
+impl Session {
+    /// [`start`](Session::start) that `stop` gives up ([`Error::Cancelled`]).
+    pub(crate) fn start_unless(config: &Arc<SessionConfig>, stop: &CancelToken) -> Result<Session> {
+        let mut session = start::start(Arc::clone(config), Some(stop.clone()))?;
+        session.bind(None);
+        Ok(session)
+    }
+
+    /// Executions of this session are ended by `token` too; `None` takes that back.
+    pub(crate) fn bind(&mut self, token: Option<CancelToken>) {
+        self.bound = token;
+    }
+
+    /// Whether only a new process is clean: the session is dead, or its last user's code was stopped
+    /// in the middle.
+    pub(crate) fn is_tainted(&self) -> bool {
+        self.tainted || !self.process().is_alive()
+    }
+
+    /// Asks the worker to go back to its warm state. Does not block (about 2 µs).
+    pub(crate) fn begin_reset(&mut self) -> Result<()> {
+        self.ensure_usable()?;
+        let id = self.next_request();
+        let frame = protocol::encode(Kind::Reset, id, b"", b"", self.config.frame_cap);
+        let (Some(worker), Some(frame)) = (&mut self.worker, frame) else { return Err(self.dead()) };
+        match worker.transport.write_some(&frame) {
+            Ok(written) if written == frame.len() => Ok(()),
+            // The request pipe of an idle worker is empty: it takes 20 bytes or has ended.
+            Ok(_) => {
+                Err(Error::Protocol { session: self.id, reason: "it does not take requests".to_owned() })
+            }
+            Err(error) => Err(channel_error(error)),
+        }
+    }
+
+    /// Reads the answer to a reset, without blocking; `Ok(None)` while it is not complete.
+    pub(crate) fn poll_reset(&mut self) -> Result<Option<ResetReport>> {
+        self.discard_output();
+        let id = self.requests;
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let open = worker.transport.read_replies().map_err(channel_error)?;
+        let report = match worker.transport.next_frame() {
+            Ok(Some((frame, used))) if (frame.header.kind, frame.header.request) == (Kind::Clean, id) => {
+                serde_json::from_slice(frame.first)
+                    .map(|taint| (ResetReport { taint }, used))
+                    .map_err(|e| e.to_string())
+            }
+            Ok(Some((frame, _))) => Err(format!("it answered a reset with {:?}", frame.header.kind)),
+            Ok(None) if open => return Ok(None),
+            Ok(None) => return Err(self.dead()),
+            Err(malformed) => Err(malformed.0),
+        };
+        let report = report.and_then(|(report, used)| {
+            worker.transport.consume(used);
+            if worker.transport.has_unread() {
+                Err("it sent more than its answer".to_owned())
+            } else {
+                Ok(report)
+            }
+        });
+        match report {
+            Ok(report) => Ok(Some(report)),
+            Err(reason) => {
+                self.process().kill_group(Cause::Protocol(reason.clone()));
+                Err(Error::Protocol { session: self.id, reason })
+            }
+        }
+    }
+
+    /// Looks at an idle session without blocking: drops stray output and returns its size; fails if
+    /// the process has ended or has sent what nobody asked for.
+    pub(crate) fn check_idle(&mut self) -> Result<u64> {
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let ready = worker.transport.look().map_err(channel_error)?;
+        if ready.nothing() {
+            return Ok(0);
+        }
+        if ready.wake() {
+            worker.transport.waker().clear();
+        }
+        if ready.exit() {
+            let tail = self.discard_output().1;
+            self.bury(tail, None);
+            return Err(self.dead());
+        }
+        if ready.replies() {
+            let reason = "it sent what nobody asked for".to_owned();
+            self.process().kill_group(Cause::Protocol(reason.clone()));
+            let tail = self.discard_output().1;
+            self.bury(tail, None);
+            return Err(Error::Protocol { session: self.id, reason });
+        }
+        Ok(self.discard_output().0)
+    }
+
+    /// Drops what the pipes hold now; returns its size and the last of stderr.
+    fn discard_output(&mut self) -> (u64, String) {
+        let Some(worker) = &mut self.worker else { return (0, String::new()) };
+        let (_, stdout) = worker.transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
+        let (last, stderr) = worker.transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
+        let tail = &last[last.len().saturating_sub(STDERR_TAIL)..];
+        (stdout + stderr, String::from_utf8_lossy(tail).into_owned())
+    }
+
+    /// Readable whenever the worker has sent anything or has ended: for a monitor's epoll.
+    pub(crate) fn events_fd(&self) -> BorrowedFd<'_> {
+        match &self.worker {
+            Some(worker) => worker.transport.events_fd(),
+            None => unreachable!("a session without a worker is only ever dropped"),
+        }
+    }
+
+    /// The process, to be watched or killed while another thread uses the session.
+    pub(crate) fn process(&self) -> &Arc<Process> {
+        match &self.worker {
+            Some(worker) => &worker.process,
+            None => unreachable!("a session without a worker is only ever dropped"),
+        }
+    }
+
+    /// Ends the session on the reaper's thread: the worker may leave by itself for `grace` (zero:
+    /// it is killed at once), then its group is killed, it is reaped, its directory removed, and
+    /// `gone` called there. Never blocks, as long as the caller holds a [`Keeper`](super::Keeper).
+    pub(crate) fn retire(
+        mut self: Box<Self>,
+        grace: Duration,
+        gone: impl FnOnce(PostMortem) + Send + 'static,
+    ) {
+        self.hand_over(grace, gone);
+    }
+}
