@@ -58,10 +58,9 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// The `detail` of every 404 about a tracked session.
 pub const NOT_FOUND: &str = "Session not found";
 
-/// Whether no path can name this app, so that nobody could kill all of it: browsers and other
-/// programs resolve `.` and `..` even when they are encoded, and NUL is refused in a path.
+/// Whether no path can name this app, so that nobody could kill all of it: NUL is refused there.
 pub(super) fn is_unspeakable(app_name: &str) -> bool {
-    matches!(app_name, "." | "..") || app_name.contains('\0')
+    app_name.contains('\0')
 }
 
 /// A registration, the body of `POST /sessions`.
@@ -70,7 +69,7 @@ pub(super) fn is_unspeakable(app_name: &str) -> bool {
 /// time and a pending kill. An id that was lost to a long silence gets its pending kill back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionCreate {
-    /// The app's name: not empty, at most 1 024 bytes, not `.` or `..`, without NUL.
+    /// The app's name: not empty, at most 1 024 bytes, without NUL.
     pub app_name: String,
     /// Who uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

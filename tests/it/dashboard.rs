@@ -141,7 +141,7 @@ isolated! {
     fn many_selected_sessions_are_killed_together_whatever_their_apps_are_called() {
         let Some(browser) = installed() else { return };
         let (server, url) = server();
-        let names = ["...", "a/../b", "a/b?c#d%2F", "\u{202e}x", "kill-all", "stale"];
+        let names = ["..", ".", "a/b?c#d%2F", "\u{202e}x", "kill-all", "stale"];
         for number in 0..300 {
             server.store().create_session(names[number % names.len()], None).unwrap();
         }

@@ -314,9 +314,21 @@ function confirmKillAll() {
   element("confirm-no").focus();
 }
 
+/** Asks all sessions of an app to stop and returns how many there are. */
+async function askAll(app) {
+  if (app !== "." && app !== "..") {
+    return (await ask("POST", `apps/${encodeURIComponent(app)}/kill-all`)).killed_count;
+  }
+  // A browser takes these out of a path, however they are written: each session is asked by its id.
+  const { sessions } = await ask("GET", "sessions");
+  const ids = sessions.filter((session) => session.app_name === app).map((session) => session.session_id);
+  await Promise.all(ids.map((id) => ask("POST", `sessions/${encodeURIComponent(id)}/kill`)));
+  return ids.length;
+}
+
 async function killAll(app) {
   try {
-    const { killed_count: count } = await ask("POST", `apps/${encodeURIComponent(app)}/kill-all`);
+    const count = await askAll(app);
     report(`${count} of “${app}” asked to stop.`);
   } catch (error) {
     report(`“${app}” could not be asked to stop: ${reason(error)}.`);

@@ -112,13 +112,19 @@ pub(super) struct Job {
     pub(super) ticket: Ticket,
 }
 
+/// The ways to the handler threads: see [`Service::takes_long`].
+pub(super) struct Jobs {
+    pub(super) short: Sender<Job>,
+    pub(super) long: Sender<Job>,
+}
+
 pub(super) struct EventLoop<S> {
     poll: Poll,
     listener: Option<TcpListener>,
     accept_again: Option<Moment>,
     mailbox: Arc<Mailbox>,
     service: Arc<S>,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     limits: Limits,
     slots: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -140,7 +146,7 @@ impl<S: Service> EventLoop<S> {
         listener: TcpListener,
         mailbox: Arc<Mailbox>,
         service: Arc<S>,
-        jobs: Sender<Job>,
+        jobs: Jobs,
         limits: Limits,
     ) -> EventLoop<S> {
         EventLoop {
@@ -366,7 +372,9 @@ impl<S: Service> EventLoop<S> {
         match shielded("answering a request", || self.service.quick(request, &ticket)) {
             Some(Ok(action)) => self.act(connection, action),
             Some(Err(request)) => {
-                if self.jobs.send(Job { request, ticket }).is_err() {
+                let long = self.service.takes_long(&request);
+                let jobs = if long { &self.jobs.long } else { &self.jobs.short };
+                if jobs.send(Job { request, ticket }).is_err() {
                     let gone = Response::detail(503, "the server is stopping");
                     connection.answer(&gone, &self.date.1, true, self.now);
                 }

@@ -76,6 +76,10 @@ pub(crate) trait Service: Send + Sync + 'static {
     /// on to [`handle`](Service::handle).
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request>;
 
+    /// Whether [`handle`](Service::handle) may take long over this request. Such requests have half
+    /// of the handler threads and never keep the others waiting. Must not block.
+    fn takes_long(&self, request: &Request) -> bool;
+
     /// Answers on a handler thread, where it may block.
     fn handle(&self, request: Request, ticket: &Ticket) -> Action;
 }

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, never, select, unbounded};
 use mio::net::TcpListener;
 use mio::{Interest, Poll, Waker};
 
-use super::event_loop::{EventLoop, Job, LISTENER, Mailbox, WAKER};
+use super::event_loop::{EventLoop, Job, Jobs, LISTENER, Mailbox, WAKER};
 use super::response::Response;
 use super::{Action, Limits, Service};
 use crate::background::{Background, shielded};
@@ -36,11 +36,13 @@ impl HttpServer {
         let address = listener.local_addr()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let mailbox = Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
-        let (jobs, queue) = unbounded();
-        let handlers = (0..limits.handlers.max(1))
-            .map(|_| {
-                let (queue, service) = (queue.clone(), Arc::clone(&service));
-                Background::spawn("remuda-handler", move || run_handler(&queue, service.as_ref()))
+        let ((short, short_queue), (long, long_queue)) = (unbounded(), unbounded());
+        let jobs = Jobs { short, long };
+        let handlers = (0..limits.handlers.max(2))
+            .map(|number| {
+                let (short, service) = (short_queue.clone(), Arc::clone(&service));
+                let long = (number % 2 == 0).then(|| long_queue.clone());
+                Background::spawn("remuda-handler", move || run_handler(short, long, service.as_ref()))
             })
             .collect::<io::Result<Vec<_>>>()?;
         let event_loop = EventLoop::new(poll, listener, Arc::clone(&mailbox), service, jobs, limits);
@@ -70,9 +72,23 @@ impl Drop for HttpServer {
     }
 }
 
-fn run_handler<S: Service>(queue: &Receiver<Job>, service: &S) {
-    while let Ok(Job { request, ticket }) = queue.recv() {
-        let action = shielded("answering a request", || service.handle(request, &ticket));
-        ticket.act(action.unwrap_or_else(|| Action::Respond(Response::detail(500, "Internal Server Error"))));
+/// Until both queues have ended, or the only one.
+fn run_handler<S: Service>(mut short: Receiver<Job>, long: Option<Receiver<Job>>, service: &S) {
+    let mut open = 1 + usize::from(long.is_some());
+    let mut long = long.unwrap_or_else(never);
+    while open > 0 {
+        let job = select! {
+            recv(short) -> job => job.inspect_err(|_| short = never()),
+            recv(long) -> job => job.inspect_err(|_| long = never()),
+        };
+        match job {
+            Ok(job) => answer(job, service),
+            Err(_) => open -= 1,
+        }
     }
+}
+
+fn answer<S: Service>(Job { request, ticket }: Job, service: &S) {
+    let action = shielded("answering a request", || service.handle(request, &ticket));
+    ticket.act(action.unwrap_or_else(|| Action::Respond(Response::detail(500, "Internal Server Error"))));
 }

@@ -14,7 +14,7 @@ const NEVER: Duration = Duration::from_secs(600);
 /// `/quick` answers at once, `/park` parks, `/panic` panics, anything else waits for a permit.
 struct Scripted {
     permits: Receiver<()>,
-    entered: Sender<()>,
+    entered: Sender<String>,
     tickets: Sender<Ticket>,
 }
 
@@ -32,9 +32,13 @@ impl Service for Scripted {
         }
     }
 
+    fn takes_long(&self, request: &Request) -> bool {
+        request.path[0] == "long"
+    }
+
     fn handle(&self, request: Request, _: &Ticket) -> Action {
         assert_ne!(request.path[0], "panic-later", "on purpose");
-        self.entered.send(()).unwrap();
+        self.entered.send(request.path[0].clone()).unwrap();
         self.permits.recv().unwrap();
         Action::Respond(Response::fixed_json("2"))
     }
@@ -43,7 +47,7 @@ impl Service for Scripted {
 struct Fixture {
     server: HttpServer,
     permits: Sender<()>,
-    entered: Receiver<()>,
+    entered: Receiver<String>,
     tickets: Receiver<Ticket>,
 }
 
@@ -243,6 +247,23 @@ fn busy_handlers_do_not_hold_up_what_needs_none() {
         fixture.permits.send(()).unwrap();
     }
     for stream in &busy {
+        assert!(answer(stream).ends_with('2'));
+    }
+}
+
+#[test]
+fn what_takes_long_leaves_handlers_to_the_rest() {
+    let fixture = start(endless());
+    let long: Vec<TcpStream> = (0..8).map(|_| fixture.send("long")).collect();
+    for _ in 0..2 {
+        assert_eq!(fixture.entered.recv().unwrap(), "long");
+    }
+    let short = fixture.send("slow");
+    assert_eq!(fixture.entered.recv_timeout(Duration::from_secs(60)).as_deref(), Ok("slow"));
+    for _ in 0..9 {
+        fixture.permits.send(()).unwrap();
+    }
+    for stream in long.iter().chain([&short]) {
         assert!(answer(stream).ends_with('2'));
     }
 }

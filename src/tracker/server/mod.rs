@@ -27,8 +27,9 @@ const SPARE_FILES: u64 = 64;
 /// A running tracker: an HTTP server, its database and its reaper, in this process.
 ///
 /// It owns seven threads whatever the number of clients: one for all connections, four that answer
-/// what waits for the disk, one that writes, one that removes silent sessions. Dropping it ends
-/// it like [`shutdown`](TrackerServer::shutdown), without waiting for clients.
+/// what waits for the disk (at most two of them lists), one that writes, one that removes silent
+/// sessions. Dropping it ends it like [`shutdown`](TrackerServer::shutdown), without waiting for
+/// clients.
 ///
 /// ```
 /// use remuda::TrackerServer;

@@ -203,6 +203,11 @@ impl Service for Tracker {
         }
     }
 
+    /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
+    fn takes_long(&self, request: &Request) -> bool {
+        matches!(route(request), Ok(Route::List))
+    }
+
     fn handle(&self, request: Request, ticket: &Ticket) -> Action {
         let answered = route(&request).and_then(|route| self.answer(route, &request, ticket));
         answered.unwrap_or_else(|Refusal(response)| Action::Respond(response))
@@ -298,9 +303,7 @@ fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
         return Err(unprocessable("app_name: must have 1 to 1024 bytes"));
     }
     if is_unspeakable(&session.app_name) {
-        return Err(unprocessable(
-            "app_name: must not be . or .. or contain NUL, because no path can name that",
-        ));
+        return Err(unprocessable("app_name: must not contain NUL, because no path can name that"));
     }
     if session.session_id.as_ref().is_some_and(|id| !id.is_uuid()) {
         return Err(unprocessable("session_id: must be a UUID"));
