@@ -35,6 +35,7 @@ pub(crate) fn contend<G>(
             }
             let lease = acquire();
             waits.push(micros(started.elapsed()));
+            // Stands for the work that a holder does.
             thread::sleep(hold);
             drop(lease);
         }

@@ -132,6 +132,7 @@ fn interrupt_busy_loop(context: &Context) -> Measured {
         let token = CancelToken::new();
         let (outcome, cancelled) = thread::scope(|scope| {
             let canceller = scope.spawn(|| {
+                // Long enough for the loop to be running.
                 thread::sleep(Duration::from_millis(3));
                 let now = Instant::now();
                 token.cancel();
@@ -151,6 +152,7 @@ fn interrupt_busy_loop(context: &Context) -> Measured {
         // It rests while ours is measured.
         bare.resume()?;
         bare.read(&mut [0; 1])?;
+        // As long as ours gets.
         thread::sleep(Duration::from_millis(3));
         let started = Instant::now();
         bare.signal(Signal::INT)?;

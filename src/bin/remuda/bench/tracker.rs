@@ -76,6 +76,7 @@ fn kill_to_callback(context: &Context) -> Measured {
     // Every one has sent its first beat and is parked.
     let parked = |row: &remuda::TrackedSession| row.last_heartbeat != row.start_time;
     while !operator.sessions()?.iter().all(parked) {
+        // A poll, outside of what is measured.
         thread::sleep(Duration::from_millis(100));
     }
     let mut echo = Echo::start()?;
