@@ -90,6 +90,7 @@ mod cancel;
 mod clock;
 mod error;
 mod pool;
+pub mod protocol;
 mod session;
 mod sync;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -103,9 +104,9 @@ pub use pool::{
     as_completed,
 };
 pub use session::{
-    Call, Cause, Execution, ExecutionError, Exit, Limits, Memory, Omitted, Outcome, OutputCallback,
+    Call, Cause, Execution, ExecutionError, Exit, Limit, Limits, Memory, Omitted, Outcome, OutputCallback,
     PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
-    WorkDir,
+    TimeLimit, Usage, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

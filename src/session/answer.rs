@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::execution::{ExecutionError, Omitted};
-use super::protocol::{Frame, Kind, flag, integers_fit};
+use crate::protocol::{Frame, Kind, flag, integers_fit};
 
 /// A decoded answer to *execute* or *call*.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::protocol::Header;
+    use crate::protocol::Header;
 
     fn result(flags: u8, first: &[u8]) -> Result<Answer, String> {
         let header = Header { length: 0, kind: Kind::Result, flags: flags | flag::HAS_VALUE, request: 1 };

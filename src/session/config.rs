@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Session;
+use super::execution::Limit;
 use super::runtime::Runtime;
-use super::{Session, protocol};
 use crate::error::{Error, Result};
+use crate::protocol;
 
 /// Options of a [`Session`]; each field has a setter of the same name.
 #[derive(Clone, Debug)]
@@ -207,6 +209,16 @@ impl Limits {
     /// No limits but those of the host.
     pub fn new() -> Limits {
         Limits::default()
+    }
+
+    /// Whether this one is limited.
+    pub(crate) fn is_set(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::Data => self.data.is_some(),
+            Limit::CpuTime => self.cpu_seconds.is_some(),
+            Limit::OpenFiles => self.open_files.is_some(),
+            Limit::FileSize => self.file_size.is_some(),
+        }
     }
 
     /// Sets [`data`](Limits::data).

@@ -33,9 +33,8 @@ pub struct Execution {
     pub duration: Duration,
     /// The session that ran it.
     pub session: SessionId,
-    /// Peak of the worker's resident memory in bytes, if
-    /// [`measure_memory`](crate::Request::measure_memory) was asked for.
-    pub peak_memory: Option<u64>,
+    /// What it used, if [`measure`](crate::Request::measure) was asked for.
+    pub usage: Option<Usage>,
     /// How the worker ended, if it did.
     pub post_mortem: Option<Box<PostMortem>>,
 }
@@ -54,13 +53,49 @@ pub enum Outcome {
         /// Whether the process group had to be killed.
         killed: bool,
     },
-    /// Its time limit passed and it ended because of that.
+    /// A time limit passed and it ended because of that.
     TimedOut {
+        /// Which one: [`time_limit`](crate::Request::time_limit) (soft) or
+        /// [`hard_time_limit`](crate::Request::hard_time_limit).
+        limit: TimeLimit,
         /// Whether the process group had to be killed.
+        killed: bool,
+    },
+    /// It ran into one of the session's [`Limits`](crate::Limits).
+    LimitExceeded {
+        /// Which one.
+        limit: Limit,
+        /// Whether that ended the process.
         killed: bool,
     },
     /// The worker process ended under it; see the post-mortem.
     Died,
+}
+
+/// Which of the two time limits of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeLimit {
+    /// The code was asked to stop, and killed only if it did not within its grace.
+    Soft,
+    /// The process group was killed at this moment.
+    Hard,
+}
+
+/// A limit that the kernel holds: see [`Limits`](crate::Limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Limit {
+    /// Private memory.
+    Data,
+    /// CPU time of the process's whole life.
+    #[serde(rename = "cpu")]
+    CpuTime,
+    /// Open file descriptors.
+    OpenFiles,
+    /// Size of a file that is written.
+    FileSize,
 }
 
 /// Why a value is not in [`Execution::value`].
@@ -79,6 +114,19 @@ pub enum Omitted {
     InexactNumber,
 }
 
+/// What an execution used of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// CPU time of the worker process, all its threads, without its children. From the worker
+    /// itself to the microsecond; of one that died, from the kernel in steps of 10 ms.
+    pub cpu_time: Duration,
+    /// Peak of the worker's resident memory during the execution, in bytes.
+    pub peak_memory: Option<u64>,
+    /// Its resident memory afterwards, in bytes.
+    pub memory: Option<u64>,
+}
+
 /// An exception of user code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -93,6 +141,9 @@ pub struct ExecutionError {
     /// The exit status that the code asked for, if this is a `SystemExit`.
     #[serde(default)]
     pub exit_code: Option<i32>,
+    /// The limit that the code ran into, as far as the worker can tell.
+    #[serde(default)]
+    pub limit: Option<Limit>,
 }
 
 /// What is known of the end of a worker process.
@@ -155,13 +206,15 @@ impl Execution {
 }
 
 impl Outcome {
-    /// One word for tables and metrics: `completed`, `failed`, `cancelled`, `timed_out`, `died`.
+    /// One word for tables and metrics: `completed`, `failed`, `cancelled`, `timed_out`, `limit_exceeded`,
+    /// `died`.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Completed => "completed",
             Outcome::Failed => "failed",
             Outcome::Cancelled { .. } => "cancelled",
             Outcome::TimedOut { .. } => "timed_out",
+            Outcome::LimitExceeded { .. } => "limit_exceeded",
             Outcome::Died => "died",
         }
     }
@@ -171,8 +224,12 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Outcome::Cancelled { killed: true } => "cancelled (killed)",
-            Outcome::TimedOut { killed: false } => "timed out",
-            Outcome::TimedOut { killed: true } => "timed out (killed)",
+            Outcome::TimedOut { killed: false, .. } => "timed out",
+            Outcome::TimedOut { killed: true, .. } => "timed out (killed)",
+            Outcome::LimitExceeded { limit: Limit::Data, .. } => "memory limit exceeded",
+            Outcome::LimitExceeded { limit: Limit::CpuTime, .. } => "CPU time limit exceeded",
+            Outcome::LimitExceeded { limit: Limit::OpenFiles, .. } => "open file limit exceeded",
+            Outcome::LimitExceeded { limit: Limit::FileSize, .. } => "file size limit exceeded",
             other => other.word(),
         })
     }

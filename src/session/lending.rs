@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::exchange::STDERR_TAIL;
 use super::output::Pipe;
-use super::protocol::{self, Kind};
 use super::transport::channel_error;
 use super::{Cause, PostMortem, Process, Session, SessionConfig, start};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
+use crate::protocol::{self, Kind};
 
 /// What a worker says of the state that a user left, in its answer to a reset.
 #[derive(Clone, Debug, Default)]

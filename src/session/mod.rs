@@ -13,10 +13,11 @@
 //! ```
 //!
 //! Files, in the order of a request: [`config`] and [`runtime`] say what to start, [`process`]
-//! starts and watches it, [`transport`] owns its channels, [`protocol`] its frames, [`exchange`]
+//! starts and watches it, [`transport`] owns its channels, [`protocol`](crate::protocol) its frames, [`exchange`]
 //! runs one request over them, [`answer`] decodes what came back. [`reaper`] and [`watchdog`] see to
 //! the end, held together by [`keeper`]; [`lending`] is what a pool needs besides.
 
+mod accounting;
 mod answer;
 mod config;
 mod exchange;
@@ -26,7 +27,6 @@ mod keeper;
 mod lending;
 mod output;
 mod process;
-mod protocol;
 mod reaper;
 mod request;
 mod runtime;
@@ -40,7 +40,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use config::{Limits, SessionConfig, WorkDir};
-pub use execution::{Cause, Execution, ExecutionError, Exit, Omitted, Outcome, PostMortem};
+pub use execution::{
+    Cause, Execution, ExecutionError, Exit, Limit, Omitted, Outcome, PostMortem, TimeLimit, Usage,
+};
 pub use info::{SessionId, SessionInfo, SessionState};
 pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
@@ -49,10 +51,10 @@ pub use runtime::Runtime;
 pub(crate) use keeper::Keeper;
 pub(crate) use process::Process;
 
+use accounting::Meter;
 use answer::Answer;
 use exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
 use output::Capture;
-use protocol::Kind;
 use reaper::Ward;
 use request::Work;
 use scratch::Scratch;
@@ -61,6 +63,7 @@ use transport::Transport;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
+use crate::protocol::{self, Kind};
 
 /// How long dropping or terminating a session waits for its killed process: far beyond what the
 /// kernel needs (72 ms for a GiB of memory), except for a process stuck in a device.
@@ -187,7 +190,7 @@ impl Session {
     /// # Panics
     /// If the output callback panics; the session is dead then.
     pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
-        let Request { work, time_limit, cancel, on_output, output_cap, measure_memory } = request.into();
+        let Request { work, time_limit, cancel, on_output, output_cap, measure } = request.into();
         let bound = self.bound.clone();
         if [&cancel, &bound].into_iter().flatten().any(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
@@ -200,9 +203,7 @@ impl Session {
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
         // A callback that panics leaves the worker in the middle of its answer.
         let abandoned = KillOnUnwind(&worker.process);
-        if measure_memory {
-            worker.process.reset_peak();
-        }
+        let meter = measure.then(|| Meter::start(&worker.process));
         let waker: Arc<dyn Wake> = worker.transport.waker().clone();
         let registrations =
             [&cancel, &bound].map(|token| token.as_ref().map(|token| token.register(Arc::clone(&waker))));
@@ -225,7 +226,7 @@ impl Session {
             worker.transport.waker().clear();
         }
         let duration = Moment::now().saturating_since(started);
-        let peak_memory = measure_memory.then(|| worker.process.memory()).flatten().map(|memory| memory.peak);
+        let usage = meter.map(|meter| meter.stop(&worker.process, None));
         self.last_used_at = clock::wall();
         self.executions += 1;
 
@@ -248,8 +249,7 @@ impl Session {
             dropped: (stdout_dropped, stderr_dropped),
             duration,
             session: self.id,
-            peak_memory: peak_memory
-                .or_else(|| self.post_mortem.as_ref().filter(|_| measure_memory)?.peak_memory),
+            usage,
             post_mortem: self.post_mortem.clone().filter(|_| died),
         })
     }
@@ -265,9 +265,16 @@ impl Session {
         let outcome = match end {
             End::Answered => match self.take_answer() {
                 Ok(answer) => {
+                    let limit = answer
+                        .error
+                        .as_ref()
+                        .and_then(|error| accounting::exceeded_by_error(&self.config.limits, error));
                     let outcome = match stop {
-                        Some(Stop::TimeLimit) if answer.stopped => Outcome::TimedOut { killed: false },
+                        Some(Stop::TimeLimit) if answer.stopped => {
+                            Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }
+                        }
                         Some(Stop::Cancelled) if answer.stopped => Outcome::Cancelled { killed: false },
+                        _ if let Some(limit) = limit => Outcome::LimitExceeded { limit, killed: false },
                         _ if answer.error.is_some() => Outcome::Failed,
                         _ => Outcome::Completed,
                     };
@@ -287,12 +294,12 @@ impl Session {
             }
             End::Died => match stop {
                 // SIGINT's default action, or the code's own way out.
-                Some(Stop::TimeLimit) => Outcome::TimedOut { killed: true },
+                Some(Stop::TimeLimit) => Outcome::TimedOut { limit: TimeLimit::Soft, killed: true },
                 Some(Stop::Cancelled) => Outcome::Cancelled { killed: true },
                 None => Outcome::Died,
             },
             End::Killed => match stop {
-                Some(Stop::TimeLimit) => Outcome::TimedOut { killed: true },
+                Some(Stop::TimeLimit) => Outcome::TimedOut { limit: TimeLimit::Soft, killed: true },
                 _ => Outcome::Cancelled { killed: true },
             },
         };

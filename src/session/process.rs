@@ -296,6 +296,20 @@ impl Process {
         Some(memory)
     }
 
+    /// CPU time of all its threads so far, in steps of 10 ms; also after its end, until it is reaped.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let end = self.end.lock();
+        if end.reaped {
+            return None;
+        }
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
+        drop(end);
+        // The name may hold anything, blanks and brackets too: fields count from its end.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+        let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
     /// The largest resident size that anybody has seen.
     pub(crate) fn peak_seen(&self) -> Option<u64> {
         Some(self.peak.load(Ordering::Relaxed)).filter(|peak| *peak > 0)

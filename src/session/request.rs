@@ -37,7 +37,7 @@ pub struct Request<'a> {
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) on_output: Option<OutputCallback<'a>>,
     pub(crate) output_cap: Option<usize>,
-    pub(crate) measure_memory: bool,
+    pub(crate) measure: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -81,14 +81,7 @@ impl<'a> Request<'a> {
     }
 
     fn new(work: Work) -> Request<'a> {
-        Request {
-            work,
-            time_limit: None,
-            cancel: None,
-            on_output: None,
-            output_cap: None,
-            measure_memory: false,
-        }
+        Request { work, time_limit: None, cancel: None, on_output: None, output_cap: None, measure: false }
     }
 
     /// Ends the work through the cancel ladder after this time. Default: the session's
@@ -119,9 +112,10 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Reports the peak of the worker's memory during this execution (costs about 50 µs).
-    pub fn measure_memory(mut self, measure: bool) -> Request<'a> {
-        self.measure_memory = measure;
+    /// Measures what this execution uses: [`Execution::usage`](crate::Execution::usage). Costs about
+    /// 50 µs. Default: off.
+    pub fn measure(mut self, measure: bool) -> Request<'a> {
+        self.measure = measure;
         self
     }
 }

@@ -11,13 +11,13 @@ use super::answer::{ImportReport, ReadyReport, decode_error};
 use super::config::WorkDir;
 use super::exchange::{END_PATIENCE, End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
 use super::output::Capture;
-use super::protocol::{self, Kind};
 use super::scratch::Scratch;
 use super::transport::Unstarted;
 use super::{Cause, Keeper, Process, Session, SessionConfig, SessionId, Worker};
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
+use crate::protocol::{self, Kind};
 
 /// Output of the warm-up that is kept, to be shown when it fails.
 const OUTPUT_CAP: usize = 2 * STDERR_TAIL;

@@ -20,11 +20,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::output::Pipe;
 use super::process::{ChildEnds, Process};
-use super::protocol::{self, Frame, HEADER, Header, Kind, Malformed};
 use super::runtime::Channels;
 use crate::cancel::Wake;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
+use crate::protocol::{self, Frame, HEADER, Header, Kind, Malformed};
 
 /// Bytes of a reply that are read at first; most replies fit.
 const FIRST_READ: usize = 4 << 10;
@@ -146,7 +146,7 @@ impl Unstarted {
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
         ftruncate(&flag, 8)?;
         write_all(&self.control, boot, deadline)?;
-        let numbers = protocol::go_numbers(process.session().0, frame_cap);
+        let numbers = protocol::go_numbers(process.session().0, frame_cap, 0);
         let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
         let data = match self.data {
             None => {
@@ -264,8 +264,8 @@ impl Transport {
     /// Asks the worker to stop this request: sets the flag, then sends the frame that interrupts.
     pub(crate) fn cancel(&self, request: u64, attempt: u8) {
         let _ = pwrite(&self.flag, &request.to_ne_bytes(), 0);
-        if let Some(mut frame) = protocol::encode(Kind::Cancel, request, b"", b"", self.frame_cap) {
-            frame[protocol::FLAGS] = attempt;
+        let frame = protocol::encode_with_flags(Kind::Cancel, attempt, request, b"", b"", self.frame_cap);
+        if let Some(frame) = frame {
             // A worker that does not read its control socket is killed after its grace.
             let _ = send(&self.control, &frame, SendFlags::NOSIGNAL);
         }

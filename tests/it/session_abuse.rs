@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use remuda::{Exit, Outcome, Request};
+use remuda::{Exit, Outcome, Request, TimeLimit};
 
 use crate::support::{is_running, isolated, poll, python, session};
 
@@ -140,7 +140,7 @@ isolated! {
         let mut session = session();
         let code = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)";
         let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { killed: true });
+        assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true });
     }
 }
 
@@ -193,7 +193,7 @@ isolated! {
         let code = "import os, signal\nos.setpgid(0, os.getpgid(os.getppid()))\n\
                     for s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\nwhile True: pass";
         let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { killed: true });
+        assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true });
         poll(|| !is_running(pid), || "the worker has outlived its kill".to_owned());
     }
 }
@@ -205,6 +205,6 @@ isolated! {
                     posix.read = fails_once\nwhile True:\n    try:\n        for _ in iter(int, 1): pass\n    except RecursionError: pass";
         let mut session = python().grace(crate::support::GENEROUS).start().unwrap();
         let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { killed: false }, "{run:?}");
+        assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{run:?}");
     }
 }

@@ -194,10 +194,10 @@ isolated! {
 isolated! {
     fn the_peak_of_memory_is_that_of_the_execution() {
         let mut session = session();
-        let run = session.execute(Request::code("x = bytearray(64 << 20); del x").measure_memory(true)).unwrap();
-        assert!(run.peak_memory.unwrap() > 64 << 20);
-        let run = session.execute(Request::code("1").measure_memory(true)).unwrap();
-        assert!(run.peak_memory.unwrap() < 64 << 20);
+        let run = session.execute(Request::code("x = bytearray(64 << 20); del x").measure(true)).unwrap();
+        assert!(run.usage.unwrap().peak_memory.unwrap() > 64 << 20);
+        let run = session.execute(Request::code("1").measure(true)).unwrap();
+        assert!(run.usage.unwrap().peak_memory.unwrap() < 64 << 20);
     }
 }
 

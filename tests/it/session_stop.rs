@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use remuda::{CancelToken, Cause, Error, Exit, Outcome, Request, Session};
+use remuda::{CancelToken, Cause, Error, Exit, Outcome, Request, Session, TimeLimit};
 
 use crate::support::{GENEROUS, is_running, isolated, poll, python, session};
 
@@ -22,7 +22,7 @@ isolated! {
         let mut session = session();
         for code in ["while True: pass", "import time; time.sleep(600)", "import re; re.match('(a*)*b', 'a' * 64)"] {
             let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
-            assert_eq!(run.outcome, Outcome::TimedOut { killed: false }, "{code}");
+            assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{code}");
             assert_eq!(run.error.unwrap().kind, "KeyboardInterrupt");
             assert_eq!(session.execute("1 + 1").unwrap().value, 2);
         }

@@ -32,7 +32,7 @@ pub(crate) fn main(args: ExecArgs) -> ExitCode {
     };
 
     let screen = Screen::new(&token);
-    let mut request = Request::code(code).cancel_token(&token).measure_memory(options.json);
+    let mut request = Request::code(code).cancel_token(&token).measure(options.json);
     if !options.json {
         request = request.output_cap(0).on_output(|stream, bytes| screen.write(stream, bytes));
     }

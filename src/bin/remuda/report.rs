@@ -132,7 +132,8 @@ fn summary(ends: &[&End], took: Duration) -> String {
 }
 
 fn peak_memory(execution: &Execution) -> Option<u64> {
-    execution.peak_memory.or_else(|| execution.post_mortem.as_ref().and_then(|death| death.peak_memory))
+    let measured = execution.usage.and_then(|usage| usage.peak_memory);
+    measured.or_else(|| execution.post_mortem.as_ref().and_then(|death| death.peak_memory))
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -155,7 +156,12 @@ pub(crate) fn json(script: Option<&str>, end: &End) -> String {
         outcome: end.word(),
         ok: end.succeeded(),
         killed: execution.is_some_and(|run| {
-            matches!(run.outcome, Outcome::Cancelled { killed: true } | Outcome::TimedOut { killed: true })
+            matches!(
+                run.outcome,
+                Outcome::Cancelled { killed: true }
+                    | Outcome::TimedOut { killed: true, .. }
+                    | Outcome::LimitExceeded { killed: true, .. }
+            )
         }),
         seconds: execution.map(|run| run.duration.as_secs_f64()),
         session: execution.map(|run| run.session),

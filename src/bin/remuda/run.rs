@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
         let mut session = scope.acquire()?;
         self.board.started(index, &script.label);
         let request = Request::script(&script.source, &script.file, self.args.script_args.iter().cloned())
-            .measure_memory(true);
+            .measure(true);
         if self.args.session.json {
             return session.execute(request);
         }

@@ -1,23 +1,37 @@
-//! Frames of the worker protocol, version 1: pure bytes, no I/O.
+//! Frames of the worker protocol, version 1: pure bytes, no I/O. For writing workers and hosts.
 //!
 //! `docs/worker-protocol.md` is the reference. A frame is a 16-byte header and a body; a body has
 //! two parts, the first small (JSON or numbers), the second raw (code, a repr). Everything that
 //! arrives is untrusted: decoding is total and every size is checked before it is used.
+//!
+//! ```
+//! use remuda::protocol::{self, Frame, Kind};
+//!
+//! let bytes = protocol::encode(Kind::Execute, 7, b"", b"1 + 1", protocol::DEFAULT_FRAME_CAP).unwrap();
+//! let (frame, used) = Frame::decode(&bytes, protocol::DEFAULT_FRAME_CAP)?.unwrap();
+//! assert_eq!((frame.header.kind, frame.header.request, frame.second), (Kind::Execute, 7, &b"1 + 1"[..]));
+//! assert_eq!(used, bytes.len());
+//! # Ok::<(), protocol::Malformed>(())
+//! ```
+
+use std::fmt;
 
 /// Version of the protocol that this crate speaks.
-pub(crate) const VERSION: u64 = 1;
+pub const VERSION: u64 = 1;
 /// Bytes of a frame's header.
-pub(crate) const HEADER: usize = 16;
-/// Where a header's flags are; those of a cancel count its attempts.
-pub(crate) const FLAGS: usize = 5;
-pub(crate) const DEFAULT_FRAME_CAP: usize = 64 << 20;
-pub(crate) const MIN_FRAME_CAP: usize = 64 << 10;
-pub(crate) const MAX_FRAME_CAP: usize = 1 << 30;
+pub const HEADER: usize = 16;
+/// Largest body by default, in bytes.
+pub const DEFAULT_FRAME_CAP: usize = 64 << 20;
+/// Smallest frame cap that can be configured.
+pub const MIN_FRAME_CAP: usize = 64 << 10;
+/// Largest frame cap that can be configured.
+pub const MAX_FRAME_CAP: usize = 1 << 30;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+#[non_exhaustive]
+pub enum Kind {
     /// Host: here are your channels.
     Go = 1,
     /// Worker: I can take requests.
@@ -34,7 +48,7 @@ pub(crate) enum Kind {
     Result = 7,
     /// Worker: a request ended with this exception.
     Error = 8,
-    /// Host, on the control channel: interrupt this request.
+    /// Host: interrupt this request.
     Cancel = 9,
     /// Host: go back to the warm state.
     Reset = 10,
@@ -46,58 +60,134 @@ pub(crate) enum Kind {
     Pong = 13,
     /// Host: leave in good order.
     Shutdown = 14,
+    /// Worker, where no pipe carries it: the running code wrote this.
+    Output = 15,
+    /// Worker: the running code shows something, in one or more forms.
+    Display = 16,
+    /// Worker: how far the running code says it is.
+    Progress = 17,
+    /// Worker: the running code wants a line of input.
+    Input = 18,
+    /// Host: here it is.
+    InputReply = 19,
+    /// Either: bytes that belong to a request, or to its result.
+    Attachment = 20,
+    /// Host: what is in your namespace, what did your user leave?
+    Inspect = 21,
+    /// Worker: this.
+    Inspected = 22,
+    /// Worker: what the request has used so far.
+    Usage = 23,
 }
 
-/// Flags of `Result` and `Error` frames.
-pub(crate) mod flag {
-    /// There is a value; the second part is its repr.
-    pub(crate) const HAS_VALUE: u8 = 1;
-    /// The first part is the value as JSON.
-    pub(crate) const IS_JSON: u8 = 2;
-    /// The first part says why there is no JSON.
-    pub(crate) const NOT_JSON: u8 = 4;
-    /// The first part is the size that the JSON would have had.
-    pub(crate) const TOO_LARGE: u8 = 8;
-    /// The code noticed that it was cancelled.
-    pub(crate) const STOPPED: u8 = 16;
+/// Flags of frames, by kind.
+pub mod flag {
+    /// *result*: there is a value; the second part is its repr.
+    pub const HAS_VALUE: u8 = 1;
+    /// *result*: the first part is the value as JSON.
+    pub const IS_JSON: u8 = 2;
+    /// *result*: the first part says why there is no JSON.
+    pub const NOT_JSON: u8 = 4;
+    /// *result*: the first part is the size that the JSON would have had.
+    pub const TOO_LARGE: u8 = 8;
+    /// *result* and *error*: the code noticed that it was cancelled.
+    pub const STOPPED: u8 = 16;
+    /// *result*: the value is a byte string, the first part is that.
+    pub const IS_BYTES: u8 = 32;
+    /// *execute* and *call*: the host answers *input*.
+    pub const ANSWERS_INPUT: u8 = 1;
+    /// *execute* and *call*: send *usage* before the answer.
+    pub const MEASURE: u8 = 2;
+    /// *output*: it went to stderr; without it, to stdout.
+    pub const STDERR: u8 = 1;
+    /// *input reply*: there is no more input.
+    pub const END_OF_INPUT: u8 = 1;
+    /// *input reply*: nobody answered in time.
+    pub const NO_ANSWER: u8 = 2;
 }
 
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) length: usize,
-    pub(crate) kind: Kind,
-    pub(crate) flags: u8,
-    pub(crate) request: u64,
+pub struct Header {
+    /// Bytes of the body.
+    pub length: usize,
+    /// What the frame is.
+    pub kind: Kind,
+    /// Flags; what they mean depends on the kind.
+    pub flags: u8,
+    /// Number of the request that it belongs to.
+    pub request: u64,
 }
 
 /// A whole frame, borrowed from the buffer it arrived in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Frame<'a> {
-    pub(crate) header: Header,
-    pub(crate) first: &'a [u8],
-    pub(crate) second: &'a [u8],
+pub struct Frame<'a> {
+    /// Its header.
+    pub header: Header,
+    /// The small, structured part of the body.
+    pub first: &'a [u8],
+    /// The raw part of the body.
+    pub second: &'a [u8],
 }
 
 /// Bytes that are no frame of this protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) String);
+pub struct Malformed(pub(crate) String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{
-            Call, Cancel, Clean, Error, Execute, Go, Ping, Pong, Ready, Reset, Result, Shutdown, Warm, Warmed,
-        };
-        const ALL: [Kind; 14] = [
-            Go, Ready, Warm, Warmed, Execute, Call, Result, Error, Cancel, Reset, Clean, Ping, Pong, Shutdown,
-        ];
-        ALL.get(usize::from(byte).wrapping_sub(1)).copied()
+    /// The kind with this number.
+    pub fn from_byte(byte: u8) -> Option<Kind> {
+        Kind::ALL.get(usize::from(byte).wrapping_sub(1)).copied()
+    }
+
+    /// Every kind, in the order of their numbers.
+    const ALL: [Kind; 23] = [
+        Kind::Go,
+        Kind::Ready,
+        Kind::Warm,
+        Kind::Warmed,
+        Kind::Execute,
+        Kind::Call,
+        Kind::Result,
+        Kind::Error,
+        Kind::Cancel,
+        Kind::Reset,
+        Kind::Clean,
+        Kind::Ping,
+        Kind::Pong,
+        Kind::Shutdown,
+        Kind::Output,
+        Kind::Display,
+        Kind::Progress,
+        Kind::Input,
+        Kind::InputReply,
+        Kind::Attachment,
+        Kind::Inspect,
+        Kind::Inspected,
+        Kind::Usage,
+    ];
+
+    /// Whether a worker may send it any number of times before its answer.
+    pub fn is_event(self) -> bool {
+        use Kind::{Attachment, Display, Input, Output, Progress, Usage};
+        matches!(self, Output | Display | Progress | Input | Attachment | Usage)
     }
 }
 
 impl Header {
     /// Decodes the first 16 bytes of `bytes`; `None` while there are fewer.
-    pub(crate) fn decode(bytes: &[u8], cap: usize) -> Result<Option<Header>, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`]: a length over `cap`, an unknown kind, reserved bytes that are not zero.
+    pub fn decode(bytes: &[u8], cap: usize) -> Result<Option<Header>, Malformed> {
         let Some((header, _)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
         let [l0, l1, l2, l3, kind, flags, z0, z1, request @ ..] = *header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
@@ -117,7 +207,10 @@ impl Header {
 impl<'a> Frame<'a> {
     /// Decodes the frame at the start of `bytes`; `None` while it is incomplete. The second value is
     /// the number of bytes that it took.
-    pub(crate) fn decode(bytes: &'a [u8], cap: usize) -> Result<Option<(Frame<'a>, usize)>, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`]: as [`Header::decode`], or parts that do not fit into the body.
+    pub fn decode(bytes: &'a [u8], cap: usize) -> Result<Option<(Frame<'a>, usize)>, Malformed> {
         let Some(header) = Header::decode(bytes, cap)? else { return Ok(None) };
         let end = HEADER + header.length;
         let Some(body) = bytes.get(HEADER..end) else { return Ok(None) };
@@ -132,15 +225,27 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// Encodes a frame without flags. `None` if its body does not fit into `cap` bytes.
+pub fn encode(kind: Kind, request: u64, first: &[u8], second: &[u8], cap: usize) -> Option<Vec<u8>> {
+    encode_with_flags(kind, 0, request, first, second, cap)
+}
+
 /// Encodes a frame. `None` if its body does not fit into `cap` bytes.
-pub(crate) fn encode(kind: Kind, request: u64, first: &[u8], second: &[u8], cap: usize) -> Option<Vec<u8>> {
+pub fn encode_with_flags(
+    kind: Kind,
+    flags: u8,
+    request: u64,
+    first: &[u8],
+    second: &[u8],
+    cap: usize,
+) -> Option<Vec<u8>> {
     let body = 4 + first.len() + second.len();
     if body > cap {
         return None;
     }
     let mut frame = Vec::with_capacity(HEADER + body);
     frame.extend_from_slice(&u32::try_from(body).ok()?.to_le_bytes());
-    frame.extend_from_slice(&[kind as u8, 0, 0, 0]);
+    frame.extend_from_slice(&[kind as u8, flags, 0, 0]);
     frame.extend_from_slice(&request.to_le_bytes());
     frame.extend_from_slice(&u32::try_from(first.len()).ok()?.to_le_bytes());
     frame.extend_from_slice(first);
@@ -149,8 +254,11 @@ pub(crate) fn encode(kind: Kind, request: u64, first: &[u8], second: &[u8], cap:
 }
 
 /// The numbers of a `Go` frame's first part.
-pub(crate) fn go_numbers(session: u64, frame_cap: usize) -> Vec<u8> {
-    [VERSION, session, frame_cap as u64].iter().flat_map(|number| number.to_le_bytes()).collect()
+pub fn go_numbers(session: u64, frame_cap: usize, history: u32) -> Vec<u8> {
+    [VERSION, session, frame_cap as u64, u64::from(history)]
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect()
 }
 
 /// Whether every integer in a JSON text fits into 64 bits, so that a parser into doubles and
@@ -244,6 +352,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_kind_has_its_number() {
+        for byte in 0..=u8::MAX {
+            match Kind::from_byte(byte) {
+                Some(kind) => assert_eq!(kind as u8, byte),
+                None => assert!(byte == 0 || byte > Kind::ALL.len() as u8, "{byte}"),
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn decoding_is_total(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -253,7 +371,7 @@ mod tests {
 
         #[test]
         fn a_valid_header_with_any_body_is_total(
-            kind in 0_u8..20, flags: u8, request: u64, body in proptest::collection::vec(any::<u8>(), 0..64),
+            kind in 0_u8..30, flags: u8, request: u64, body in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
             let mut bytes = u32::try_from(body.len()).expect("small").to_le_bytes().to_vec();
             bytes.extend_from_slice(&[kind, flags, 0, 0]);
