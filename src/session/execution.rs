@@ -89,6 +89,8 @@ pub enum TimeLimit {
 pub enum Limit {
     /// Private memory.
     Data,
+    /// All mapped memory.
+    AddressSpace,
     /// CPU time of the process's whole life.
     #[serde(rename = "cpu")]
     CpuTime,
@@ -96,6 +98,8 @@ pub enum Limit {
     OpenFiles,
     /// Size of a file that is written.
     FileSize,
+    /// Processes of the worker's user.
+    Processes,
 }
 
 /// Why a value is not in [`Execution::value`].

@@ -25,6 +25,7 @@ mod execution;
 mod info;
 mod keeper;
 mod lending;
+mod limits;
 mod output;
 mod process;
 mod reaper;
@@ -39,11 +40,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use config::{Limits, SessionConfig, WorkDir};
+pub use config::{SessionConfig, WorkDir};
 pub use execution::{
     Cause, Execution, ExecutionError, Exit, Limit, Omitted, Outcome, PostMortem, TimeLimit, Usage,
 };
 pub use info::{SessionId, SessionInfo, SessionState};
+pub use limits::Limits;
 pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use runtime::Runtime;

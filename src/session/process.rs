@@ -1,7 +1,6 @@
 //! One worker process: how it is started, watched, signalled and accounted for.
 
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,13 +10,13 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, prlimit, test_kill_process, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal,
+    test_kill_process, waitid,
 };
 use serde::Serialize;
 
 use super::SessionId;
-use super::config::{Limits, SessionConfig};
+use super::config::SessionConfig;
 use super::execution::{Cause, Exit};
 use super::runtime::{self, Launch};
 use super::transport::timespec;
@@ -37,6 +36,11 @@ pub struct Memory {
     pub resident: u64,
     /// The largest resident size so far.
     pub peak: u64,
+    /// What it would cost alone: pages that several processes share count in parts (PSS). Only if it
+    /// was asked for, and the kernel lets this user know.
+    pub proportional: Option<u64>,
+    /// What its end would free: pages that nobody shares (USS). As `proportional`.
+    pub unique: Option<u64>,
 }
 
 /// A worker process as seen by everyone who may watch or kill it, whichever thread uses its session.
@@ -114,30 +118,13 @@ impl Process {
             end: Mutex::default(),
             peak: AtomicU64::new(0),
         };
-        if let Err(error) = process.limit(&config.limits) {
+        if let Err(error) = config.limits.set(process.pid) {
             process.kill_group(Cause::Retired);
             let _ = child.wait();
-            return Err(Error::io("limiting a worker", error));
+            return Err(error);
         }
         // From here on the reaper waits for it, through the pidfd.
         Ok(process)
-    }
-
-    /// Sets limits from outside, before the worker has been told to go.
-    fn limit(&self, limits: &Limits) -> io::Result<()> {
-        let all = [
-            (Resource::Core, Some(0)),
-            (Resource::Data, limits.data),
-            (Resource::Cpu, limits.cpu_seconds),
-            (Resource::Nofile, limits.open_files),
-            (Resource::Fsize, limits.file_size),
-        ];
-        for (resource, limit) in all {
-            if let Some(limit) = limit {
-                prlimit(Some(self.pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn session(&self) -> SessionId {
@@ -280,35 +267,51 @@ impl Process {
 
     /// Resident size now and its peak, from the kernel (about 30 µs); `None` once it is gone.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let end = self.end.lock();
-        if end.reaped {
-            return None;
-        }
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        drop(end);
-        let field = |name: &str| -> Option<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            Some(kib * 1024)
-        };
-        let memory = Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? };
-        self.peak.fetch_max(memory.peak, Ordering::Relaxed);
-        Some(memory)
+        let status = self.read("status")?;
+        let field = |name| kib_field(&status, name);
+        let (resident, peak) = (field("VmRSS:")?, field("VmHWM:")?);
+        self.peak.fetch_max(peak, Ordering::Relaxed);
+        Some(Memory { resident, peak, proportional: None, unique: None })
+    }
+
+    /// As [`memory`](Process::memory), with what is shared told apart. The kernel walks every mapping.
+    pub(crate) fn memory_in_detail(&self) -> Option<Memory> {
+        let memory = self.memory()?;
+        let Some(maps) = self.read("smaps_rollup") else { return Some(memory) };
+        let field = |name| kib_field(&maps, name);
+        let unique = field("Private_Clean:").zip(field("Private_Dirty:")).map(|(clean, dirty)| clean + dirty);
+        Some(Memory { proportional: field("Pss:"), unique, ..memory })
     }
 
     /// CPU time of all its threads so far, in steps of 10 ms; also after its end, until it is reaped.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_ticks(2)
+    }
+
+    /// As [`cpu_time`](Process::cpu_time), with the children that it has waited for: of a wrapper
+    /// that waits for the worker, it is the worker's.
+    pub(crate) fn cpu_time_with_children(&self) -> Option<Duration> {
+        self.cpu_ticks(4)
+    }
+
+    /// The sum of the first of: user, system, user of children, system of children.
+    fn cpu_ticks(&self, fields: usize) -> Option<Duration> {
+        let stat = self.read("stat")?;
+        // The name may hold anything, blanks and brackets too: fields count from its end.
+        let numbers = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(fields);
+        let ticks: u64 = numbers.map(|number| number.parse::<u64>().ok()).sum::<Option<u64>>()?;
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+    }
+
+    /// One of its files in /proc; `None` once it is reaped.
+    fn read(&self, name: &str) -> Option<String> {
+        // Held while reading: its number is not reused meanwhile.
         let end = self.end.lock();
         if end.reaped {
             return None;
         }
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        drop(end);
-        // The name may hold anything, blanks and brackets too: fields count from its end.
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-        let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+        fs::read_to_string(format!("/proc/{}/{name}", self.id())).ok()
     }
 
     /// The largest resident size that anybody has seen.
@@ -328,6 +331,13 @@ impl Process {
             let _ = fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
         }
     }
+}
+
+/// A line such as `VmRSS:  1234 kB`, in bytes.
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn status_of(status: &rustix::process::WaitIdStatus) -> Exit {

@@ -70,6 +70,11 @@ pub(crate) enum Channels {
     Stdio,
 }
 
+/// Holds a wrapper back until a line comes, byte by byte as a shell reads: the limits of this process
+/// are set by then, and a wrapper that forks passes them on.
+const HOLD: [&str; 4] = ["/bin/sh", "-c", "read -r go && exec \"$@\"", "sh"];
+const RELEASE: &[u8] = b"\n";
+
 impl Runtime {
     /// A Python interpreter, version 3.9 or later, by name (looked up in `PATH`) or path, such as
     /// that of a virtual environment. The worker program is built in; nothing needs installing.
@@ -199,6 +204,11 @@ impl Runtime {
         for wrapper in &self.wrappers {
             command = wrapper.wrap(command);
         }
+        let held = !remote && !self.wrappers.is_empty();
+        if held {
+            command = [HOLD.map(OsString::from).to_vec(), command].concat();
+        }
+        let boot = if held { [RELEASE, &*boot].concat().into() } else { boot };
         let mut words = command.into_iter();
         let Some(program) = words.next() else { unreachable!("it holds the program at least") };
         let channels = match self.kind {
