@@ -97,16 +97,16 @@ mod sync;
 pub mod tracker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, Result};
+pub use error::{Error, FileProblem, Result};
 pub use pool::{
     AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
     PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
     as_completed,
 };
 pub use session::{
-    Call, Cause, Execution, ExecutionError, Exit, Limit, Limits, Memory, Omitted, Outcome, OutputCallback,
-    PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
-    TimeLimit, Usage, WorkDir,
+    Artefact, Artefacts, Call, Cause, Execution, ExecutionError, Exit, Files, Limit, Limits, Memory, Omitted,
+    Outcome, OutputCallback, PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo,
+    SessionState, Stream, TimeLimit, Usage, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -60,6 +60,7 @@ pub(crate) fn start_as(
             process,
             transport,
             scratch: starting.scratch.take(),
+            directory,
             keeper: Arc::clone(&starting.keeper),
         }),
         config,

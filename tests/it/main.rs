@@ -24,6 +24,7 @@ mod pool_scope;
 mod pool_storms;
 mod session_abuse;
 mod session_basics;
+mod session_files;
 mod session_start;
 mod session_stop;
 mod tidy;
