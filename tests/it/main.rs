@@ -22,6 +22,7 @@ mod pool_end;
 mod pool_failures;
 mod pool_scope;
 mod pool_storms;
+mod runtime_prefix;
 mod session_abuse;
 mod session_basics;
 mod session_files;

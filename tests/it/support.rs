@@ -80,6 +80,19 @@ pub(crate) fn is_running(pid: u32) -> bool {
     })
 }
 
+/// Whether `PATH` holds this program; without it a test says that it leaves something out. With the
+/// name in `REMUDA_REQUIRE` (`bwrap,chromium`) it must be there.
+pub(crate) fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).any(|directory| directory.join(program).is_file());
+    if !found {
+        let required = std::env::var("REMUDA_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == program), "{program} is required but not installed");
+        eprintln!("SKIPPED: it needs {program}");
+    }
+    found
+}
+
 /// A default Python session's options.
 pub(crate) fn python() -> SessionConfig {
     SessionConfig::new(Runtime::python("python3"))
