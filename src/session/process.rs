@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -27,6 +27,9 @@ use crate::sync::Mutex;
 /// Variables of the host that a worker sees although its environment is clean. `LC_*` too.
 const KEPT_VARIABLES: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR", "LD_LIBRARY_PATH"];
+
+/// So many processes may stand between the host and a worker that is accounted for.
+const DEEPEST_WRAPPER: usize = 8;
 
 /// Memory of a worker process, in bytes, as the kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,6 +60,9 @@ pub(crate) struct Process {
     alive: AtomicBool,
     end: Mutex<End>,
     peak: AtomicU64,
+    /// The process that is accounted for: a wrapper may have the worker for a child. 0: it cannot be
+    /// seen from here.
+    measured: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +123,7 @@ impl Process {
             alive: AtomicBool::new(true),
             end: Mutex::default(),
             peak: AtomicU64::new(0),
+            measured: AtomicU32::new(child.id()),
         };
         if let Err(error) = config.limits.set(process.pid) {
             process.kill_group(Cause::Retired);
@@ -265,9 +272,16 @@ impl Process {
         Some((exit, end.cause.clone().unwrap_or(Cause::Itself)))
     }
 
+    /// The worker has told its process id, by its own count; `None`: it runs on another machine.
+    pub(crate) fn announced(&self, pid: Option<u32>) {
+        let end = self.end.lock();
+        let worker = if end.reaped { None } else { pid.and_then(|pid| descendant(self.id(), pid)) };
+        self.measured.store(worker.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Resident size now and its peak, from the kernel (about 30 µs); `None` once it is gone.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let status = self.read("status")?;
+        let status = self.read(self.measured()?, "status")?;
         let field = |name| kib_field(&status, name);
         let (resident, peak) = (field("VmRSS:")?, field("VmHWM:")?);
         self.peak.fetch_max(peak, Ordering::Relaxed);
@@ -277,7 +291,7 @@ impl Process {
     /// As [`memory`](Process::memory), with what is shared told apart. The kernel walks every mapping.
     pub(crate) fn memory_in_detail(&self) -> Option<Memory> {
         let memory = self.memory()?;
-        let Some(maps) = self.read("smaps_rollup") else { return Some(memory) };
+        let Some(maps) = self.read(self.measured()?, "smaps_rollup") else { return Some(memory) };
         let field = |name| kib_field(&maps, name);
         let unique = field("Private_Clean:").zip(field("Private_Dirty:")).map(|(clean, dirty)| clean + dirty);
         Some(Memory { proportional: field("Pss:"), unique, ..memory })
@@ -285,18 +299,18 @@ impl Process {
 
     /// CPU time of all its threads so far, in steps of 10 ms; also after its end, until it is reaped.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        self.cpu_ticks(2)
+        self.cpu_ticks(self.measured()?, 2)
     }
 
     /// As [`cpu_time`](Process::cpu_time), with the children that it has waited for: of a wrapper
     /// that waits for the worker, it is the worker's.
     pub(crate) fn cpu_time_with_children(&self) -> Option<Duration> {
-        self.cpu_ticks(4)
+        self.cpu_ticks(self.id(), 4)
     }
 
     /// The sum of the first of: user, system, user of children, system of children.
-    fn cpu_ticks(&self, fields: usize) -> Option<Duration> {
-        let stat = self.read("stat")?;
+    fn cpu_ticks(&self, pid: u32, fields: usize) -> Option<Duration> {
+        let stat = self.read(pid, "stat")?;
         // The name may hold anything, blanks and brackets too: fields count from its end.
         let numbers = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(fields);
         let ticks: u64 = numbers.map(|number| number.parse::<u64>().ok()).sum::<Option<u64>>()?;
@@ -304,14 +318,18 @@ impl Process {
         Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
     }
 
-    /// One of its files in /proc; `None` once it is reaped.
-    fn read(&self, name: &str) -> Option<String> {
+    fn measured(&self) -> Option<u32> {
+        Some(self.measured.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// A file in /proc of it or of a process that it started; `None` once it is reaped.
+    fn read(&self, pid: u32, name: &str) -> Option<String> {
         // Held while reading: its number is not reused meanwhile.
         let end = self.end.lock();
         if end.reaped {
             return None;
         }
-        fs::read_to_string(format!("/proc/{}/{name}", self.id())).ok()
+        fs::read_to_string(format!("/proc/{pid}/{name}")).ok()
     }
 
     /// The largest resident size that anybody has seen.
@@ -327,10 +345,36 @@ impl Process {
     /// of the process's whole life.
     pub(crate) fn reset_peak(&self) {
         let end = self.end.lock();
-        if !end.reaped {
-            let _ = fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+        if let (Some(pid), false) = (self.measured(), end.reaped) {
+            let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         }
     }
+}
+
+/// The process that knows itself by the number `own`, perhaps in a PID namespace: `pid`, or one that
+/// it has started.
+fn descendant(pid: u32, own: u32) -> Option<u32> {
+    let mut generation = vec![pid];
+    for _ in 0..DEEPEST_WRAPPER {
+        let knows_itself = |pid: &&u32| innermost_number(**pid) == Some(own);
+        if let Some(found) = generation.iter().find(knows_itself) {
+            return Some(*found);
+        }
+        let children =
+            |pid: u32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let next = generation.into_iter().flat_map(|pid| {
+            children(pid).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<u32>>()
+        });
+        generation = next.collect();
+    }
+    None
+}
+
+/// The number of a process in its own PID namespace.
+fn innermost_number(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 /// A line such as `VmRSS:  1234 kB`, in bytes.

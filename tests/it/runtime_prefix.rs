@@ -14,6 +14,8 @@ use crate::support::{GENEROUS, installed, is_running, isolated, poll};
 struct Wrapped {
     argv: Vec<String>,
     stays: bool,
+    /// Whether the worker stays in the group of the process that the host sees.
+    keeps_group: bool,
 }
 
 /// Every wrapper of the tests that this machine has.
@@ -24,17 +26,29 @@ fn wrappers() -> Vec<Wrapped> {
     );
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut all = vec![
-        Wrapped { argv: words("nice -n 5"), stays: false },
-        Wrapped { argv: ["sh", "-c", "exec \"$@\"", "sh"].map(str::to_owned).to_vec(), stays: false },
-        Wrapped { argv: ["sh", "-c", "\"$@\"; exit", "sh"].map(str::to_owned).to_vec(), stays: true },
-        Wrapped { argv: words("env -u HOME GREETING=hello"), stays: false },
-        Wrapped { argv: words("timeout --foreground 600"), stays: true },
-        Wrapped { argv: words("timeout 600"), stays: true },
-        Wrapped { argv: words("setsid --fork --wait"), stays: true },
-        Wrapped { argv: words("nice -n 5 env -u HOME sh -c exec\t\"$@\" sh"), stays: false },
+        Wrapped { argv: words("nice -n 5"), stays: false, keeps_group: true },
+        Wrapped {
+            argv: ["sh", "-c", "exec \"$@\"", "sh"].map(str::to_owned).to_vec(),
+            stays: false,
+            keeps_group: true,
+        },
+        Wrapped {
+            argv: ["sh", "-c", "\"$@\"; exit", "sh"].map(str::to_owned).to_vec(),
+            stays: true,
+            keeps_group: true,
+        },
+        Wrapped { argv: words("env -u HOME GREETING=hello"), stays: false, keeps_group: true },
+        Wrapped { argv: words("timeout --foreground 600"), stays: true, keeps_group: true },
+        Wrapped { argv: words("timeout 600"), stays: true, keeps_group: true },
+        Wrapped { argv: words("setsid --fork --wait"), stays: true, keeps_group: false },
+        Wrapped {
+            argv: words("nice -n 5 env -u HOME sh -c exec\t\"$@\" sh"),
+            stays: false,
+            keeps_group: true,
+        },
     ];
     if installed("bwrap") {
-        all.push(Wrapped { argv: words(&sandbox), stays: true });
+        all.push(Wrapped { argv: words(&sandbox), stays: true, keeps_group: true });
     }
     all
 }
@@ -46,7 +60,7 @@ fn behind(wrapper: &[String]) -> SessionConfig {
 
 isolated! {
     fn code_runs_behind_every_wrapper() {
-        for Wrapped { argv, stays } in wrappers() {
+        for Wrapped { argv, stays, .. } in wrappers() {
             let mut session = behind(&argv).start().unwrap_or_else(|error| panic!("{argv:?}: {error}"));
             let run = session.execute("import os, sys\nprint('out', flush=True)\nprint('err', file=sys.stderr)\nos.getpid()").unwrap();
             assert_eq!((run.outcome, run.stdout.as_str(), run.stderr.as_str()), (Outcome::Completed, "out\n", "err\n"), "{argv:?}");
@@ -86,7 +100,7 @@ isolated! {
     fn a_worker_that_does_not_stop_is_killed_behind_every_wrapper() {
         let code = "import signal, subprocess\nsubprocess.Popen(['sleep', '600'])\nfor n in signal.SIGINT, signal.SIGIO: signal.signal(n, signal.SIG_IGN)\n\
                     while True:\n    try: sum(range(10**6))\n    except KeyboardInterrupt: pass";
-        for Wrapped { argv, .. } in wrappers() {
+        for Wrapped { argv, .. } in wrappers().into_iter().filter(|wrapper| wrapper.keeps_group) {
             let mut session = behind(&argv).grace(Duration::from_millis(100)).start().unwrap();
             let run = session.execute(Request::code(code).time_limit(Duration::from_millis(50))).unwrap();
             assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true }, "{argv:?}");
@@ -100,10 +114,13 @@ isolated! {
     fn killing_the_host_leaves_nothing_behind_any_wrapper() {
         let wrappers = wrappers();
         if let Ok(number) = std::env::var(HOST) {
-            let mut session = behind(&wrappers[number.parse::<usize>().unwrap()].argv).start().unwrap();
+            let Wrapped { argv, keeps_group, .. } = &wrappers[number.parse::<usize>().unwrap()];
+            let mut session = behind(argv).start().unwrap();
             print!("\nsession {} ", session.pid());
             let print = |_, bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
-            let code = "import subprocess\np = subprocess.Popen(['sleep', '600'])\nprint('busy', flush=True)\nsum(range(10**12))";
+            // A worker in a group of its own sees to its end itself, between two steps of its code.
+            let busy = if *keeps_group { "sum(range(10**12))" } else { "while True: pass" };
+            let code = format!("import subprocess\np = subprocess.Popen(['sleep', '600'])\nprint('busy', flush=True)\n{busy}");
             let _ = session.execute(Request::code(code).on_output(print));
             unreachable!("the host is killed while its session is busy");
         }
@@ -123,6 +140,21 @@ isolated! {
             poll(|| !is_running(pid), || format!("{argv:?}: process {pid} outlives its killed host"));
         }
         // What the worker started would be found by its working directory.
+    }
+}
+
+isolated! {
+    fn a_worker_is_accounted_for_behind_every_wrapper() {
+        for Wrapped { argv, .. } in wrappers() {
+            let mut session = behind(&argv).start().unwrap();
+            let code = "x = bytearray(64 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nsum(range(10**6))";
+            let usage = session.execute(Request::code(code).measure(true)).unwrap().usage.unwrap();
+            let large = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes > 64 << 20);
+            assert!(large(usage.peak_memory) && large(usage.memory), "{argv:?}: {usage:?}");
+            let memory = session.memory().unwrap();
+            assert!(large(memory.unique) && memory.proportional >= memory.unique, "{argv:?}: {memory:?}");
+            assert!(large(session.info().memory_usage.map(|memory| memory.resident)), "{argv:?}");
+        }
     }
 }
 
