@@ -26,6 +26,7 @@ mod runtime_prefix;
 mod session_abuse;
 mod session_basics;
 mod session_files;
+mod session_limits;
 mod session_start;
 mod session_stop;
 mod tidy;
