@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use remuda::{Error, FileProblem, Files, Runtime, Session, SessionConfig, WorkDir};
+use remuda::{Error, FileProblem, Files, Outcome, Request, Runtime, Session, SessionConfig, WorkDir};
 
 use crate::support::{ScratchDir, isolated, python, session};
 
@@ -200,9 +200,59 @@ isolated! {
             r"printf '\{total:03o}\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\{first:03o}\0\0\0%s' '{ready}'; cat >/dev/null"
         );
         let runtime = Runtime::command("/bin/sh", ["-c", &script]).remote(["env"]);
-        let session = SessionConfig::new(runtime).start().unwrap();
+        let mut session = SessionConfig::new(runtime).start().unwrap();
+        let wanted = session.execute(Request::code("").artefacts(true)).unwrap_err();
+        assert!(matches!(wanted, Error::FilesElsewhere { .. }), "{wanted}");
         assert!(matches!(session.files().unwrap_err(), Error::FilesElsewhere { session: named } if named == session.id()));
         assert!(session.memory().is_none());
         assert!(Path::new("/proc").join(session.pid().to_string()).exists());
+    }
+}
+
+/// The files that the code made or changed.
+fn artefacts(session: &mut Session, code: &str) -> Vec<String> {
+    let run = session.execute(Request::code(code).artefacts(true)).unwrap();
+    let artefacts = run.artefacts.unwrap();
+    assert!(artefacts.complete, "{code}");
+    artefacts.files.iter().map(|file| file.path.display().to_string()).collect()
+}
+
+isolated! {
+    fn an_execution_tells_which_files_it_made_or_changed() {
+        let mut session = session();
+        session.files().unwrap().write("given", "given").unwrap();
+        let code = "import os\nopen('new', 'w').write('x')\nos.makedirs('a/b')\nopen('a/b/deep', 'w').write('y')\nopen('given').read()\nos.symlink('new', 'link')";
+        assert_eq!(artefacts(&mut session, code), ["a/b/deep", "new"]);
+        assert!(artefacts(&mut session, "1 + 1").is_empty());
+        assert!(artefacts(&mut session, "os.unlink('new')").is_empty());
+        assert_eq!(artefacts(&mut session, "open('given', 'a').write('!')\nos.rename('a/b/deep', 'a/moved')"), ["a/moved", "given"]);
+        // Code that fails has made its files all the same.
+        assert_eq!(artefacts(&mut session, "open('half', 'w').write('x')\n1 / 0"), ["half"]);
+        assert_eq!(artefacts(&mut session, "open('given', 'w').write('xxxxxx')\nt = os.stat('half')\nos.utime('half', ns=(t.st_atime_ns, t.st_mtime_ns))"), ["given", "half"]);
+        assert_eq!(artefacts(&mut session, "open('last', 'w').write('x')\nos._exit(1)"), ["last"]);
+        assert_eq!(session.files().unwrap().read("last").unwrap(), b"x");
+    }
+}
+
+isolated! {
+    fn a_change_within_one_tick_of_the_clock_is_told() {
+        let mut session = session();
+        session.execute("f = open('state', 'w')").unwrap();
+        // Same size, same file, no time for the clock of files to move on.
+        for round in 0..300 {
+            let code = format!("f.seek(0)\nf.write('{round:05}')\nf.flush()");
+            assert_eq!(artefacts(&mut session, &code), ["state"], "round {round}");
+        }
+    }
+}
+
+isolated! {
+    fn code_that_removes_its_directory_has_no_artefacts_and_an_outcome() {
+        let mut session = session();
+        let run = session.execute(Request::code("import os\nos.rmdir(os.getcwd())\n7").artefacts(true)).unwrap();
+        assert_eq!((run.outcome, run.value), (Outcome::Completed, 7.into()));
+        let artefacts = run.artefacts.unwrap();
+        assert!(artefacts.files.is_empty() && !artefacts.complete);
+        assert!(session.execute("7").unwrap().artefacts.is_none());
     }
 }
