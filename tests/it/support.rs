@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use remuda::{PoolConfig, Runtime, Session, SessionConfig, SessionPool};
+use remuda::{CancelToken, Outcome, PoolConfig, Request, Runtime, Session, SessionConfig, SessionPool};
 
 /// Far beyond what anything here takes on a loaded machine.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -106,6 +106,13 @@ pub(crate) fn pool() -> PoolConfig {
 /// A default Python session.
 pub(crate) fn session() -> Session {
     python().start().expect("a Python session starts")
+}
+
+/// The outcome of code that is cancelled once it has written something: it is busy by then.
+pub(crate) fn cancelled_when_busy(session: &mut Session, code: &str) -> Outcome {
+    let token = CancelToken::new();
+    let request = Request::code(code).cancel_token(&token).on_output(|_, _| token.cancel());
+    session.execute(request).expect("an outcome").outcome
 }
 
 /// A directory that is removed with all it holds.

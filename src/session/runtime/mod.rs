@@ -138,6 +138,7 @@ impl Runtime {
     /// The program of this runtime, its arguments and its path are those of the other side, where it
     /// is not looked for before. Nothing but the streams reaches it: no signals, no environment, no
     /// directory, no [`Limits`](crate::Limits); `env` and `work_dir` are those of the wrapper.
+    /// What programs that the code starts write to fd 1 or 2 comes as stderr, perhaps after the answer.
     /// Everything that is sent to code to stop it goes through the stream, and killing kills the
     /// wrapper: the worker then finds the end of its input and kills itself and its group.
     pub fn remote<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
