@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SessionId;
+use super::artefacts::Artefacts;
 use super::events::{Attachment, Display};
-use super::files::Artefacts;
 
 /// What came of one request. User code's failures are here, not in [`Error`](crate::Error).
 #[derive(Clone, Debug, Serialize)]

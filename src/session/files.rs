@@ -5,39 +5,24 @@
 //! opened, so that no pipe and no device ever is; what is written is a new file that then takes the
 //! name. Whatever a worker does meanwhile, the host neither leaves the directory nor waits.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat2, renameat, statat,
-    unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2, renameat, unlinkat,
 };
 use rustix::io::Errno;
-use serde::{Serialize, Serializer};
 
-use crate::clock;
+use super::artefacts::{Artefacts, Seen, look, size};
 use crate::error::{Error, FileProblem, Result};
 
-/// So many entries of a directory tree are looked at.
-const MOST_ENTRIES: usize = 10_000;
-/// So many directories deep.
-const DEEPEST: usize = 16;
 /// What a read gives at most, unless told.
 const READ_CAP: u64 = 64 << 20;
-/// The kernel's clock of files moves in steps of at most 10 ms: a file younger than this may change
-/// again and keep its time.
-const SAME_TIME: Duration = Duration::from_millis(20);
-/// Of a file that young, so many bytes are compared instead.
-const COMPARED: u64 = 1 << 20;
-
 /// A session's working directory, seen from the host: see [`Session::files`](crate::Session::files).
 ///
 /// Names are relative to the directory, with `/` between their parts; absolute ones and those with
@@ -45,35 +30,27 @@ const COMPARED: u64 = 1 << 20;
 /// comes a typed [`Error::File`], at once.
 ///
 /// Nothing here waits for the worker. Each call costs a few system calls (10 µs) and the bytes.
+///
+/// ```no_run
+/// use remuda::{Request, Runtime, Session};
+///
+/// let mut session = Session::builder(Runtime::python("python3")).start()?;
+/// session.files()?.write("in.csv", "1,2")?;
+/// let code = "open('out.csv', 'w').write(open('in.csv').read() * 2)";
+/// let run = session.execute(Request::code(code).artefacts(true))?;
+/// for file in run.artefacts.unwrap_or_default().files {
+///     println!("{} has {} bytes", file.path.display(), file.size);
+///     let bytes = session.files()?.read(&file.path)?;
+/// #   drop(bytes);
+/// }
+/// # Ok::<(), remuda::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Files<'a> {
     directory: OwnedFd,
     read_cap: u64,
     /// The directory goes with its session.
     session: PhantomData<&'a ()>,
-}
-
-/// A file in a session's working directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[non_exhaustive]
-pub struct Artefact {
-    /// Its name, relative to the directory.
-    #[serde(serialize_with = "lossy")]
-    pub path: PathBuf,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When its content was last changed, by its own account: code can set it.
-    pub modified: SystemTime,
-}
-
-/// Files in a session's working directory, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Artefacts {
-    /// The files.
-    pub files: Vec<Artefact>,
-    /// Whether these are all: 10 000 entries in directories 16 deep are looked at.
-    pub complete: bool,
 }
 
 impl Files<'_> {
@@ -143,7 +120,7 @@ impl Files<'_> {
     pub fn open(&self, name: impl AsRef<Path>) -> Result<File> {
         let name = name.as_ref();
         split(name)?;
-        open_regular(self.directory.as_fd(), name).map_err(|problem| failed(name, problem))
+        open_regular(self.as_fd(), name).map_err(|problem| failed(name, problem))
     }
 
     /// The regular files in the directory and those below, by name. It reads every directory: 1 ms
@@ -152,9 +129,7 @@ impl Files<'_> {
     /// # Errors
     /// [`Error::File`] if the directory cannot be read.
     pub fn list(&self) -> Result<Artefacts> {
-        let seen = self.look()?;
-        let files = seen.files.into_iter().map(|(path, stat)| artefact(path, &stat));
-        Ok(Artefacts::new(files, seen.complete))
+        self.look().map(Artefacts::of)
     }
 
     /// Removes a file, or whatever else has this name but a directory.
@@ -166,19 +141,23 @@ impl Files<'_> {
         let (parent, last) = split(name)?;
         let removed = match parent {
             None => unlinkat(&self.directory, last, AtFlags::empty()),
-            Some(parent) => open_beneath(self.directory.as_fd(), parent)
+            Some(parent) => open_beneath(self.as_fd(), parent)
                 .and_then(|parent| unlinkat(&parent, last, AtFlags::empty())),
         };
         removed.map_err(|error| failed(name, problem(error)))
     }
 
-    fn look(&self) -> Result<Seen> {
-        look(self.directory.as_fd()).map_err(|error| failed(Path::new("."), problem(error)))
+    pub(super) fn look(&self) -> Result<Seen> {
+        look(self.as_fd()).map_err(|error| failed(Path::new("."), problem(error)))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// The directory of this name, made if need be; `None`: the session's own.
     fn directories(&self, name: Option<&Path>) -> rustix::io::Result<OwnedFd> {
-        let mut directory = open_beneath(self.directory.as_fd(), Path::new("."))?;
+        let mut directory = open_beneath(self.as_fd(), Path::new("."))?;
         for part in name.into_iter().flat_map(Path::components) {
             let part = Path::new(part.as_os_str());
             directory = match open_beneath(directory.as_fd(), part) {
@@ -196,125 +175,6 @@ impl Files<'_> {
     }
 }
 
-impl Artefacts {
-    fn new(files: impl Iterator<Item = Artefact>, complete: bool) -> Artefacts {
-        let mut files: Vec<Artefact> = files.collect();
-        files.sort_unstable();
-        Artefacts { files, complete }
-    }
-}
-
-/// What lay in a directory at a moment, to find out what an execution made or changed.
-pub(crate) struct Snapshot {
-    files: HashMap<PathBuf, Mark>,
-    complete: bool,
-}
-
-/// What tells one state of a file from another: file and content by the kernel's account, which code
-/// cannot set back (the time of the last change of any kind), and a digest where the clock is too
-/// coarse to tell.
-#[derive(PartialEq, Eq)]
-struct Mark {
-    file: (u64, u64),
-    size: u64,
-    changed: (i64, i64),
-    modified: (i64, i64),
-    digest: Option<u64>,
-}
-
-impl Snapshot {
-    /// Looks at every file, as [`Files::list`] does.
-    pub(crate) fn of(files: &Files<'_>) -> Result<Snapshot> {
-        let seen = files.look()?;
-        let young = clock::wall().checked_sub(SAME_TIME);
-        let mark = |(path, stat): (PathBuf, Stat)| {
-            let is_young = young.is_none_or(|young| time(stat.st_ctime, stat.st_ctime_nsec) >= young);
-            let digest = is_young.then(|| digest(files.directory.as_fd(), &path));
-            (path, Mark::of(&stat, digest))
-        };
-        Ok(Snapshot { files: seen.files.into_iter().map(mark).collect(), complete: seen.complete })
-    }
-
-    /// The files that are new or have changed since. Removed ones are not told.
-    pub(crate) fn changed(&self, files: &Files<'_>) -> Result<Artefacts> {
-        let seen = files.look()?;
-        let is_same = |(path, stat): &(PathBuf, Stat)| {
-            self.files.get(path).is_some_and(|before| {
-                let digest = before.digest.map(|_| digest(files.directory.as_fd(), path));
-                *before == Mark::of(stat, digest)
-            })
-        };
-        let changed = seen.files.into_iter().filter(|file| !is_same(file));
-        let complete = self.complete && seen.complete;
-        Ok(Artefacts::new(changed.map(|(path, stat)| artefact(path, &stat)), complete))
-    }
-}
-
-impl Mark {
-    fn of(stat: &Stat, digest: Option<u64>) -> Mark {
-        Mark {
-            file: (stat.st_dev, stat.st_ino),
-            size: size(stat),
-            changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
-            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
-            digest,
-        }
-    }
-}
-
-/// A digest of the first part of a file; of one that cannot be read, that of nothing.
-fn digest(directory: BorrowedFd<'_>, path: &Path) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let mut bytes = Vec::new();
-    if let Ok(file) = open_regular(directory, path) {
-        let _ = file.take(COMPARED).read_to_end(&mut bytes);
-    }
-    hasher.write(&bytes);
-    hasher.finish()
-}
-
-struct Seen {
-    files: Vec<(PathBuf, Stat)>,
-    complete: bool,
-}
-
-/// Every regular file below a directory, within bounds; links are not followed.
-fn look(directory: BorrowedFd<'_>) -> rustix::io::Result<Seen> {
-    let mut seen = Seen { files: Vec::new(), complete: true };
-    let mut entries = 0;
-    let mut pending = vec![(PathBuf::new(), 0)];
-    while let Some((path, depth)) = pending.pop() {
-        let name = if depth == 0 { Path::new(".") } else { path.as_path() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = match beneath(directory, name, flags, Mode::empty()) {
-            Ok(opened) => opened,
-            Err(error) if depth == 0 => return Err(error),
-            // Removed, replaced or closed to us meanwhile.
-            Err(_) => continue,
-        };
-        for entry in Dir::read_from(&opened)? {
-            let Ok(entry) = entry else { break };
-            let name = Path::new(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()));
-            if name == Path::new(".") || name == Path::new("..") {
-                continue;
-            }
-            entries += 1;
-            if entries > MOST_ENTRIES {
-                seen.complete = false;
-                return Ok(seen);
-            }
-            let Ok(stat) = statat(&opened, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => seen.files.push((path.join(name), stat)),
-                FileType::Directory if depth < DEEPEST => pending.push((path.join(name), depth + 1)),
-                FileType::Directory => seen.complete = false,
-                _ => {}
-            }
-        }
-    }
-    Ok(seen)
-}
-
 /// A directory that its user named.
 pub(crate) fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -326,7 +186,7 @@ fn open_beneath(directory: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<Ow
 }
 
 /// Looks at what has this name before it is opened: opening a pipe or a device can wait or act.
-fn open_regular(directory: BorrowedFd<'_>, name: &Path) -> Result<File, FileProblem> {
+pub(super) fn open_regular(directory: BorrowedFd<'_>, name: &Path) -> Result<File, FileProblem> {
     let found = beneath(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(problem)?;
     let stat = fstat(&found).map_err(problem)?;
@@ -341,7 +201,12 @@ fn open_regular(directory: BorrowedFd<'_>, name: &Path) -> Result<File, FileProb
     rustix::fs::open(itself, flags, Mode::empty()).map(File::from).map_err(problem)
 }
 
-fn beneath(directory: BorrowedFd<'_>, name: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+pub(super) fn beneath(
+    directory: BorrowedFd<'_>,
+    name: &Path,
+    flags: OFlags,
+    mode: Mode,
+) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     openat2(directory, name, flags, mode, resolve)
 }
@@ -360,23 +225,6 @@ fn split(name: &Path) -> Result<(Option<&Path>, &Path)> {
     }
 }
 
-fn artefact(path: PathBuf, stat: &Stat) -> Artefact {
-    Artefact { path, size: size(stat), modified: time(stat.st_mtime, stat.st_mtime_nsec) }
-}
-
-fn size(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or_default()
-}
-
-/// A file's time; code can set any, also one before 1970 or beyond what a clock can hold.
-fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let part = Duration::from_nanos(nanoseconds.try_into().unwrap_or_default().into());
-    let epoch = SystemTime::UNIX_EPOCH;
-    let time = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
-    time.and_then(|time| time.checked_add(part)).unwrap_or(epoch)
-}
-
 fn failed(name: &Path, problem: FileProblem) -> Error {
     Error::File { name: name.to_owned(), problem }
 }
@@ -388,8 +236,4 @@ fn problem(error: Errno) -> FileProblem {
         Errno::ISDIR | Errno::NOTDIR | Errno::NXIO => FileProblem::NotRegular,
         error => FileProblem::Io(io::Error::from(error)),
     }
-}
-
-fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
 }

@@ -21,6 +21,7 @@
 
 mod accounting;
 mod answer;
+mod artefacts;
 mod ask;
 mod collector;
 mod config;
@@ -35,6 +36,7 @@ mod keeper;
 mod lending;
 mod limits;
 mod output;
+mod proc;
 mod process;
 mod reaper;
 mod request;
@@ -51,6 +53,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use artefacts::{Artefact, Artefacts};
 pub use ask::{Fingerprint, Name};
 pub use config::{SessionConfig, WorkDir};
 pub use events::{Attachment, Display, Event, Progress, Prompt};
@@ -58,11 +61,11 @@ pub use execution::{
     Cause, Execution, ExecutionError, Exit, Limit, Omitted, Outcome, PostMortem, TimeLimit, Usage,
 };
 pub use features::Feature;
-pub use files::{Artefact, Artefacts, Files};
+pub use files::Files;
 pub use info::{SessionId, SessionInfo, SessionState};
 pub use interrupt::InterruptHandle;
 pub use limits::Limits;
-pub use process::Memory;
+pub use proc::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use running::Running;
 pub use runtime::Runtime;

@@ -1,6 +1,5 @@
 //! One worker process: how it is started, watched, signalled and accounted for.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,11 +12,11 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal,
     test_kill_process, waitid,
 };
-use serde::Serialize;
 
 use super::SessionId;
 use super::config::SessionConfig;
 use super::execution::{Cause, Exit};
+use super::proc::{self, Memory};
 use super::runtime::{self, Launch};
 use super::transport::timespec;
 use crate::clock::Moment;
@@ -27,24 +26,6 @@ use crate::sync::Mutex;
 /// Variables of the host that a worker sees although its environment is clean. `LC_*` too.
 const KEPT_VARIABLES: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR", "LD_LIBRARY_PATH"];
-
-/// So many processes may stand between the host and a worker that is accounted for.
-const DEEPEST_WRAPPER: usize = 8;
-
-/// Memory of a worker process, in bytes, as the kernel counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Memory {
-    /// Resident now.
-    pub resident: u64,
-    /// The largest resident size so far.
-    pub peak: u64,
-    /// What it would cost alone: pages that several processes share count in parts (PSS). Only if it
-    /// was asked for, and the kernel lets this user know.
-    pub proportional: Option<u64>,
-    /// What its end would free: pages that nobody shares (USS). As `proportional`.
-    pub unique: Option<u64>,
-}
 
 /// A worker process as seen by everyone who may watch or kill it, whichever thread uses its session.
 ///
@@ -274,62 +255,47 @@ impl Process {
 
     /// The worker has told its process id, by its own count; `None`: it runs on another machine.
     pub(crate) fn announced(&self, pid: Option<u32>) {
-        let end = self.end.lock();
-        let worker = if end.reaped { None } else { pid.and_then(|pid| descendant(self.id(), pid)) };
+        let worker = pid.and_then(|own| self.unless_reaped(|| proc::descendant(self.id(), own)));
         self.measured.store(worker.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Resident size now and its peak, from the kernel (about 30 µs); `None` once it is gone.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let status = self.read(self.measured()?, "status")?;
-        let field = |name| kib_field(&status, name);
-        let (resident, peak) = (field("VmRSS:")?, field("VmHWM:")?);
-        self.peak.fetch_max(peak, Ordering::Relaxed);
-        Some(Memory { resident, peak, proportional: None, unique: None })
+        let pid = self.measured()?;
+        let memory = self.unless_reaped(|| proc::memory(pid))?;
+        self.peak.fetch_max(memory.peak, Ordering::Relaxed);
+        Some(memory)
     }
 
-    /// As [`memory`](Process::memory), with what is shared told apart. The kernel walks every mapping.
+    /// As [`memory`](Process::memory), with what is shared told apart. The kernel walks every page.
     pub(crate) fn memory_in_detail(&self) -> Option<Memory> {
-        let memory = self.memory()?;
-        let Some(maps) = self.read(self.measured()?, "smaps_rollup") else { return Some(memory) };
-        let field = |name| kib_field(&maps, name);
-        let unique = field("Private_Clean:").zip(field("Private_Dirty:")).map(|(clean, dirty)| clean + dirty);
-        Some(Memory { proportional: field("Pss:"), unique, ..memory })
+        let (memory, pid) = (self.memory()?, self.measured()?);
+        let shares = self.unless_reaped(|| proc::shares(pid));
+        let (proportional, unique) = shares.map_or((None, None), |(pss, uss)| (Some(pss), Some(uss)));
+        Some(Memory { proportional, unique, ..memory })
     }
 
     /// CPU time of all its threads so far, in steps of 10 ms; also after its end, until it is reaped.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        self.cpu_ticks(self.measured()?, 2)
+        let pid = self.measured()?;
+        self.unless_reaped(|| proc::cpu_times(pid)).map(|(own, _)| own)
     }
 
     /// As [`cpu_time`](Process::cpu_time), with the children that it has waited for: of a wrapper
     /// that waits for the worker, it is the worker's.
     pub(crate) fn cpu_time_with_children(&self) -> Option<Duration> {
-        self.cpu_ticks(self.id(), 4)
-    }
-
-    /// The sum of the first of: user, system, user of children, system of children.
-    fn cpu_ticks(&self, pid: u32, fields: usize) -> Option<Duration> {
-        let stat = self.read(pid, "stat")?;
-        // The name may hold anything, blanks and brackets too: fields count from its end.
-        let numbers = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(fields);
-        let ticks: u64 = numbers.map(|number| number.parse::<u64>().ok()).sum::<Option<u64>>()?;
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+        self.unless_reaped(|| proc::cpu_times(self.id())).map(|(own, children)| own + children)
     }
 
     fn measured(&self) -> Option<u32> {
         Some(self.measured.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// A file in /proc of it or of a process that it started; `None` once it is reaped.
-    fn read(&self, pid: u32, name: &str) -> Option<String> {
-        // Held while reading: its number is not reused meanwhile.
+    /// Reads while the process's number is surely its own. (That of a worker behind a wrapper may get a
+    /// new owner before the wrapper ends: nothing but reports depends on it.)
+    fn unless_reaped<T>(&self, read: impl FnOnce() -> Option<T>) -> Option<T> {
         let end = self.end.lock();
-        if end.reaped {
-            return None;
-        }
-        fs::read_to_string(format!("/proc/{pid}/{name}")).ok()
+        if end.reaped { None } else { read() }
     }
 
     /// The largest resident size that anybody has seen.
@@ -344,44 +310,10 @@ impl Process {
     /// Starts a new measurement of the peak. Needs the same user; where it fails, the peak is that
     /// of the process's whole life.
     pub(crate) fn reset_peak(&self) {
-        let end = self.end.lock();
-        if let (Some(pid), false) = (self.measured(), end.reaped) {
-            let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        if let Some(pid) = self.measured() {
+            self.unless_reaped(|| proc::reset_peak(pid));
         }
     }
-}
-
-/// The process that knows itself by the number `own`, perhaps in a PID namespace: `pid`, or one that
-/// it has started.
-fn descendant(pid: u32, own: u32) -> Option<u32> {
-    let mut generation = vec![pid];
-    for _ in 0..DEEPEST_WRAPPER {
-        let knows_itself = |pid: &&u32| innermost_number(**pid) == Some(own);
-        if let Some(found) = generation.iter().find(knows_itself) {
-            return Some(*found);
-        }
-        let children =
-            |pid: u32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let next = generation.into_iter().flat_map(|pid| {
-            children(pid).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<u32>>()
-        });
-        generation = next.collect();
-    }
-    None
-}
-
-/// The number of a process in its own PID namespace.
-fn innermost_number(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    numbers.split_ascii_whitespace().next_back()?.parse().ok()
-}
-
-/// A line such as `VmRSS:  1234 kB`, in bytes.
-fn kib_field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 fn status_of(status: &rustix::process::WaitIdStatus) -> Exit {
@@ -417,6 +349,7 @@ mod tests {
     use super::*;
     use crate::session::Runtime;
     use crate::session::runtime::Channels;
+    use std::fs;
     use std::process::Child;
 
     fn sleeper(group: i32) -> Child {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::accounting::{self, Meter};
 use super::answer::Answer;
+use super::artefacts::Snapshot;
 use super::collector::Collector;
 use super::events::Event;
 use super::exchange::{End, Exchange, STDERR_TAIL, Stop, Stops};
 use super::execution::{Cause, Execution, Limit, Outcome, TimeLimit};
 use super::features::Feature;
-use super::files::Snapshot;
 use super::request::{Request, Work};
 use super::{Session, Worker};
 use crate::cancel::{CancelToken, Registration, Wake};
