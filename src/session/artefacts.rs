@@ -34,7 +34,7 @@ pub struct Artefact {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
-    /// When its content was last changed, by its own account: code can set it.
+    /// When its content was last changed, by its own account: code can set it. Not before 1970.
     pub modified: SystemTime,
 }
 
@@ -181,13 +181,11 @@ pub(super) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or_default()
 }
 
-/// A file's time; code can set any, also one before 1970 or beyond what a clock can hold.
+/// A file's time. Code can set any: one before 1970 counts as 1970, which serde can write.
 fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let whole = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     let part = Duration::from_nanos(nanoseconds.try_into().unwrap_or_default().into());
-    let epoch = SystemTime::UNIX_EPOCH;
-    let time = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
-    time.and_then(|time| time.checked_add(part)).unwrap_or(epoch)
+    SystemTime::UNIX_EPOCH.checked_add(whole.saturating_add(part)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {

@@ -23,6 +23,7 @@ use crate::error::{Error, FileProblem, Result};
 
 /// What a read gives at most, unless told.
 const READ_CAP: u64 = 64 << 20;
+
 /// A session's working directory, seen from the host: see [`Session::files`](crate::Session::files).
 ///
 /// Names are relative to the directory, with `/` between their parts; absolute ones and those with

@@ -145,10 +145,10 @@ isolated! {
 }
 
 isolated! {
-    fn names_that_are_no_text_are_files_too() {
+    fn names_that_are_no_text_and_times_before_1970_are_reported() {
         use std::os::unix::ffi::OsStrExt as _;
         let mut session = session();
-        run(&mut session, "open(b'\\xff\\n', 'w').write('odd')");
+        run(&mut session, "import os\nopen(b'\\xff\\n', 'w').write('odd')\nos.utime(b'\\xff\\n', (-10**9, -10**9))");
         let files = session.files().unwrap();
         let listed = files.list().unwrap().files;
         assert_eq!(listed[0].path.as_os_str().as_bytes(), b"\xff\n");
