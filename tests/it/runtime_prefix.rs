@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use remuda::{Error, Outcome, Request, Runtime, Session, SessionConfig, TimeLimit};
+use remuda::{Error, Limits, Outcome, Request, Runtime, Session, SessionConfig, TimeLimit};
 use serde_json::json;
 
 use crate::support::{GENEROUS, cancelled_when_busy, installed, is_running, isolated, poll};
@@ -154,6 +154,22 @@ isolated! {
             let memory = session.memory().unwrap();
             assert!(large(memory.unique) && memory.proportional >= memory.unique, "{argv:?}: {memory:?}");
             assert!(large(session.info().memory_usage.map(|memory| memory.resident)), "{argv:?}");
+        }
+    }
+}
+
+isolated! {
+    fn node_runs_and_stops_behind_every_wrapper() {
+        for Wrapped { argv, .. } in wrappers() {
+            let runtime = Runtime::node("node").prefix(argv.iter().cloned());
+            let limits = Limits::new().data(2 << 30).open_files(200);
+            let mut session = SessionConfig::new(runtime).grace(GENEROUS).limits(limits).start().unwrap();
+            let run = session.execute("console.log('out'); 6 * 7").unwrap();
+            assert_eq!((run.value, run.stdout.as_str()), (json!(42), "out\n"), "{argv:?}: {:?}", run.error);
+            let run = session.execute(Request::code("for (;;) {}").time_limit(Duration::from_millis(100))).unwrap();
+            assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{argv:?}: {:?}", run.post_mortem);
+            assert_eq!(session.execute("6 * 7").unwrap().value, 42, "{argv:?}");
+            assert!(session.memory().unwrap().unique > Some(1 << 20), "{argv:?}");
         }
     }
 }

@@ -124,6 +124,23 @@ isolated! {
 }
 
 isolated! {
+    fn node_runs_and_stops_behind_a_relay() {
+        let node = || Runtime::node("node");
+        for runtime in [node().remote(["python3", RELAY]), node().remote_shell(["python3", RELAY, "--shell"])] {
+            let mut session = SessionConfig::new(runtime.clone()).grace(GENEROUS).start().unwrap();
+            let run = session.execute("console.log('out'); process.env.FAR").unwrap();
+            assert_eq!((run.value, run.stdout.as_str()), (json!("yes"), "out\n"), "{runtime:?}: {:?}", run.error);
+            let run = session.execute(Request::code("for (;;) {}").time_limit(Duration::from_millis(100))).unwrap();
+            assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{runtime:?}: {:?}", run.post_mortem);
+            let pid = session.execute("process.pid").unwrap().value.as_u64().unwrap();
+            session.terminate();
+            let pid = u32::try_from(pid).unwrap();
+            poll(|| !is_running(pid), || format!("process {pid} outlives its session"));
+        }
+    }
+}
+
+isolated! {
     fn arguments_arrive_as_they_are_whatever_they_hold() {
         let nasty = ["", "two words", "it's", "\"quoted\"", "$HOME `id` $(id)", "a\nb", "\\", "*", "~", "grüße 🐎", "-x", "A=b"];
         // Instead of becoming a worker it says what it was given.

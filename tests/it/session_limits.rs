@@ -166,6 +166,15 @@ isolated! {
 }
 
 isolated! {
+    fn node_dies_of_its_memory_and_its_cpu_time() {
+        let session = |limits| SessionConfig::new(Runtime::node("node")).limits(limits).start().unwrap();
+        let hoard = "const hoard = []; for (;;) hoard.push(new Array(1e6).fill({}))";
+        died_of(Limit::Data, &session(Limits::new().data(400 << 20)).execute(hoard).unwrap());
+        died_of(Limit::CpuTime, &session(Limits::new().cpu_seconds(1)).execute("for (;;) {}").unwrap());
+    }
+}
+
+isolated! {
     fn a_fork_beyond_the_users_processes_is_named() {
         let user = rustix::process::getuid();
         if !user.is_root() || !installed("setpriv") || !std::path::Path::new("/usr/bin/python3").exists() {
