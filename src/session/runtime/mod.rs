@@ -126,7 +126,8 @@ impl Runtime {
     ///
     /// The worker is started as without it, through the same channels. What a wrapper must leave
     /// alone: the standard streams, and the process group (`setsid` takes the worker out of it; it
-    /// then ends with its host by its own care only). An empty prefix changes nothing.
+    /// then ends with its host by its own care only). A `/bin/sh` in front of the wrapper waits until
+    /// the session's [`Limits`](crate::Limits) are set. An empty prefix changes nothing.
     pub fn prefix<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
         let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
         if argv.is_empty() { self } else { self.wrapped(Wrapper::Prefix(argv)) }
