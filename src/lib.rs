@@ -95,6 +95,7 @@ mod session;
 mod sync;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod tracker;
+pub mod worker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
