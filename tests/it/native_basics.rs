@@ -27,7 +27,7 @@ native! {
             assert_eq!(session.execute(Call::new("shown")).unwrap().repr.as_deref(), Some("seven"));
             let run = session.execute(Call::new("pairs")).unwrap();
             assert!(matches!(run.omitted, Some(Omitted::NotJson(_))), "{:?}", run.omitted);
-            assert_eq!(session.execute(Call::new("session")).unwrap().value, session.id().0);
+            assert_eq!(session.execute(Call::new("session")).unwrap().value, json!(session.id()));
         }
     }
 }

@@ -84,19 +84,24 @@ fn main() -> ExitCode {
             Ok(Answer::value(&cancelled))
         })
         .function("poll", |_, context| {
+            println!("polling");
             while !context.is_cancelled() {
                 std::hint::spin_loop();
             }
             Ok(Answer::value("gave up in good order"))
         })
         .function("deaf", |_, _| {
+            println!("deaf");
             loop {
                 std::thread::park();
             }
         })
         .function("orphan", |_, _| {
             let child = Command::new("sleep").arg("600").spawn()?;
-            Ok(Answer::value(&[std::process::id(), child.id()]))
+            println!("{} {}", std::process::id(), child.id());
+            loop {
+                std::thread::park();
+            }
         })
         .function("exit", |call, _| {
             let (code,): (i32,) = call.args()?;
