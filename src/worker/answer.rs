@@ -161,12 +161,9 @@ impl<E: Error> From<E> for Failure {
         let path = std::any::type_name::<E>();
         let path = path.split_once('<').map_or(path, |(path, _)| path);
         let kind = path.rsplit_once("::").map_or(path, |(_, name)| name);
-        let mut traceback = String::new();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            traceback.push_str(&format!("caused by: {cause}\n"));
-            source = cause.source();
-        }
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        let traceback: Vec<_> = causes.map(|cause| format!("caused by: {cause}\n")).collect();
+        let traceback = traceback.concat();
         Failure::new(kind, error.to_string()).with_traceback(traceback)
     }
 }

@@ -25,9 +25,25 @@ pub(crate) fn native_config() -> SessionConfig {
     SessionConfig::new(Runtime::native(program("native_test_worker"), [""; 0]))
 }
 
+/// Copies the standard streams of its arguments, and ends with them, as `ssh` does.
+const RELAY: &str = "\
+import os, subprocess, sys, threading
+worker = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+def copy(source, target):
+    while data := os.read(source, 1 << 16):
+        while data: data = data[os.write(target, data):]
+def requests():
+    try: copy(0, worker.stdin.fileno())
+    except OSError: pass
+    worker.stdin.close()
+threading.Thread(target=requests, daemon=True).start()
+copy(worker.stdout.fileno(), 1)
+os._exit(worker.wait() & 255)
+";
+
 /// The same worker behind a relay that keeps the standard streams only.
 pub(crate) fn relayed_config() -> SessionConfig {
-    let relay = ["sh", "-c", "cat | \"$@\" | cat", "sh"];
+    let relay = ["python3", "-c", RELAY];
     SessionConfig::new(Runtime::native(program("native_test_worker"), [""; 0]).remote(relay))
 }
 
