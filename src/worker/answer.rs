@@ -1,7 +1,7 @@
 //! What a handler answers: a value, bytes, nothing, or a failure.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 use serde_json::json;
@@ -161,9 +161,13 @@ impl<E: Error> From<E> for Failure {
         let path = std::any::type_name::<E>();
         let path = path.split_once('<').map_or(path, |(path, _)| path);
         let kind = path.rsplit_once("::").map_or(path, |(_, name)| name);
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        let traceback: Vec<_> = causes.map(|cause| format!("caused by: {cause}\n")).collect();
-        let traceback = traceback.concat();
+        let mut traceback = String::new();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            // Writing to a string does not fail.
+            let _ = writeln!(traceback, "caused by: {cause}");
+            source = cause.source();
+        }
         Failure::new(kind, error.to_string()).with_traceback(traceback)
     }
 }
@@ -185,7 +189,8 @@ mod tests {
         send(&outbox);
         let mut buffer = vec![0; 1 << 20];
         let count = rustix::io::read(&read_end, &mut buffer).expect("read");
-        let (frame, used) = Frame::decode(&buffer[..count], MIN_FRAME_CAP).expect("well formed").expect("whole");
+        let (frame, used) =
+            Frame::decode(&buffer[..count], MIN_FRAME_CAP).expect("well formed").expect("whole");
         assert_eq!(used, count, "one frame");
         (frame.header.flags, frame.first.to_vec(), frame.second.to_vec())
     }

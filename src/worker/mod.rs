@@ -105,9 +105,7 @@ pub fn serve_if_asked(handler: impl FnMut(Request<'_>, &Context<'_>) -> Result) 
     one_handler(&handler).serve_if_asked();
 }
 
-fn one_handler<'w>(
-    handler: &'w RefCell<impl FnMut(Request<'_>, &Context<'_>) -> Result + 'w>,
-) -> Worker<'w> {
+fn one_handler<'w>(handler: &'w RefCell<impl FnMut(Request<'_>, &Context<'_>) -> Result + 'w>) -> Worker<'w> {
     Worker::new("native", env!("CARGO_PKG_VERSION"))
         .code(|code, context| (handler.borrow_mut())(Request::Code(code), context))
         .call(|call, context| (handler.borrow_mut())(Request::Call(call), context))
@@ -201,7 +199,8 @@ impl<'w> Worker<'w> {
     }
 
     /// Serves the requests of the host until that wants the process to leave. What follows in `main`
-    /// is done within the host's grace. If the host just goes, the process is killed in here.
+    /// is done within the host's grace; what it prints goes to stderr where stdout is no pipe of the
+    /// host. If the host just goes, the process is killed in here.
     ///
     /// A process that no host has started says so on stderr and returns a code that is no success.
     pub fn serve(self) -> ExitCode {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, ioctl_fionread, read, write};
+use rustix::stdio::{dup2_stdout, stderr};
 
 use super::channels::either;
 use super::outbox::Outbox;
@@ -68,8 +69,9 @@ impl Stdout {
         *current = request;
     }
 
-    /// Ends the thread.
+    /// Ends the thread. What the program prints afterwards goes to stderr: there is nobody else.
     pub(super) fn end(mut self) {
+        let _ = dup2_stdout(stderr());
         let _ = write(&self.shared.quit, &1_u64.to_ne_bytes());
         self.thread.join();
     }

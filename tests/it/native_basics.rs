@@ -89,11 +89,10 @@ native! {
             let mut session = config.start().unwrap();
             for times in [0, 1, 200, 3] {
                 let run = session.execute(Call::new("print").arg(times)).unwrap();
-                let lines: String = (0..times).map(|n| format!("line {n}\n")).collect();
-                assert_eq!(run.stdout, lines + "half a line", "{way}");
+                let lines = |word| (0..times).map(|n| format!("{word} {n}\n")).collect::<Vec<_>>().concat();
+                assert_eq!(run.stdout, lines("line") + "half a line", "{way}");
                 if way == "pipes" {
-                    let errors: String = (0..times).map(|n| format!("error {n}\n")).collect();
-                    assert_eq!(run.stderr, errors);
+                    assert_eq!(run.stderr, lines("error"));
                 }
             }
             let run = session.execute(Call::new("child")).unwrap();

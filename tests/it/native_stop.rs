@@ -14,7 +14,8 @@ use crate::support::{GENEROUS, is_running, poll};
 fn cancelled_while_running(session: &mut Session, function: &str) -> Execution {
     let token = CancelToken::new();
     let fire = token.clone();
-    let request = Request::from(Call::new(function)).cancel_token(&token).on_output(move |_, _| fire.cancel());
+    let request =
+        Request::from(Call::new(function)).cancel_token(&token).on_output(move |_, _| fire.cancel());
     session.execute(request).expect("a cancelled execution is an outcome")
 }
 

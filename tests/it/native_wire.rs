@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use remuda::protocol::{DEFAULT_FRAME_CAP, Frame, Kind, MIN_FRAME_CAP, encode, encode_with_flags, flag, go_numbers};
+use remuda::protocol::{
+    DEFAULT_FRAME_CAP, Frame, Kind, MIN_FRAME_CAP, encode, encode_with_flags, flag, go_numbers,
+};
 use remuda::{Call, Exit, Runtime, SessionConfig};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(600);
 fn main() -> ExitCode {
     let counter = Cell::new(0_u64);
     let stained = Cell::new(false);
-    let asked = Worker::new("test", "1.2")
+    let worker = Worker::new("test", "1.2")
         .code(|code, _| {
             if let Some(script) = code.script {
                 return Ok(json!([script.file, script.args]).into());
@@ -25,6 +25,29 @@ fn main() -> ExitCode {
             }
             Ok(Answer::value(&counter.get()))
         })
+        .function("stain", |_, _| {
+            stained.set(true);
+            Ok(Answer::none())
+        })
+        .warm(|module, _| match module {
+            "counter" => {
+                counter.set(40);
+                Ok(())
+            }
+            other => Err(Failure::new("NoSuchThing", other)),
+        })
+        .reset(|| {
+            counter.set(40);
+            if stained.get() { vec!["a stain".to_owned()] } else { Vec::new() }
+        });
+    let code = events(stopping(output(values(worker)))).serve();
+    println!("printing does no harm afterwards");
+    code
+}
+
+/// Answers of every kind, errors and panics.
+fn values(worker: Worker<'_>) -> Worker<'_> {
+    worker
         .function("echo", |call, _| Ok(Answer::value(&call.args::<Vec<Value>>()?)))
         .function("named", |call, _| Ok(Answer::value(&call.kwargs::<Value>()?)))
         .function("sum", |call, _| {
@@ -56,6 +79,11 @@ fn main() -> ExitCode {
             let empty: Vec<u32> = Vec::new();
             Ok(Answer::value(&empty[usize::MAX >> 1]))
         })
+}
+
+/// What is printed, by whom.
+fn output(worker: Worker<'_>) -> Worker<'_> {
+    worker
         .function("print", |call, _| {
             let (times,): (u32,) = call.args()?;
             for n in 0..times {
@@ -77,6 +105,11 @@ fn main() -> ExitCode {
             Ok(Answer::none())
         })
         .function("stdin", |_, _| Ok(Answer::value(&std::io::read_to_string(std::io::stdin())?)))
+}
+
+/// What ends, what does not, and what takes its time.
+fn stopping(worker: Worker<'_>) -> Worker<'_> {
+    worker
         .function("wait", |_, context| {
             println!("waiting");
             let cancelled = context.cancelled_within(LONG);
@@ -108,6 +141,18 @@ fn main() -> ExitCode {
             eprintln!("leaving");
             exit(code)
         })
+        .function("burn", |_, _| {
+            let mut number = 1_u64;
+            for _ in 0..50_000_000 {
+                number = std::hint::black_box(number.rotate_left(5) ^ 0x9e37);
+            }
+            Ok(Answer::value(&number))
+        })
+}
+
+/// What a request says and asks meanwhile.
+fn events(worker: Worker<'_>) -> Worker<'_> {
+    worker
         .function("show", |_, context| {
             context.progress(0.5, "half");
             context.progress(None, "");
@@ -126,27 +171,4 @@ fn main() -> ExitCode {
             Ok(Answer::value(&[name, word]))
         })
         .function("session", |_, context| Ok(Answer::value(&context.session())))
-        .function("burn", |_, _| {
-            let mut number = 1_u64;
-            for _ in 0..50_000_000 {
-                number = std::hint::black_box(number.rotate_left(5) ^ 0x9e37);
-            }
-            Ok(Answer::value(&number))
-        })
-        .function("stain", |_, _| {
-            stained.set(true);
-            Ok(Answer::none())
-        })
-        .warm(|module, _| match module {
-            "counter" => {
-                counter.set(40);
-                Ok(())
-            }
-            other => Err(Failure::new("NoSuchThing", other)),
-        })
-        .reset(|| {
-            counter.set(40);
-            if stained.get() { vec!["a stain".to_owned()] } else { Vec::new() }
-        });
-    asked.serve()
 }
