@@ -20,7 +20,7 @@ fn worker() -> Worker<'static> {
             let (limit,): (u32,) = call.args()?;
             let mut count = 0;
             for number in 2..limit {
-                if number % 1_000 == 0 {
+                if number.is_multiple_of(1_000) {
                     context.check_cancelled()?;
                 }
                 count += u32::from(is_prime(number));
@@ -41,7 +41,7 @@ fn worker() -> Worker<'static> {
 }
 
 fn is_prime(number: u32) -> bool {
-    (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+    (2..=number.isqrt()).all(|factor| !number.is_multiple_of(factor))
 }
 
 fn host() -> remuda::Result<()> {
