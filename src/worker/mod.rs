@@ -45,11 +45,10 @@
 //!
 //! One, `remuda-control`, which waits for cancels; another, `remuda-stdout`, where the host can be
 //! reached by the standard streams alone (through `ssh`, say). Both end with `serve`.
-//!
-//! Files, in the order of a request: [`channels`] takes the descriptors, [`control`] hears cancels,
-//! [`inbox`] and [`outbox`] carry frames, [`link`] holds these together, [`request`] and [`context`]
-//! are what a handler gets, [`answer`] what it returns, [`panics`] what it may do instead.
 
+// Files, in the order of a request: `channels` takes the descriptors, `control` hears cancels, `inbox`
+// and `outbox` carry frames, `stdout` what is printed, `link` holds these together; `request` and
+// `context` are what a handler gets, `answer` is what it returns, `panics` what it may do instead.
 mod answer;
 mod channels;
 mod context;
