@@ -33,7 +33,7 @@ pub(crate) use isolated;
 /// In the parent: runs the named test again in a child process. In the child: runs `body`.
 pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
     let name = name.split_once("::").map_or(name, |(_, test)| test);
-    if std::env::var_os(MARKER).is_some() {
+    if isolated_child() {
         let before = Resources::now();
         body();
         before.await_return();
@@ -62,6 +62,11 @@ pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
         || entries(directory.path()).is_empty(),
         || format!("files outlive the test: {:?}", entries(directory.path())),
     );
+}
+
+/// Whether this is the child process of an isolated test.
+pub(crate) fn isolated_child() -> bool {
+    std::env::var_os(MARKER).is_some()
 }
 
 /// Waits until `done`, at most [`GENEROUS`]; then fails with what `otherwise` says.

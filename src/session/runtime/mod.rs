@@ -91,12 +91,22 @@ impl Runtime {
         Runtime::of(Kind::Node, program.into(), Vec::new())
     }
 
-    /// A program that serves requests by this crate's own worker library, with its arguments.
+    /// A program that serves requests by [`remuda::worker`](crate::worker), with its arguments.
     pub fn native<A: Into<OsString>>(
         program: impl Into<PathBuf>,
         args: impl IntoIterator<Item = A>,
     ) -> Runtime {
         Runtime::of(Kind::Native, program.into(), args.into_iter().map(Into::into).collect())
+    }
+
+    /// This very program, started again as a worker: its `main` calls
+    /// [`worker::serve_if_asked`](crate::worker::serve_if_asked) (or
+    /// [`Worker::serve_if_asked`](crate::worker::Worker::serve_if_asked)) first.
+    ///
+    /// A program that does not call it would do all its work again in the worker process.
+    pub fn this_program() -> Runtime {
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+        Runtime::native(program, [crate::worker::ARGUMENT])
     }
 
     /// Any program that speaks the worker protocol on its standard input and output
