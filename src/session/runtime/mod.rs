@@ -92,7 +92,7 @@ impl Runtime {
             let boot = Arc::from([]);
             return Ok(Launch { program, args: self.args.clone(), boot, channels: Channels::Stdio });
         };
-        let python = python::interpreter(&self.program, limit)?;
+        let python = python::interpreter(&[], &self.program, limit)?;
         let mut args: Vec<OsString> = ["-X", "utf8", "-c", python::PYTHON_STUB].map(OsString::from).to_vec();
         if isolated {
             args.insert(0, "-I".into());
@@ -107,7 +107,7 @@ impl Runtime {
 
     /// Forgets what is known of the interpreter: it may have been replaced on disk.
     pub(crate) fn forget(&self) {
-        python::forget(&self.program);
+        python::forget(&[], &self.program);
     }
 
     /// The program as configured.

@@ -1,7 +1,7 @@
 //! Python interpreters: what is found out about one before its first start, and the worker's code.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -21,10 +21,39 @@ use crate::error::{Error, Result};
 use crate::session::transport::timespec;
 use crate::sync::Mutex;
 
-/// The Python worker, as source.
-const PYTHON_WORKER: &str = include_str!("../workers/python.py");
+macro_rules! worker_files {
+    ($($name:literal),* $(,)?) => {
+        concat!($(include_str!(concat!("../workers/python/", $name))),*)
+    };
+}
 
-/// What `python -c` is given: reads the worker's code object from fd 0 and runs it.
+/// The Python worker, as source: what a start and a plain request need.
+const CORE: &str = worker_files![
+    "frames.py",
+    "cancel.py",
+    "values.py",
+    "running.py",
+    "start.py",
+    "serving.py"
+];
+
+/// What it loads when it is idle, or needs it.
+const LATE: &str = worker_files![
+    "errors.py",
+    "events.py",
+    "display.py",
+    "input.py",
+    "awaiting.py",
+    "warming.py",
+    "resetting.py",
+    "inspecting.py",
+    "stdio.py",
+];
+
+/// Starts it.
+const MAIN: &str = worker_files!["main.py"];
+
+/// What `python -c` is given: reads the worker's two code objects from fd 0 and runs the first.
 pub(super) const PYTHON_STUB: &str = "\
 import posix,marshal
 def r(n):
@@ -34,10 +63,25 @@ def r(n):
         if not c:posix._exit(0)
         b+=c
     return b
-exec(marshal.loads(r(int.from_bytes(r(4),'little'))),{'__name__':'remuda_worker'})
+c,l=marshal.loads(r(int.from_bytes(r(4),'little')))
+exec(c,{'__name__':'remuda_worker','LATE':l})
 ";
 
-/// Run once per interpreter: prints its version, its path and the worker as a code object. The
+/// The same for an interpreter that was not asked for its version: it reads source.
+const REMOTE_STUB: &str = "\
+import posix,sys
+if sys.version_info<(3,9):sys.exit('remuda needs Python 3.9 or later')
+def r(n):
+    b=b''
+    while len(b)<n:
+        c=posix.read(0,n-len(b))
+        if not c:posix._exit(0)
+        b+=c
+    return b
+exec(compile(r(int.from_bytes(r(4),'little')),'<remuda worker>','exec',0,True),{'__name__':'remuda_worker'})
+";
+
+/// Run once per interpreter: prints its version, its path and the worker as code objects. The
 /// first line also works in versions that are too old for the rest.
 const PYTHON_PROBE: &str = "\
 import sys
@@ -47,8 +91,8 @@ if sys.version_info>=(3,9):
     import marshal
     path=(sys.executable or '').encode('utf-8','surrogateescape')
     out.write(len(path).to_bytes(4,'little')+path)
-    code=compile(sys.stdin.buffer.read(),'<remuda worker>','exec',0,True)
-    out.write(marshal.dumps(code))
+    core,late=(compile(part,'<remuda worker>','exec',0,True) for part in sys.stdin.buffer.read().split(b'\\0'))
+    out.write(marshal.dumps((core,marshal.dumps(late))))
 out.flush()
 ";
 
@@ -61,31 +105,55 @@ pub(super) struct Interpreter {
     pub(super) boot: Arc<[u8]>,
 }
 
-fn interpreters() -> &'static Mutex<HashMap<PathBuf, Arc<Interpreter>>> {
-    static KNOWN: std::sync::LazyLock<Mutex<HashMap<PathBuf, Arc<Interpreter>>>> =
+/// The command prefix and the program: behind a prefix the same name may be another interpreter.
+type Key = (Vec<OsString>, PathBuf);
+
+fn interpreters() -> &'static Mutex<HashMap<Key, Arc<Interpreter>>> {
+    static KNOWN: std::sync::LazyLock<Mutex<HashMap<Key, Arc<Interpreter>>>> =
         std::sync::LazyLock::new(Mutex::default);
     &KNOWN
 }
 
-/// Forgets what is known of an interpreter: it may have been replaced on disk.
-pub(super) fn forget(program: &Path) {
-    interpreters().lock().remove(program);
+fn key(prefix: &[OsString], program: &Path) -> Key {
+    (prefix.to_vec(), program.to_owned())
 }
 
-/// What is known of an interpreter, which is asked if need be.
-pub(super) fn interpreter(program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
-    if let Some(known) = interpreters().lock().get(program) {
+/// Forgets what is known of an interpreter: it may have been replaced on disk.
+pub(super) fn forget(prefix: &[OsString], program: &Path) {
+    interpreters().lock().remove(&key(prefix, program));
+}
+
+/// What is known of an interpreter, which is asked if need be, as `prefix… program`.
+pub(super) fn interpreter(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
+    let key = key(prefix, program);
+    if let Some(known) = interpreters().lock().get(&key) {
         return Ok(Arc::clone(known));
     }
     // Several threads may probe at once; all find the same, and nobody waits under the lock.
-    let found = Arc::new(probe(program, limit)?);
-    interpreters().lock().insert(program.to_owned(), Arc::clone(&found));
+    let found = Arc::new(probe(prefix, program, limit)?);
+    interpreters().lock().insert(key, Arc::clone(&found));
     Ok(found)
+}
+
+/// The arguments of an interpreter that cannot be probed: on another machine, behind a relay.
+pub(super) fn remote_args(isolated: bool) -> Vec<OsString> {
+    let args = ["-I", "-X", "utf8", "-c", REMOTE_STUB].into_iter().map(OsString::from);
+    args.skip(usize::from(!isolated)).collect()
+}
+
+/// What such an interpreter is sent before *go*: the worker as source.
+pub(super) fn remote_boot() -> Arc<[u8]> {
+    static BOOT: std::sync::LazyLock<Arc<[u8]>> = std::sync::LazyLock::new(|| {
+        let source = [CORE, LATE, MAIN].concat();
+        let size = u32::try_from(source.len()).unwrap_or(u32::MAX);
+        [&size.to_le_bytes(), source.as_bytes()].concat().into()
+    });
+    Arc::clone(&BOOT)
 }
 
 /// Runs the interpreter once. Its input and output are memory files, so that only its end must be
 /// waited for.
-fn probe(program: &Path, limit: Duration) -> Result<Interpreter> {
+fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpreter> {
     let fail = |reason: String, source: Option<io::Error>| Error::Runtime {
         program: program.to_owned(),
         reason,
@@ -97,13 +165,22 @@ fn probe(program: &Path, limit: Duration) -> Result<Interpreter> {
             .map_err(|error| Error::io("creating a memory file", error))
     };
     let (mut source, mut output, mut complaints) = (file("worker")?, file("stdout")?, file("stderr")?);
-    let prepared = source.write_all(PYTHON_WORKER.as_bytes()).and_then(|()| source.rewind());
+    let worker = [CORE, MAIN, "\0", LATE].concat();
+    let prepared = source.write_all(worker.as_bytes()).and_then(|()| source.rewind());
     prepared.map_err(|error| Error::io("writing a memory file", error))?;
     let share = |file: &File| {
         file.try_clone().map(Stdio::from).map_err(|error| Error::io("duplicating a descriptor", error))
     };
 
-    let mut child = Command::new(absolute(program))
+    let mut command = match prefix.split_first() {
+        None => Command::new(absolute(program)),
+        Some((wrapper, rest)) => {
+            let mut command = Command::new(absolute(Path::new(wrapper)));
+            command.args(rest).arg(absolute(program));
+            command
+        }
+    };
+    let mut child = command
         .args(["-I", "-X", "utf8", "-c", PYTHON_PROBE])
         .process_group(0)
         .stdin(share(&source)?)
@@ -181,7 +258,7 @@ mod tests {
     use super::*;
 
     fn reason(program: &str) -> String {
-        match interpreter(Path::new(program), Duration::from_secs(30)) {
+        match interpreter(&[], Path::new(program), Duration::from_secs(30)) {
             Err(error @ Error::Runtime { .. }) => error.to_string(),
             Err(other) => panic!("another error: {other}"),
             Ok(_) => panic!("{program} passed for an interpreter"),
@@ -206,9 +283,9 @@ mod tests {
 
     #[test]
     fn python3_is_probed_once_and_known_by_its_own_path() {
-        let first = interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+        let first = interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         let second =
-            interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+            interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         assert!(Arc::ptr_eq(&first, &second));
         assert!(first.path.is_absolute());
     }
