@@ -54,7 +54,7 @@ const LATE: &str = worker_files![
 const MAIN: &str = worker_files!["main.py"];
 
 /// What `python -c` is given: reads the worker's two code objects from fd 0 and runs the first.
-pub(super) const PYTHON_STUB: &str = "\
+const PYTHON_STUB: &str = "\
 import posix,marshal
 def r(n):
     b=b''
@@ -67,8 +67,8 @@ c,l=marshal.loads(r(int.from_bytes(r(4),'little')))
 exec(c,{'__name__':'remuda_worker','LATE':l})
 ";
 
-/// The same for an interpreter that was not asked for its version: it reads source.
-const REMOTE_STUB: &str = "\
+/// As [`PYTHON_STUB`], for an interpreter whose version nobody knows: it gets the source.
+const PYTHON_REMOTE_STUB: &str = "\
 import posix,sys
 if sys.version_info<(3,9):sys.exit('remuda needs Python 3.9 or later')
 def r(n):
@@ -105,27 +105,44 @@ pub(super) struct Interpreter {
     pub(super) boot: Arc<[u8]>,
 }
 
-/// The command prefix and the program: behind a prefix the same name may be another interpreter.
-type Key = (Vec<OsString>, PathBuf);
-
-fn interpreters() -> &'static Mutex<HashMap<Key, Arc<Interpreter>>> {
-    static KNOWN: std::sync::LazyLock<Mutex<HashMap<Key, Arc<Interpreter>>>> =
-        std::sync::LazyLock::new(Mutex::default);
-    &KNOWN
+/// What a command line of a worker on this machine holds after the interpreter.
+pub(super) fn local_args(isolated: bool) -> Vec<OsString> {
+    args(isolated, PYTHON_STUB)
 }
 
-fn key(prefix: &[OsString], program: &Path) -> Key {
-    (prefix.to_vec(), program.to_owned())
+/// What a command line of a worker somewhere else holds after the interpreter.
+pub(super) fn remote_args(isolated: bool) -> Vec<OsString> {
+    args(isolated, PYTHON_REMOTE_STUB)
+}
+
+fn args(isolated: bool, stub: &str) -> Vec<OsString> {
+    let isolated = isolated.then_some("-I");
+    isolated.into_iter().chain(["-X", "utf8", "-c", stub]).map(OsString::from).collect()
+}
+
+/// The worker for an interpreter that nobody has asked: as source.
+pub(super) fn remote_boot() -> Arc<[u8]> {
+    let source = [CORE, LATE, MAIN].concat();
+    let size = u32::try_from(source.len()).unwrap_or(u32::MAX);
+    [&size.to_le_bytes(), source.as_bytes()].concat().into()
+}
+
+/// What is known of interpreters, each by what stands in front of it and its name.
+type Known = HashMap<(Vec<OsString>, PathBuf), Arc<Interpreter>>;
+
+fn interpreters() -> &'static Mutex<Known> {
+    static KNOWN: std::sync::LazyLock<Mutex<Known>> = std::sync::LazyLock::new(Mutex::default);
+    &KNOWN
 }
 
 /// Forgets what is known of an interpreter: it may have been replaced on disk.
 pub(super) fn forget(prefix: &[OsString], program: &Path) {
-    interpreters().lock().remove(&key(prefix, program));
+    interpreters().lock().remove(&(prefix.to_vec(), program.to_owned()));
 }
 
-/// What is known of an interpreter, which is asked if need be, as `prefix… program`.
+/// What is known of an interpreter, which is asked, through its prefix, if need be.
 pub(super) fn interpreter(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
-    let key = key(prefix, program);
+    let key = (prefix.to_vec(), program.to_owned());
     if let Some(known) = interpreters().lock().get(&key) {
         return Ok(Arc::clone(known));
     }
@@ -135,25 +152,11 @@ pub(super) fn interpreter(prefix: &[OsString], program: &Path, limit: Duration) 
     Ok(found)
 }
 
-/// The arguments of an interpreter that cannot be probed: on another machine, behind a relay.
-pub(super) fn remote_args(isolated: bool) -> Vec<OsString> {
-    let args = ["-I", "-X", "utf8", "-c", REMOTE_STUB].into_iter().map(OsString::from);
-    args.skip(usize::from(!isolated)).collect()
-}
-
-/// What such an interpreter is sent before *go*: the worker as source.
-pub(super) fn remote_boot() -> Arc<[u8]> {
-    static BOOT: std::sync::LazyLock<Arc<[u8]>> = std::sync::LazyLock::new(|| {
-        let source = [CORE, LATE, MAIN].concat();
-        let size = u32::try_from(source.len()).unwrap_or(u32::MAX);
-        [&size.to_le_bytes(), source.as_bytes()].concat().into()
-    });
-    Arc::clone(&BOOT)
-}
-
 /// Runs the interpreter once. Its input and output are memory files, so that only its end must be
 /// waited for.
 fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpreter> {
+    // A missing wrapper is named as such; what it makes of the interpreter shows in what it says.
+    let first = prefix.first().map_or(program, Path::new);
     let fail = |reason: String, source: Option<io::Error>| Error::Runtime {
         program: program.to_owned(),
         reason,
@@ -172,14 +175,10 @@ fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpr
         file.try_clone().map(Stdio::from).map_err(|error| Error::io("duplicating a descriptor", error))
     };
 
-    let mut command = match prefix.split_first() {
-        None => Command::new(absolute(program)),
-        Some((wrapper, rest)) => {
-            let mut command = Command::new(absolute(Path::new(wrapper)));
-            command.args(rest).arg(absolute(program));
-            command
-        }
-    };
+    let mut command = Command::new(absolute(first));
+    if let Some((_, rest)) = prefix.split_first() {
+        command.args(rest).arg(absolute(program));
+    }
     let mut child = command
         .args(["-I", "-X", "utf8", "-c", PYTHON_PROBE])
         .process_group(0)
@@ -187,7 +186,11 @@ fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpr
         .stdout(share(&output)?)
         .stderr(share(&complaints)?)
         .spawn()
-        .map_err(|error| fail(spawn_advice(&error).to_owned(), Some(error)))?;
+        .map_err(|error| Error::Runtime {
+            program: first.to_owned(),
+            reason: spawn_advice(&error).to_owned(),
+            source: Some(error),
+        })?;
     let in_time = wait_for_exit(child.id(), limit);
     if !in_time {
         // The group is ours and its leader is not reaped yet: no other process can have this number.
@@ -283,7 +286,8 @@ mod tests {
 
     #[test]
     fn python3_is_probed_once_and_known_by_its_own_path() {
-        let first = interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+        let first =
+            interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         let second =
             interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         assert!(Arc::ptr_eq(&first, &second));
