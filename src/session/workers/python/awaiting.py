@@ -10,7 +10,9 @@ def run_awaiting(body, last):
     global event_loop, loop_task, task_was_cancelled, interrupted
     asyncio = sys.modules.get("asyncio") or __import__("asyncio")
     if event_loop is None or event_loop.is_closed():
+        before = open_fds()
         event_loop = asyncio.new_event_loop()
+        loop_fds.update(open_fds() - before)
     asyncio.set_event_loop(event_loop)
     task_was_cancelled = False
     task = event_loop.create_task(run_parts(body, last))
@@ -55,15 +57,27 @@ def abandon(task):
 
 
 def cancel_task():
-    """From the signal handler: cancels the task while the loop waits. False while the loop runs code,
-    which KeyboardInterrupt stops; and if the task was cancelled before and has not ended."""
+    """From the signal handler: cancels the task while the loop waits. False while it runs code, which
+    KeyboardInterrupt stops; and if the task was cancelled before and has not ended."""
     global task_was_cancelled
     task = loop_task
-    if task_was_cancelled or task.done() or sys.modules["asyncio"].current_task(event_loop) is not None:
+    if task_was_cancelled or task.done() or runs_code(sys._getframe()):
         return False
     task_was_cancelled = True
     event_loop.call_soon_threadsafe(task.cancel)
     return True
+
+
+def runs_code(step):
+    """Whether `step` was called, over the signal handler, by more than the loop itself. An exception in
+    the middle of the loop's own work could lose a task: `asyncio` then knows it, but never runs it."""
+    while step.f_code in (cancel_task.__code__, strike.__code__, on_signal.__code__, late_strike.__code__):
+        step = step.f_back
+    while step is not None and step.f_code is not run_awaiting.__code__:
+        if step.f_globals.get("__name__", "").partition(".")[0] not in ("asyncio", "selectors"):
+            return True
+        step = step.f_back
+    return False
 
 
 def close_loop():
@@ -74,6 +88,7 @@ def close_loop():
     if loop.is_closed() or loop.is_running():
         return loop.is_running()
     stuck = False
+    loop_fds.clear()
     try:
         tasks = asyncio.all_tasks(loop)
         if tasks:

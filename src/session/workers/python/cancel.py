@@ -114,7 +114,7 @@ def cancelled():
 def map_flag():
     global flag_view
     import mmap
-    before = set(posix.listdir("/proc/self/fd"))
+    before = open_fds()
     flag_view = memoryview(mmap.mmap(flag_fd, 8, prot=mmap.PROT_READ)).cast("Q")
     # The map keeps a descriptor of its own.
-    own_fds.update(map(int, set(posix.listdir("/proc/self/fd")) - before))
+    own_fds.update(open_fds() - before)

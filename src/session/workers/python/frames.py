@@ -85,6 +85,7 @@ reply_bytes = b""        # a part of a frame that was read while code waits for 
 stream_of_input = None   # our `sys.stdin`, once a host has offered to answer
 cpu_before = 0.0         # processor time before the running request
 event_loop = None        # the session's, once a request has awaited
+loop_fds = set()         # of the event loop
 loop_task = None         # the task of the running request, while the event loop runs it
 deferred = ["_struct", "late", "json", "traceback", "linecache"]  # done when idle, or when first needed
 

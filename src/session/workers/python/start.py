@@ -141,7 +141,7 @@ def lowest_free_fd():
 def open_fds():
     """Numbers of all open descriptors but those of the worker."""
     listed = set(map(int, posix.listdir("/proc/self/fd")))
-    own = {control, requests, replies, flag_fd, *kept, *own_fds}
+    own = {control, requests, replies, flag_fd, *kept, *own_fds, *loop_fds}
     # The listing needed one too; it is closed again.
     return {fd for fd in listed - own if identity(fd) is not None}
 
