@@ -7,11 +7,13 @@ own_modules = set()      # imported by the worker itself, at times of its own
 
 def own(name):
     """A module that the worker needs, kept apart from those that the user imports."""
-    if name not in sys.modules:
-        before = set(sys.modules)
-        __import__(name)
-        own_modules.update(set(sys.modules) - before)
-    return sys.modules[name]
+    if name in sys.modules:
+        # Waits where another thread is still importing it.
+        return __import__(name)
+    before = set(sys.modules)
+    module = __import__(name)
+    own_modules.update(set(sys.modules) - before)
+    return module
 
 
 def idle_work():
