@@ -57,7 +57,7 @@ pub struct SessionConfig {
     /// beyond is dropped and counted. Callbacks get everything. Default: 64 MiB.
     pub event_cap: usize,
     /// How many sources (`In`) and values (`Out`) of past executions a Python or Node session keeps
-    /// for its code to look at, as IPython does; `_` is the last value in any case. Default: 32.
+    /// for its code to look at, as `IPython` does; `_` is the last value in any case. Default: 32.
     pub history: u32,
     /// Largest frame on the wire in either direction, in bytes: code, arguments, values.
     /// Default: 64 MiB.

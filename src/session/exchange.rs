@@ -130,10 +130,10 @@ impl<'a> Exchange<'a> {
             Ok(written) => self.sent = written,
             Err(error) => return Some(cannot_send(process, error)),
         }
-        if self.is_sending() {
-            if let Err(error) = transport.watch_requests(true) {
-                return Some(cannot_send(process, error));
-            }
+        if self.is_sending()
+            && let Err(error) = transport.watch_requests(true)
+        {
+            return Some(cannot_send(process, error));
         }
         None
     }
@@ -178,10 +178,10 @@ impl<'a> Exchange<'a> {
             transport.waker().clear();
         }
         self.read_output(transport, ready);
-        if ready.requests() {
-            if let Err(error) = self.send_rest(transport) {
-                return Some(cannot_send(process, error));
-            }
+        if ready.requests()
+            && let Err(error) = self.send_rest(transport)
+        {
+            return Some(cannot_send(process, error));
         }
         let end = self.read_frames(transport, process, ready)?;
         if end == End::Answered {
@@ -235,11 +235,14 @@ impl<'a> Exchange<'a> {
     fn mount(&mut self, transport: &Transport, process: &Process, why: Option<Stop>) {
         let now = Moment::now();
         self.interrupt(transport, process, 0);
+        // A start that nobody wants any more is not worth a grace.
+        let given_up = why == Some(Stop::Cancelled) && self.stops.asks.is_none();
+        let grace = if given_up { Duration::ZERO } else { self.stops.grace };
         self.ladder = Some(Ladder {
             why: why.unwrap_or(Stop::Cancelled),
-            again_at: Some(now + self.stops.grace / 2),
+            again_at: Some(now + grace / 2),
             resend_at: transport.is_inline().then(|| now + RESEND),
-            kill_at: why.map(|_| now + self.stops.grace),
+            kill_at: why.map(|_| now + grace),
         });
     }
 

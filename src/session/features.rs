@@ -70,7 +70,9 @@ impl<'de> Deserialize<'de> for Features {
 
 impl fmt::Debug for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(NAMES.iter().filter(|(_, feature)| self.has(*feature)).map(|(name, _)| name)).finish()
+        f.debug_set()
+            .entries(NAMES.iter().filter(|(_, feature)| self.has(*feature)).map(|(name, _)| name))
+            .finish()
     }
 }
 

@@ -12,13 +12,16 @@ use crate::cancel::CancelToken;
 /// split between two calls). Called on the thread that executes.
 pub type OutputCallback<'a> = Box<dyn FnMut(Stream, &[u8]) + Send + 'a>;
 
+type TextCallback<'a> = Box<dyn FnMut(Stream, &str) + Send + 'a>;
+type Callback<'a, T> = Box<dyn FnMut(&T) + Send + 'a>;
+
 /// Who looks on while a request runs. All are called on the thread that executes.
 #[derive(Default)]
 pub(crate) struct Observers<'a> {
     pub(crate) output: Option<OutputCallback<'a>>,
-    pub(crate) text: Option<Box<dyn FnMut(Stream, &str) + Send + 'a>>,
-    pub(crate) display: Option<Box<dyn FnMut(&Display) + Send + 'a>>,
-    pub(crate) progress: Option<Box<dyn FnMut(&Progress) + Send + 'a>>,
+    pub(crate) text: Option<TextCallback<'a>>,
+    pub(crate) display: Option<Callback<'a, Display>>,
+    pub(crate) progress: Option<Callback<'a, Progress>>,
     pub(crate) input: Option<Box<dyn FnMut(Prompt) + Send + 'a>>,
 }
 
@@ -95,7 +98,17 @@ impl<'a> Request<'a> {
     }
 
     fn new(work: Work) -> Request<'a> {
-        Request { work, time_limit: None, hard_time_limit: None, cancel: None, observers: Observers::default(), input_timeout: None, output_cap: None, attachments: Vec::new(), measure: false }
+        Request {
+            work,
+            time_limit: None,
+            hard_time_limit: None,
+            cancel: None,
+            observers: Observers::default(),
+            input_timeout: None,
+            output_cap: None,
+            attachments: Vec::new(),
+            measure: false,
+        }
     }
 
     /// The soft time limit: afterwards the code is asked to stop, and killed if it has not ended

@@ -160,11 +160,6 @@ impl Runtime {
         self.wrappers.iter().any(Wrapper::is_remote)
     }
 
-    /// Whether a worker can go back to its warm state when asked by a `reset` frame.
-    pub(crate) fn can_reset(&self) -> bool {
-        matches!(self.kind, Kind::Python { .. } | Kind::Node { .. })
-    }
-
     /// How the names of those variables begin that change what the program does, and whether they are
     /// part of the worker's environment.
     pub(crate) fn own_variables(&self) -> Option<(&'static str, bool)> {

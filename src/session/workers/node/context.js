@@ -21,8 +21,9 @@ let context;
 
 /** Names that Node gives its programs, as far as a new context has none of its own. */
 const nodeNames = Object.getOwnPropertyNames(globalThis).filter(
-  (name) => !Module.builtinModules.includes(name) && !['globalThis', 'global', 'module', 'exports', '__filename', '__dirname'].includes(name),
-);
+  // `node -e` has a name for each module too.
+  (name) => ['process', 'crypto', 'console'].includes(name) || !Module.builtinModules.includes(name),
+).filter((name) => !['globalThis', 'global', 'require', 'module', 'exports', '__filename', '__dirname'].includes(name));
 
 function createContext() {
   const options = {};
@@ -31,7 +32,6 @@ function createContext() {
   if (loader) options.importModuleDynamically = loader;
   let id;
   const listen = (message) => { id = Math.max(id ?? 0, message.params.context.id); };
-  process.emitWarning = () => {};
   let made;
   try {
     made = vm.createContext(vm.constants?.DONT_CONTEXTIFY ?? {}, options);
@@ -40,7 +40,6 @@ function createContext() {
     ask('Runtime.disable');
   } finally {
     session.removeListener('Runtime.executionContextCreated', listen);
-    process.emitWarning = emitWarning;
   }
   const global = vm.runInContext('globalThis', made);
   context = { id, global, cells: 0, slots: [] };
@@ -158,6 +157,10 @@ function prepareProcess() {
   // The built-in console keeps the arguments of old messages for a debugger.
   globalThis.console = new Console({ stdout: streams[0], stderr: streams[1], ignoreErrors: false });
   process.exit = (code) => { throw new ProcessExit(exitCode(code ?? process.exitCode)); };
+  process.emitWarning = function (warning, ...rest) {
+    // Said about our own choice, once, when user code first calls `import()`.
+    if (!String(warning).startsWith('vm.USE_MAIN_CONTEXT_DEFAULT_LOADER')) emitWarning.call(process, warning, ...rest);
+  };
   process.argv = [process.execPath];
   process.execArgv = [];
   Object.assign(globalThis, timers);

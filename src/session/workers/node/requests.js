@@ -66,11 +66,12 @@ function stop(id) {
 }
 
 function execute(message) {
+  const script = message.first.length > 0 ? JSON.parse(message.first.toString()) : null;
   begin(message, (id) => {
     active.cpu = process.cpuUsage();
     const source = message.second.toString();
-    if (message.first.length > 0) {
-      runScript(id, source, JSON.parse(message.first.toString()));
+    if (script !== null) {
+      runScript(id, source, script);
       return;
     }
     const mine = context;
@@ -157,10 +158,10 @@ async function resolve(name) {
 }
 
 function call(message) {
+  const { function: name, args, kwargs } = JSON.parse(message.second.toString());
   begin(message, (id) => {
     active.cpu = process.cpuUsage();
     (async () => {
-      const { function: name, args, kwargs } = JSON.parse(message.second.toString());
       const options = { ...kwargs };
       if (active.attachments.size > 0) options.attachments = Object.fromEntries(active.attachments);
       const target = await resolve(name);

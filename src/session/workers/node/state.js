@@ -33,11 +33,12 @@ function descriptors() {
   return open;
 }
 
-/** Descriptors of user code: Node's own (event loops, threads) have no name in a file system. */
+/** Descriptors of user code. Node's own are event loops and a spare `/dev/null` for sockets. */
 function newDescriptors() {
   const found = [];
   for (const [number, target] of descriptors()) {
-    if (warm.descriptors.get(number) !== target && !target.startsWith('anon_inode:')) found.push(`${number} -> ${target}`);
+    if (warm.descriptors.get(number) === target || target.startsWith('anon_inode:') || target === '/dev/null') continue;
+    found.push(`${number} -> ${target}`);
   }
   return found;
 }
@@ -64,11 +65,12 @@ function userNames() {
 }
 
 function warmUp(message) {
+  const modules = JSON.parse(message.first.toString());
   begin(message, (id) => {
     active.cpu = process.cpuUsage();
     (async () => {
       const report = [];
-      for (const module of JSON.parse(message.first.toString())) {
+      for (const module of modules) {
         const entry = { module };
         const before = process.memoryUsage.rss();
         const started = performance.now();
