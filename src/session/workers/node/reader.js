@@ -132,6 +132,8 @@ function reader() {
       if (early.has(id)) Atomics.store(cells, CANCELLED, id | 0);
       early.clear();
     }
+    // The main thread would wait for its debugger before it leaves.
+    if (kind === kinds.SHUTDOWN) session.disconnect();
     // Copies: the chunk belongs to the socket.
     const first = new Uint8Array(bytes.subarray(20, split));
     const second = new Uint8Array(bytes.subarray(split));

@@ -8,6 +8,7 @@ let attached = new Map();
 function begin(message, job) {
   active = { id: message.id, flags: message.flags, noticed: false, attachments: attached, abort: null, asked: Promise.resolve() };
   attached = new Map();
+  answered = null;
   Atomics.store(cells, POLLED, 0);
   Atomics.store(cells, CURRENT, active.id | 0);
   if (Atomics.load(cells, CANCELLED) === (active.id | 0)) {
@@ -29,6 +30,8 @@ function settle(id, ok, value, place) {
     ? [RESULT, ...encodeValue(value)]
     : [ERROR, 0, encodeError(value, place), NOTHING];
   if (ok) showResult(value);
+  // Its child was interrupted, or its `signal` was heard: it did not end of its own.
+  else if (Atomics.load(cells, CANCELLED) === (id | 0)) active.noticed = true;
   claimed(id, () => finish(kind, flags, first, second));
 }
 
@@ -217,7 +220,7 @@ function lineOf({ flags, second }) {
   return flags & 1 ? null : Buffer.from(second).toString();
 }
 
-/** Called with the reply that an `input()` waits for. */
+/** Called with the reply that an `input()` of the request under way waits for. */
 let answered = null;
 
 function input(prompt, options) {
@@ -230,6 +233,8 @@ function input(prompt, options) {
       return;
     }
     answered = (reply) => {
+      // One that comes after its request has ended is nobody's.
+      if (reply.id !== id) return;
       answered = null;
       try {
         done(lineOf(reply));
@@ -248,7 +253,7 @@ function inputSync(prompt, options) {
   for (;;) {
     const mail = Atomics.load(cells, MAIL);
     const message = receiveMessageOnPort(port)?.message;
-    if (message?.kind === INPUT_REPLY) return lineOf(message);
+    if (message?.kind === INPUT_REPLY && message.id === active.id) return lineOf(message);
     // A `stop` comes back as a termination of this wait.
     if (message === undefined) Atomics.wait(cells, MAIL, mail);
   }

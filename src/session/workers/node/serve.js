@@ -60,7 +60,7 @@ function listen() {
   const channel = new MessageChannel();
   port = channel.port1;
   port.on('message', receive);
-  const kinds = { CANCEL, EXECUTE, CALL, WARM };
+  const kinds = { CANCEL, EXECUTE, CALL, WARM, SHUTDOWN };
   const workerData = { cells, port: channel.port2, frameCap, kinds, fd: REQUESTS_FD };
   const thread = new Worker(`(${reader})()`, { eval: true, workerData, transferList: [channel.port2], execArgv: [], env: {} });
   thread.on('error', (error) => {

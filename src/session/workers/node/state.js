@@ -4,7 +4,8 @@
 const MOST = 1000;
 /** What a reset goes back to. */
 let warm = null;
-let warmCode = '';
+/** Warm-up code that a reset runs again, and whether it completed. */
+let warmCode = '', warmCompleted = true;
 
 function children() {
   return countOf('ProcessWrap');
@@ -65,7 +66,8 @@ function userNames() {
 }
 
 function warmUp(message) {
-  const modules = JSON.parse(message.first.toString());
+  const modules = message.first.length > 0 ? JSON.parse(message.first.toString()) : [];
+  const code = message.second.toString();
   begin(message, (id) => {
     active.cpu = process.cpuUsage();
     (async () => {
@@ -88,12 +90,12 @@ function warmUp(message) {
       const end = (ok, value, place) => {
         const body = ok ? json(report) : encodeError(value, place);
         claimed(id, () => {
+          if (code) [warmCode, warmCompleted] = [code, ok];
           takeWarmState();
           finish(ok ? WARMED : ERROR, 0, body, NOTHING);
         });
       };
-      warmCode = message.second.toString();
-      if (warmCode) evaluate(warmCode, 'warm-up', end);
+      if (code) evaluate(code, 'warm-up', end);
       else end(true);
     });
   });
@@ -137,11 +139,11 @@ function reset(message) {
   }
   createContext();
   const answer = (ok) => {
-    if (!ok) taint.push('the warm-up code fails when it runs again');
+    if (ok !== warmCompleted) taint.push('the warm-up code ended in another way when it ran again');
     send(CLEAN, 0, message.id, json(taint));
   };
   if (warmCode) evaluate(warmCode, 'warm-up', answer);
-  else answer(true);
+  else answer(warmCompleted);
 }
 
 function inspect(message) {
