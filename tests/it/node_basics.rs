@@ -89,7 +89,7 @@ isolated! {
         assert_eq!(run.value.as_array().unwrap().len(), 200_000);
         let run = session.execute("Buffer.from(Uint8Array.from({length: 1 << 20}, (_, i) => i & 255))").unwrap();
         let bytes = run.bytes.unwrap();
-        assert!(bytes.len() == 1 << 20 && bytes.iter().enumerate().all(|(i, byte)| *byte == (i & 255) as u8));
+        assert!(bytes.len() == 1 << 20 && bytes.iter().enumerate().all(|(i, byte)| usize::from(*byte) == i & 255));
         let run = session.execute("'x'.repeat(5 << 20)").unwrap();
         assert_eq!(run.omitted, Some(Omitted::TooLarge { bytes: (5 << 20) + 2 }));
         assert!(run.repr.unwrap().len() < 100 << 10);

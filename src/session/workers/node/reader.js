@@ -18,6 +18,8 @@ function reader() {
   let latest = 0;
   let stopping = 0;
   const early = new Set();
+  /** Children that were interrupted: once is enough. */
+  const interrupted = new Set();
 
   function tell(message, transfer) {
     port.postMessage(message, transfer);
@@ -32,9 +34,11 @@ function reader() {
     }
     Atomics.store(cells, CANCELLED, id | 0);
     // Code that polls may end in its own way; the second attempt does not ask any more.
-    if (stopping === id || (attempt === 0 && Atomics.load(cells, POLLED) === (id | 0))) return;
-    stopping = id;
+    if (attempt === 0 && stopping !== id && Atomics.load(cells, POLLED) === (id | 0)) return;
+    // At each of the repeated frames: a child may have been about to start.
     interruptChildren();
+    if (stopping === id) return;
+    stopping = id;
     // An idle event loop ends the request itself, with no termination.
     tell({ stop: id });
     setTimeout(terminate, 3, id);
@@ -71,7 +75,8 @@ function reader() {
     for (const pid of parents.keys()) {
       let above = parents.get(pid);
       while (above > 1 && above !== process.pid) above = parents.get(above);
-      if (above !== process.pid) continue;
+      if (above !== process.pid || interrupted.has(pid)) continue;
+      interrupted.add(pid);
       try {
         process.kill(pid, 'SIGINT');
       } catch {
@@ -129,6 +134,7 @@ function reader() {
     }
     if (kind === kinds.EXECUTE || kind === kinds.CALL || kind === kinds.WARM) {
       latest = id;
+      interrupted.clear();
       if (early.has(id)) Atomics.store(cells, CANCELLED, id | 0);
       early.clear();
     }
