@@ -18,8 +18,8 @@ function reader() {
   let latest = 0;
   let stopping = 0;
   const early = new Set();
-  /** Children that were interrupted: once is enough. */
-  const interrupted = new Set();
+  /** When each child was interrupted: again after a while, for one that was only just starting. */
+  const interrupted = new Map();
 
   function tell(message, transfer) {
     port.postMessage(message, transfer);
@@ -75,8 +75,8 @@ function reader() {
     for (const pid of parents.keys()) {
       let above = parents.get(pid);
       while (above > 1 && above !== process.pid) above = parents.get(above);
-      if (above !== process.pid || interrupted.has(pid)) continue;
-      interrupted.add(pid);
+      if (above !== process.pid || performance.now() - (interrupted.get(pid) ?? -Infinity) < 50) continue;
+      interrupted.set(pid, performance.now());
       try {
         process.kill(pid, 'SIGINT');
       } catch {
