@@ -168,7 +168,7 @@ function prepareProcess() {
     if (typeof callback !== 'function') throw new TypeError('queueMicrotask takes a function');
     defer(callback);
   };
-  for (const name of ['uncaughtException', 'unhandledRejection']) process.on(name, uncaught);
+  listenForErrors();
 }
 
 function exitCode(code) {

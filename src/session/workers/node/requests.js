@@ -15,12 +15,16 @@ function begin(message, job) {
     interrupted(active.id);
     return;
   }
-  for (const name of ['uncaughtException', 'unhandledRejection']) {
-    // User code may have removed it, and an error without a listener ends the process.
-    if (!process.listeners(name).includes(uncaught)) process.on(name, uncaught);
-  }
+  listenForErrors();
   release();
   job(active.id);
+}
+
+/** User code may have removed the listeners, and an error without one ends the process. */
+function listenForErrors() {
+  for (const name of ['uncaughtException', 'unhandledRejection']) {
+    if (!process.listeners(name).includes(uncaught)) process.on(name, uncaught);
+  }
 }
 
 /** The answer: encoded while user code (a `toJSON`, an inspection hook) may still be ended. */
@@ -48,6 +52,7 @@ function finish(kind, flags, first, second) {
     send(USAGE, 0, id, json({ cpu_seconds: (user + system) / 1e6 }));
   }
   active = null;
+  listenForErrors();
   Atomics.store(cells, CURRENT, 0);
   send(kind, noticed ? flags | STOPPED : flags, id, first, second);
   // What the inspector holds of the result; after the answer, nobody waits for it.
