@@ -68,7 +68,8 @@ fn pid_after(code: &str) -> (u32, u32, Option<remuda::ExecutionError>) {
     let error = first.execute(code).unwrap().error;
     drop(first);
     let mut second: PooledSession = pool.acquire().unwrap();
-    let value = second.execute("len([name for name in globals() if not name.startswith('_')])").unwrap().value;
+    let value =
+        second.execute("len([name for name in globals() if not name.startswith('_')])").unwrap().value;
     assert_eq!(value, 2, "In and Out");
     let next = second.pid();
     drop(second);
