@@ -104,8 +104,8 @@ pub use pool::{
     as_completed,
 };
 pub use session::{
-    Call, Cause, Execution, ExecutionError, Exit, Limit, Limits, Memory, Omitted, Outcome, OutputCallback,
-    PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
+    Call, Cause, Channels, Execution, ExecutionError, Exit, Launch, Limit, Limits, Memory, Omitted, Outcome,
+    OutputCallback, PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
     TimeLimit, Usage, WorkDir,
 };
 #[cfg(feature = "client")]

@@ -46,7 +46,7 @@ pub use execution::{
 pub use info::{SessionId, SessionInfo, SessionState};
 pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
-pub use runtime::Runtime;
+pub use runtime::{Channels, Launch, Runtime};
 
 pub(crate) use keeper::Keeper;
 pub(crate) use process::Process;
