@@ -172,6 +172,7 @@ impl SessionConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] names the first option that makes no sense.
     pub fn validate(&self) -> Result<()> {
+        self.runtime.validate()?;
         if self.start_timeout.is_zero() {
             return Err(Error::config(
                 "start_timeout",

@@ -91,7 +91,7 @@ impl Process {
             .stderr(Stdio::from(ends.stderr));
         set_environment(&mut command, config);
         let mut child = command.spawn().map_err(|error| Error::Runtime {
-            program: config.runtime.program().to_owned(),
+            program: launch.program.clone(),
             reason: runtime::spawn_advice(&error).to_owned(),
             source: Some(error),
         })?;
@@ -307,7 +307,8 @@ impl Process {
         // The name may hold anything, blanks and brackets too: fields count from its end.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
         let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
     }
 
     /// The largest resident size that anybody has seen.

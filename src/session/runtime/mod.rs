@@ -1,6 +1,8 @@
 //! Which program becomes a worker, and what is found out about it before the first start.
 
+mod node;
 mod python;
+mod wrapper;
 
 use std::ffi::OsString;
 use std::io;
@@ -11,21 +13,43 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use crate::error::Result;
+use wrapper::Wrapper;
+
+use crate::error::{Error, Result};
 
 /// Which program becomes a worker.
 ///
 /// Nothing is started or looked for until a session starts.
+///
+/// # Wrappers
+///
+/// [`prefix`](Runtime::prefix), [`remote`](Runtime::remote) and
+/// [`remote_shell`](Runtime::remote_shell) put another program in front, which then runs the worker:
+/// on this machine with other rights, another priority or in a sandbox, or on another machine. They
+/// may be combined: each one wraps what is there already, so that the last one is the outermost.
+///
+/// ```
+/// use remuda::Runtime;
+///
+/// // nice -n 10 python3 …
+/// let polite = Runtime::python("python3").prefix(["nice", "-n", "10"]);
+/// // ssh build7 'exec nice -n 10 python3 …'
+/// let far = polite.remote_shell(["ssh", "build7"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
     program: PathBuf,
     args: Vec<OsString>,
     kind: Kind,
+    /// The innermost first.
+    wrappers: Vec<Wrapper>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Python { isolated: bool },
+    Node,
+    Native,
     Command,
 }
 
@@ -61,7 +85,21 @@ impl Runtime {
     /// The interpreter runs isolated (`-I`): `PYTHON*` variables, the user's site directory and the
     /// working directory do not change what it imports. See [`Runtime::with_user_environment`].
     pub fn python(interpreter: impl Into<PathBuf>) -> Runtime {
-        Runtime { program: interpreter.into(), args: Vec::new(), kind: Kind::Python { isolated: true } }
+        Runtime::of(Kind::Python { isolated: true }, interpreter.into(), Vec::new())
+    }
+
+    /// A Node program, version 18 or later, by name (looked up in `PATH`) or path. The worker program
+    /// is built in; nothing needs installing.
+    pub fn node(program: impl Into<PathBuf>) -> Runtime {
+        Runtime::of(Kind::Node, program.into(), Vec::new())
+    }
+
+    /// A program that serves requests by this crate's own worker library, with its arguments.
+    pub fn native<A: Into<OsString>>(
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Runtime {
+        Runtime::of(Kind::Native, program.into(), args.into_iter().map(Into::into).collect())
     }
 
     /// Any program that speaks the worker protocol on its standard input and output
@@ -70,17 +108,61 @@ impl Runtime {
         program: impl Into<PathBuf>,
         args: impl IntoIterator<Item = A>,
     ) -> Runtime {
-        let args = args.into_iter().map(Into::into).collect();
-        Runtime { program: program.into(), args, kind: Kind::Command }
+        Runtime::of(Kind::Command, program.into(), args.into_iter().map(Into::into).collect())
+    }
+
+    fn of(kind: Kind, program: PathBuf, args: Vec<OsString>) -> Runtime {
+        Runtime { program, args, kind, wrappers: Vec::new() }
     }
 
     /// Lets a Python interpreter heed its `PYTHON*` variables, the user's site directory and the
-    /// working directory (no `-I`). No effect on commands.
+    /// working directory (no `-I`). No effect on other runtimes.
     pub fn with_user_environment(mut self) -> Runtime {
         if let Kind::Python { isolated } = &mut self.kind {
             *isolated = false;
         }
         self
+    }
+
+    /// Puts a program of this machine in front, which runs its further arguments and lets them keep
+    /// their file descriptors: `nice`, `bwrap`, `setpriv`, `timeout`, `sh -c 'exec "$@"' sh`.
+    ///
+    /// The worker is started as without it, through the same channels. What a wrapper must leave
+    /// alone: the standard streams, and the process group (`setsid` takes the worker out of it; it
+    /// then ends with its host by its own care only). An empty prefix changes nothing.
+    pub fn prefix<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
+        let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
+        if argv.is_empty() { self } else { self.wrapped(Wrapper::Prefix(argv)) }
+    }
+
+    /// Puts a program in front that runs its further arguments somewhere else and carries nothing
+    /// but the three standard streams: `docker exec -i NAME`, `kubectl exec -i NAME --`, a relay.
+    ///
+    /// The program of this runtime, its arguments and its path are those of the other side, where it
+    /// is not looked for before. Nothing but the streams reaches it: no signals, no environment, no
+    /// directory, no [`Limits`](crate::Limits); `env` and `work_dir` are those of the wrapper.
+    /// Everything that is sent to code to stop it goes through the stream, and killing kills the
+    /// wrapper: the worker then finds the end of its input and kills itself and its group.
+    pub fn remote<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
+        self.wrapped(Wrapper::Remote(argv.into_iter().map(Into::into).collect()))
+    }
+
+    /// As [`remote`](Runtime::remote), for a program that hands its further arguments to a shell, as
+    /// `ssh HOST` does: it gets the program and its arguments as one argument, quoted for a POSIX
+    /// shell.
+    pub fn remote_shell<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
+        self.wrapped(Wrapper::RemoteShell(argv.into_iter().map(Into::into).collect()))
+    }
+
+    fn wrapped(mut self, wrapper: Wrapper) -> Runtime {
+        self.wrappers.push(wrapper);
+        self
+    }
+
+    /// Whether only the standard streams reach the worker: its process id, signals, limits and files
+    /// are not those of the process that this one starts.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.wrappers.iter().any(Wrapper::is_remote)
     }
 
     /// Whether a worker can go back to its warm state when asked by a `reset` frame.
@@ -93,33 +175,59 @@ impl Runtime {
         self.kind == Kind::Python { isolated: false }
     }
 
+    /// Checks what can be checked without starting anything.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.wrappers.iter().any(|wrapper| wrapper.argv().is_empty()) {
+            return Err(Error::config(
+                "runtime",
+                "a remote wrapper is empty; name the program that leads there",
+            ));
+        }
+        Ok(())
+    }
+
     /// Finds out how to start a worker. An interpreter is asked once per process, which blocks for
     /// at most `limit`; nothing else is started.
     ///
     /// # Errors
     /// [`Error::Runtime`](crate::Error::Runtime): the interpreter cannot be used.
     pub fn launch(&self, limit: Duration) -> Result<Launch> {
-        let Kind::Python { isolated } = self.kind else {
-            let program = absolute(&self.program);
-            let boot = Arc::from([]);
-            return Ok(Launch { program, args: self.args.clone(), boot, channels: Channels::Stdio });
+        let remote = self.is_remote();
+        // A path on another machine is not ours to change.
+        let program = if remote { self.program.clone() } else { absolute(&self.program) };
+        let (program, args, boot) = match self.kind {
+            Kind::Python { isolated } if remote => {
+                (program, python::remote_args(isolated), python::remote_boot())
+            }
+            Kind::Python { isolated } => {
+                let python = python::interpreter(&self.local_prefix(), &self.program, limit)?;
+                (python.path.clone(), python::local_args(isolated), Arc::clone(&python.boot))
+            }
+            Kind::Node => (program, node::launch_args(), node::boot()),
+            Kind::Native | Kind::Command => (program, self.args.clone(), Arc::from([])),
         };
-        let python = python::interpreter(&self.program, limit)?;
-        let mut args: Vec<OsString> = ["-X", "utf8", "-c", python::PYTHON_STUB].map(OsString::from).to_vec();
-        if isolated {
-            args.insert(0, "-I".into());
+        let mut command = vec![program.into_os_string()];
+        command.extend(args);
+        for wrapper in &self.wrappers {
+            command = wrapper.wrap(command);
         }
-        Ok(Launch {
-            program: python.path.clone(),
-            args,
-            boot: Arc::clone(&python.boot),
-            channels: Channels::Pipes,
-        })
+        let mut words = command.into_iter();
+        let Some(program) = words.next() else { unreachable!("it holds the program at least") };
+        let channels = match self.kind {
+            Kind::Python { .. } | Kind::Native if !remote => Channels::Pipes,
+            _ => Channels::Stdio,
+        };
+        Ok(Launch { program: absolute(Path::new(&program)), args: words.collect(), boot, channels })
+    }
+
+    /// What stands in front of a program that runs on this machine, the outermost first.
+    fn local_prefix(&self) -> Vec<OsString> {
+        self.wrappers.iter().rev().flat_map(|wrapper| wrapper.argv().iter().cloned()).collect()
     }
 
     /// Forgets what is known of the interpreter: it may have been replaced on disk.
     pub(crate) fn forget(&self) {
-        python::forget(&self.program);
+        python::forget(&self.local_prefix(), &self.program);
     }
 
     /// The program as configured.

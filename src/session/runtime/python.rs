@@ -1,7 +1,7 @@
 //! Python interpreters: what is found out about one before its first start, and the worker's code.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +25,7 @@ use crate::sync::Mutex;
 const PYTHON_WORKER: &str = include_str!("../workers/python.py");
 
 /// What `python -c` is given: reads the worker's code object from fd 0 and runs it.
-pub(super) const PYTHON_STUB: &str = "\
+const PYTHON_STUB: &str = "\
 import posix,marshal
 def r(n):
     b=b''
@@ -35,6 +35,19 @@ def r(n):
         b+=c
     return b
 exec(marshal.loads(r(int.from_bytes(r(4),'little'))),{'__name__':'remuda_worker'})
+";
+
+/// As [`PYTHON_STUB`], for an interpreter whose version nobody knows: it gets the source.
+const PYTHON_REMOTE_STUB: &str = "\
+import os
+def r(n):
+    b=b''
+    while len(b)<n:
+        c=os.read(0,n-len(b))
+        if not c:os._exit(0)
+        b+=c
+    return b
+exec(compile(r(int.from_bytes(r(4),'little')),'<remuda worker>','exec',0,True),{'__name__':'remuda_worker'})
 ";
 
 /// Run once per interpreter: prints its version, its path and the worker as a code object. The
@@ -61,31 +74,58 @@ pub(super) struct Interpreter {
     pub(super) boot: Arc<[u8]>,
 }
 
-fn interpreters() -> &'static Mutex<HashMap<PathBuf, Arc<Interpreter>>> {
-    static KNOWN: std::sync::LazyLock<Mutex<HashMap<PathBuf, Arc<Interpreter>>>> =
-        std::sync::LazyLock::new(Mutex::default);
+/// What a command line of a worker on this machine holds after the interpreter.
+pub(super) fn local_args(isolated: bool) -> Vec<OsString> {
+    args(isolated, PYTHON_STUB)
+}
+
+/// What a command line of a worker somewhere else holds after the interpreter.
+pub(super) fn remote_args(isolated: bool) -> Vec<OsString> {
+    args(isolated, PYTHON_REMOTE_STUB)
+}
+
+fn args(isolated: bool, stub: &str) -> Vec<OsString> {
+    let isolated = isolated.then_some("-I");
+    isolated.into_iter().chain(["-X", "utf8", "-c", stub]).map(OsString::from).collect()
+}
+
+/// The worker for an interpreter that nobody has asked: as source.
+pub(super) fn remote_boot() -> Arc<[u8]> {
+    let source = PYTHON_WORKER.as_bytes();
+    let size = u32::try_from(source.len()).unwrap_or(u32::MAX);
+    [&size.to_le_bytes(), source].concat().into()
+}
+
+/// What is known of interpreters, each by what stands in front of it and its name.
+type Known = HashMap<(Vec<OsString>, PathBuf), Arc<Interpreter>>;
+
+fn interpreters() -> &'static Mutex<Known> {
+    static KNOWN: std::sync::LazyLock<Mutex<Known>> = std::sync::LazyLock::new(Mutex::default);
     &KNOWN
 }
 
 /// Forgets what is known of an interpreter: it may have been replaced on disk.
-pub(super) fn forget(program: &Path) {
-    interpreters().lock().remove(program);
+pub(super) fn forget(prefix: &[OsString], program: &Path) {
+    interpreters().lock().remove(&(prefix.to_vec(), program.to_owned()));
 }
 
-/// What is known of an interpreter, which is asked if need be.
-pub(super) fn interpreter(program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
-    if let Some(known) = interpreters().lock().get(program) {
+/// What is known of an interpreter, which is asked, through its prefix, if need be.
+pub(super) fn interpreter(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Arc<Interpreter>> {
+    let key = (prefix.to_vec(), program.to_owned());
+    if let Some(known) = interpreters().lock().get(&key) {
         return Ok(Arc::clone(known));
     }
     // Several threads may probe at once; all find the same, and nobody waits under the lock.
-    let found = Arc::new(probe(program, limit)?);
-    interpreters().lock().insert(program.to_owned(), Arc::clone(&found));
+    let found = Arc::new(probe(prefix, program, limit)?);
+    interpreters().lock().insert(key, Arc::clone(&found));
     Ok(found)
 }
 
 /// Runs the interpreter once. Its input and output are memory files, so that only its end must be
 /// waited for.
-fn probe(program: &Path, limit: Duration) -> Result<Interpreter> {
+fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpreter> {
+    // A missing wrapper is named as such; what it makes of the interpreter shows in what it says.
+    let first = prefix.first().map_or(program, Path::new);
     let fail = |reason: String, source: Option<io::Error>| Error::Runtime {
         program: program.to_owned(),
         reason,
@@ -103,14 +143,22 @@ fn probe(program: &Path, limit: Duration) -> Result<Interpreter> {
         file.try_clone().map(Stdio::from).map_err(|error| Error::io("duplicating a descriptor", error))
     };
 
-    let mut child = Command::new(absolute(program))
+    let mut command = Command::new(absolute(first));
+    if let Some((_, rest)) = prefix.split_first() {
+        command.args(rest).arg(absolute(program));
+    }
+    let mut child = command
         .args(["-I", "-X", "utf8", "-c", PYTHON_PROBE])
         .process_group(0)
         .stdin(share(&source)?)
         .stdout(share(&output)?)
         .stderr(share(&complaints)?)
         .spawn()
-        .map_err(|error| fail(spawn_advice(&error).to_owned(), Some(error)))?;
+        .map_err(|error| Error::Runtime {
+            program: first.to_owned(),
+            reason: spawn_advice(&error).to_owned(),
+            source: Some(error),
+        })?;
     let in_time = wait_for_exit(child.id(), limit);
     if !in_time {
         // The group is ours and its leader is not reaped yet: no other process can have this number.
@@ -181,7 +229,7 @@ mod tests {
     use super::*;
 
     fn reason(program: &str) -> String {
-        match interpreter(Path::new(program), Duration::from_secs(30)) {
+        match interpreter(&[], Path::new(program), Duration::from_secs(30)) {
             Err(error @ Error::Runtime { .. }) => error.to_string(),
             Err(other) => panic!("another error: {other}"),
             Ok(_) => panic!("{program} passed for an interpreter"),
@@ -206,9 +254,10 @@ mod tests {
 
     #[test]
     fn python3_is_probed_once_and_known_by_its_own_path() {
-        let first = interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+        let first =
+            interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         let second =
-            interpreter(Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
+            interpreter(&[], Path::new("python3"), Duration::from_secs(30)).expect("python3 is installed");
         assert!(Arc::ptr_eq(&first, &second));
         assert!(first.path.is_absolute());
     }
