@@ -88,7 +88,12 @@ impl Child {
         numbers.filter(|number| lives_in(*number, &wanted)).collect()
     }
 
-    pub(super) fn kill(&self) {
+    /// Kills the worker, not what it started.
+    pub(super) fn kill_alone(&self) {
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    fn kill(&self) {
         let _ = kill_process_group(self.pid, Signal::KILL);
         // It may have left its group.
         let _ = kill_process(self.pid, Signal::KILL);

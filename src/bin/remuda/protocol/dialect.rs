@@ -37,7 +37,7 @@ pub(super) struct Words {
     pub(super) raises: (&'static str, &'static str, &'static str),
     /// Writes a line and runs until it is stopped.
     pub(super) busy: &'static str,
-    /// Runs until it is asked to stop, then ends with the value "seen".
+    /// Asks whether it shall stop, writes a line, asks until it shall, ends with the value "seen".
     pub(super) polls: &'static str,
     /// Swallows one interruption, goes on for about N steps, ends with the value "went on".
     pub(super) swallows: Option<&'static str>,
@@ -89,7 +89,7 @@ const PYTHON: Words = Words {
     child_writes: "import os\nos.system('echo child')",
     raises: ("def f(): raise ValueError('no luck')\nf()", "ValueError", "no luck"),
     busy: "print('busy', flush=True)\nwhile True: pass",
-    polls: "import remuda\nprint('busy', flush=True)\nwhile not remuda.cancelled(): pass\n'seen'",
+    polls: "import remuda\nremuda.cancelled()\nprint('busy', flush=True)\nwhile not remuda.cancelled(): pass\n'seen'",
     swallows: Some(
         "print('busy', flush=True)\ntry:\n    while True: pass\nexcept KeyboardInterrupt: pass\n\
          for _ in range(N): pass\n'went on'",
@@ -121,7 +121,7 @@ const NODE: Words = Words {
     child_writes: "require('node:child_process').spawnSync('echo', ['child'], { stdio: 'inherit' }).status",
     raises: ("function f() { throw new TypeError('no luck') }\nf()", "TypeError", "no luck"),
     busy: "console.log('busy')\nwhile (true) {}",
-    polls: "console.log('busy')\nwhile (!remuda.cancelled()) {}\n'seen'",
+    polls: "remuda.cancelled()\nconsole.log('busy')\nwhile (!remuda.cancelled()) {}\n'seen'",
     swallows: None,
     attachments: "const data = remuda.attachments['in']\nremuda.attach('out', Buffer.from(data).reverse())\nArray.from(data)",
     display: "remuda.display({ 'text/plain': 'plain', 'text/html': '<b>rich</b>' })\nundefined",

@@ -54,7 +54,7 @@ impl Owned {
     pub(super) fn check(&self) -> Checked {
         let wrong = |what: &str| {
             let expected = format!("{:?} {what}", self.kind);
-            Err(Miss::broken(expected, self.tell(), &self.first))
+            Err(Miss::failed(expected, self.tell()))
         };
         let known = match self.kind {
             Kind::Result => 63,
@@ -92,7 +92,7 @@ impl Owned {
         if is_right(&body) {
             return Ok(());
         }
-        Err(Miss::broken(format!("{:?} {what}", self.kind), self.tell(), &self.first))
+        Err(Miss::failed(format!("{:?} {what}", self.kind), self.tell()))
     }
 
     /// What is wrong with a *result*.

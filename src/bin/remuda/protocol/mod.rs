@@ -27,7 +27,7 @@ use crate::lines::write_through;
 use crate::signals::Signals;
 use crate::{BROKEN_PIPE, refused, say, unusable};
 use driver::Subject;
-use options::{Options, Wanted};
+use options::Wanted;
 use report::{Miss, Tally};
 
 /// What `remuda help protocol` prints.
