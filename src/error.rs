@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::session::{PostMortem, SessionId};
+use crate::session::{Feature, PostMortem, SessionId};
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -71,6 +71,20 @@ pub enum Error {
         session: SessionId,
         /// How the process ended, once that is known.
         post_mortem: Option<Box<PostMortem>>,
+    },
+    /// The worker does not take such requests, by its own account.
+    Unsupported {
+        /// The session.
+        session: SessionId,
+        /// What it would have to be able to do.
+        feature: Feature,
+    },
+    /// The worker lives, but did not answer a `ping`, `names` or `fingerprint` in time; it is killed.
+    Unresponsive {
+        /// The session.
+        session: SessionId,
+        /// How long it was given.
+        limit: Duration,
     },
     /// A request is larger than the frame cap.
     RequestTooLarge {
@@ -177,6 +191,12 @@ impl fmt::Display for Error {
             Error::SessionDead { session, post_mortem: None } => write!(f, "session {session} has ended"),
             Error::SessionDead { session, post_mortem: Some(post_mortem) } => {
                 write!(f, "session {session} has ended: {post_mortem}")
+            }
+            Error::Unsupported { session, feature } => {
+                write!(f, "the worker of session {session} cannot do this: it has no feature \"{feature}\"")
+            }
+            Error::Unresponsive { session, limit } => {
+                write!(f, "the worker of session {session} did not answer within {limit:?}")
             }
             Error::RequestTooLarge { bytes, cap } => {
                 write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")

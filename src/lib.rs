@@ -104,9 +104,10 @@ pub use pool::{
     as_completed,
 };
 pub use session::{
-    Call, Cause, Channels, Execution, ExecutionError, Exit, Launch, Limit, Limits, Memory, Omitted, Outcome,
-    OutputCallback, PostMortem, Request, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
-    TimeLimit, Usage, WorkDir,
+    Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit, Feature, Fingerprint,
+    InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback, PostMortem,
+    Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState,
+    Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -357,7 +357,7 @@ mod tests {
         for byte in 0..=u8::MAX {
             match Kind::from_byte(byte) {
                 Some(kind) => assert_eq!(kind as u8, byte),
-                None => assert!(byte == 0 || byte > Kind::ALL.len() as u8, "{byte}"),
+                None => assert!(byte == 0 || usize::from(byte) > Kind::ALL.len(), "{byte}"),
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::session::{Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
+use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
 use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
 
 /// Post-mortems that a pool remembers.
@@ -356,7 +356,7 @@ impl Core {
         // Armed first: once the state has the session, its descriptor is not ours any more. An
         // event that comes before the state knows of the reset is noted there (`signalled`).
         self.monitor.arm(slot, &session);
-        let asked = self.session_config.runtime.can_reset().then(|| session.begin_reset());
+        let asked = session.can(Feature::Reset).then(|| session.begin_reset());
         let reason = match asked {
             Some(Ok(())) => {
                 let now = Moment::coarse();

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::Core;
 use super::state::{Lease, Removal, SlotId};
 use crate::error::Result;
-use crate::session::{Execution, Request, Session};
+use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
 
 /// A session that was acquired from a pool. Reads like a [`Session`]; dropping it gives the session
 /// back.
@@ -40,10 +41,47 @@ impl PooledSession {
     /// As [`Session::execute`].
     ///
     /// # Panics
-    /// If the output callback panics; the session is replaced then.
+    /// If a callback panics; the session is replaced then.
     pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
+        self.session_mut().execute(request)
+    }
+
+    /// Begins to run code or a call, event by event: see [`Session::begin`].
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
+    pub fn begin<'s, 'r>(&'s mut self, request: impl Into<Request<'r>>) -> Result<Running<'s, 'r>> {
+        self.session_mut().begin(request)
+    }
+
+    /// Asks whether the worker still answers: see [`Session::ping`].
+    ///
+    /// # Errors
+    /// As [`Session::ping`].
+    pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
+        self.session_mut().ping(limit)
+    }
+
+    /// The global names of the worker: see [`Session::names`].
+    ///
+    /// # Errors
+    /// As [`Session::names`].
+    pub fn names(&mut self) -> Result<Vec<Name>> {
+        self.session_mut().names()
+    }
+
+    /// What differs from the worker's warm state: see [`Session::fingerprint`].
+    ///
+    /// # Errors
+    /// As [`Session::fingerprint`].
+    pub fn fingerprint(&mut self) -> Result<Fingerprint> {
+        self.session_mut().fingerprint()
+    }
+
+    /// Not handed out: a session that was restarted or moved away would be lost to the pool.
+    fn session_mut(&mut self) -> &mut Session {
         match &mut self.session {
-            Some(session) => session.execute(request),
+            Some(session) => session,
             None => unreachable!("the session is taken when the lease ends"),
         }
     }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::execution::{ExecutionError, Omitted};
+use super::features::Features;
 use crate::protocol::{Frame, Kind, flag, integers_fit};
 
 /// A decoded answer to *execute* or *call*.
@@ -12,6 +13,7 @@ pub(crate) struct Answer {
     pub(crate) value: Value,
     pub(crate) repr: Option<String>,
     pub(crate) omitted: Option<Omitted>,
+    pub(crate) bytes: Option<Vec<u8>>,
     pub(crate) error: Option<ExecutionError>,
     /// The code noticed that it was asked to stop.
     pub(crate) stopped: bool,
@@ -27,6 +29,10 @@ impl Answer {
             Kind::Result if flags & flag::HAS_VALUE == 0 => {}
             Kind::Result => {
                 answer.repr = Some(text(frame.second));
+                if flags & flag::IS_BYTES != 0 {
+                    answer.bytes = Some(frame.first.to_vec());
+                    return Ok(answer);
+                }
                 match decode_value(flags, frame.first)? {
                     Ok(value) => answer.value = value,
                     Err(omitted) => answer.omitted = Some(omitted),
@@ -65,8 +71,12 @@ pub(crate) fn decode_error(first: &[u8]) -> Result<ExecutionError, String> {
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReadyReport {
     pub(crate) protocol: u64,
+    #[serde(default)]
+    pub(crate) pid: u32,
     pub(crate) language: String,
     pub(crate) version: String,
+    #[serde(default)]
+    pub(crate) features: Features,
 }
 
 /// One line of the report on warm imports.
@@ -74,6 +84,8 @@ pub(crate) struct ReadyReport {
 pub(crate) struct ImportReport {
     pub(crate) module: String,
     pub(crate) milliseconds: f64,
+    #[serde(default)]
+    pub(crate) bytes: Option<u64>,
     #[serde(default)]
     pub(crate) error: Option<String>,
 }

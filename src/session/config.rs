@@ -18,10 +18,21 @@ pub struct SessionConfig {
     pub runtime: Runtime,
     /// Modules that a new session imports before it is handed out, in order. Default: none.
     pub warm_imports: Vec<String>,
+    /// Whether a module of [`warm_imports`](SessionConfig::warm_imports) that cannot be imported
+    /// fails the start. By default it is logged and reported by
+    /// [`Session::warm_report`](crate::Session::warm_report). Default: false.
+    pub require_warm_imports: bool,
     /// Code that a new session runs once before it is handed out (document 002 and 003: keep it
     /// under 100 ms). What it defines is part of the warm state that a reset goes back to.
     /// Default: none.
     pub warmup_code: Option<String>,
+    /// Time that the warm-up code gets before it is interrupted, and killed after the
+    /// [`grace`](SessionConfig::grace). Default: what is left of
+    /// [`start_timeout`](SessionConfig::start_timeout).
+    pub warmup_time_limit: Option<Duration>,
+    /// Whether a session whose warm-up code raised an exception is used all the same; the exception
+    /// is in [`Session::warm_report`](crate::Session::warm_report). Default: false, the start fails.
+    pub ignore_warmup_errors: bool,
     /// Time from spawn to ready, warm-up included; afterwards the start has failed. Default: 30 s.
     pub start_timeout: Duration,
     /// Time that interrupted code gets to end before its process group is killed. Default: 250 ms.
@@ -42,6 +53,12 @@ pub struct SessionConfig {
     /// half and the last half of this number; what lies between is counted and dropped.
     /// A callback gets every byte. Default: 16 MiB.
     pub output_cap: usize,
+    /// Bytes of displays and attachments that an [`Execution`](crate::Execution) keeps; what comes
+    /// beyond is dropped and counted. Callbacks get everything. Default: 64 MiB.
+    pub event_cap: usize,
+    /// How many sources (`In`) and values (`Out`) of past executions a Python or Node session keeps
+    /// for its code to look at, as `IPython` does; `_` is the last value in any case. Default: 32.
+    pub history: u32,
     /// Largest frame on the wire in either direction, in bytes: code, arguments, values.
     /// Default: 64 MiB.
     pub frame_cap: usize,
@@ -80,7 +97,10 @@ impl SessionConfig {
         SessionConfig {
             runtime,
             warm_imports: Vec::new(),
+            require_warm_imports: false,
             warmup_code: None,
+            warmup_time_limit: None,
+            ignore_warmup_errors: false,
             start_timeout: Duration::from_secs(30),
             grace: Duration::from_millis(250),
             time_limit: None,
@@ -89,6 +109,8 @@ impl SessionConfig {
             work_dir: WorkDir::Temporary,
             limits: Limits::default(),
             output_cap: 16 << 20,
+            event_cap: 64 << 20,
+            history: 32,
             frame_cap: protocol::DEFAULT_FRAME_CAP,
         }
     }
@@ -110,6 +132,36 @@ impl SessionConfig {
     /// Sets [`warmup_code`](SessionConfig::warmup_code).
     pub fn warmup_code(mut self, code: impl Into<String>) -> SessionConfig {
         self.warmup_code = Some(code.into());
+        self
+    }
+
+    /// Sets [`require_warm_imports`](SessionConfig::require_warm_imports).
+    pub fn require_warm_imports(mut self, require: bool) -> SessionConfig {
+        self.require_warm_imports = require;
+        self
+    }
+
+    /// Sets [`warmup_time_limit`](SessionConfig::warmup_time_limit).
+    pub fn warmup_time_limit(mut self, limit: Duration) -> SessionConfig {
+        self.warmup_time_limit = Some(limit);
+        self
+    }
+
+    /// Sets [`ignore_warmup_errors`](SessionConfig::ignore_warmup_errors).
+    pub fn ignore_warmup_errors(mut self, ignore: bool) -> SessionConfig {
+        self.ignore_warmup_errors = ignore;
+        self
+    }
+
+    /// Sets [`event_cap`](SessionConfig::event_cap).
+    pub fn event_cap(mut self, bytes: usize) -> SessionConfig {
+        self.event_cap = bytes;
+        self
+    }
+
+    /// Sets [`history`](SessionConfig::history).
+    pub fn history(mut self, slots: u32) -> SessionConfig {
+        self.history = slots;
         self
     }
 
@@ -183,6 +235,12 @@ impl SessionConfig {
             return Err(Error::config(
                 "time_limit",
                 "it is zero, so no code could ever run; leave it out for no limit",
+            ));
+        }
+        if self.warmup_time_limit.is_some_and(|limit| limit.is_zero()) {
+            return Err(Error::config(
+                "warmup_time_limit",
+                "it is zero, so no code could ever run; leave it out for no limit of its own",
             ));
         }
         if !(protocol::MIN_FRAME_CAP..=protocol::MAX_FRAME_CAP).contains(&self.frame_cap) {

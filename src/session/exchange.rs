@@ -1,18 +1,24 @@
-//! One request and its answer: sends, waits, collects output, and climbs the cancel ladder.
+//! One request and its answer: sends, waits, collects what comes, and climbs the cancel ladder.
 //!
 //! The ladder: flag, cancel frame and SIGINT to the group at once; the frame and the signal again
 //! after half of the grace (for code that polls its flag and was left alone at first); SIGKILL to
-//! the group after the grace. Nothing here waits for a killed process: that is the reaper's work.
+//! the group after the grace. On a channel that a wrapper may copy, the frame goes again every 10 ms.
+//! Nothing here waits for a killed process: that is the reaper's work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::collector::{Collector, Reaction};
+use super::events::{Question, Reply};
 use super::execution::Cause;
-use super::output::{Capture, Pipe, Read};
+use super::interrupt::{Ask, Asks};
+use super::output::Read;
 use super::process::Process;
-use super::request::{OutputCallback, Stream};
+use super::request::Stream;
 use super::transport::{Ready, Transport};
 use crate::cancel::CancelToken;
 use crate::clock::Moment;
+use crate::protocol::{self, Kind, flag};
 
 /// The last bytes of stderr that a post-mortem keeps.
 pub(crate) const STDERR_TAIL: usize = 4 << 10;
@@ -20,32 +26,37 @@ pub(crate) const STDERR_TAIL: usize = 4 << 10;
 /// How long a worker that has closed a channel is given to end: its exit says more than the channel.
 pub(crate) const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a cancel goes again where it may have got lost.
+const RESEND: Duration = Duration::from_millis(10);
+
 /// A request on its way, with everything that may end it.
 pub(crate) struct Exchange<'a> {
-    pub(crate) transport: &'a mut Transport,
-    pub(crate) process: &'a Process,
     pub(crate) request: u64,
+    /// What is still to be sent: the request, later answers to questions.
+    pub(crate) unsent: Vec<u8>,
+    pub(crate) stops: Stops,
+    pub(crate) collector: Collector<'a>,
+    pub(crate) frame_cap: usize,
+    /// How long a question may wait for its answer.
+    pub(crate) input_timeout: Option<Duration>,
+    sent: usize,
+    ladder: Option<Ladder>,
+    question: Option<(Question, Option<Moment>)>,
+}
+
+/// Everything that may stop a request.
+#[derive(Default)]
+pub(crate) struct Stops {
     /// When the ladder begins by itself.
-    pub(crate) limit: Option<Moment>,
+    pub(crate) soft: Option<Moment>,
+    /// When the group is killed, ladder or not.
+    pub(crate) hard: Option<Moment>,
     pub(crate) grace: Duration,
-    pub(crate) tokens: [Option<&'a CancelToken>; 2],
-    pub(crate) output: Outputs<'a>,
-}
-
-/// Collected output, and who else sees it.
-pub(crate) struct Outputs<'a> {
-    pub(crate) stdout: Capture,
-    pub(crate) stderr: Capture,
-    pub(crate) observer: Option<OutputCallback<'a>>,
-}
-
-/// An exchange that is over.
-pub(crate) struct Ended {
-    pub(crate) end: End,
-    /// Whether and why the worker was asked to stop.
-    pub(crate) stop: Option<Stop>,
-    pub(crate) stdout: Capture,
-    pub(crate) stderr: Capture,
+    pub(crate) tokens: [Option<CancelToken>; 2],
+    /// Wishes of interrupt handles, and the number of this execution among them.
+    pub(crate) asks: Option<(Arc<Asks>, u64)>,
+    /// Whether SIGINT to the group is understood by the worker.
+    pub(crate) sigint: bool,
 }
 
 /// How an exchange ended.
@@ -55,7 +66,7 @@ pub(crate) enum End {
     Answered,
     /// The process ended.
     Died,
-    /// The ladder came to its last rung.
+    /// The group was killed: the ladder came to its last rung, or the hard limit passed.
     Killed,
     /// The worker broke the protocol; its group is killed.
     Broken(String),
@@ -66,174 +77,306 @@ struct Ladder {
     why: Stop,
     /// When the worker is asked again, until it was.
     again_at: Option<Moment>,
-    kill_at: Moment,
+    /// When the same frame goes again over a channel that may lose it.
+    resend_at: Option<Moment>,
+    /// `None`: the code is only asked.
+    kill_at: Option<Moment>,
 }
 
 /// Why the ladder was climbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    TimeLimit,
+    SoftLimit,
+    HardLimit,
     Cancelled,
 }
 
-impl Exchange<'_> {
-    /// Sends `frame` and waits for its answer.
-    pub(crate) fn run(mut self, frame: &[u8]) -> Ended {
-        let mut stop: Option<Ladder> = None;
-        let end = self.converse(frame, &mut stop);
+impl Stops {
+    fn cancelled(&self) -> bool {
+        self.tokens.iter().flatten().any(CancelToken::is_cancelled)
+    }
+
+    fn asked(&self) -> Option<Ask> {
+        self.asks.as_ref().and_then(|(asks, number)| asks.asked(*number))
+    }
+}
+
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(request: u64, frames: Vec<u8>, stops: Stops, collector: Collector<'a>) -> Exchange<'a> {
+        Exchange {
+            request,
+            unsent: frames,
+            stops,
+            collector,
+            frame_cap: protocol::DEFAULT_FRAME_CAP,
+            input_timeout: None,
+            sent: 0,
+            ladder: None,
+            question: None,
+        }
+    }
+
+    /// Whether and why the worker was asked to stop.
+    pub(crate) fn stop(&self) -> Option<Stop> {
+        self.ladder.as_ref().map(|ladder| ladder.why)
+    }
+
+    /// Sends the request; the rest goes when the worker takes it.
+    pub(crate) fn begin(&mut self, transport: &mut Transport, process: &Process) -> Option<End> {
+        if self.unsent.is_empty() {
+            return None;
+        }
+        match transport.write_some(&self.unsent) {
+            Ok(written) => self.sent = written,
+            Err(error) => return Some(cannot_send(process, error)),
+        }
+        if self.is_sending()
+            && let Err(error) = transport.watch_requests(true)
+        {
+            return Some(cannot_send(process, error));
+        }
+        None
+    }
+
+    /// Waits until something happens, at most until the next deadline, and sees to it. The end of
+    /// the exchange, if this was it.
+    pub(crate) fn step(&mut self, transport: &mut Transport, process: &Process) -> Option<End> {
+        let end = self.advance(transport, process)?;
         if let End::Broken(reason) = &end {
-            self.process.kill_group(Cause::Protocol(reason.clone()));
+            process.kill_group(Cause::Protocol(reason.clone()));
         }
         if end != End::Answered {
             // What the worker said before its end is in the pipes.
-            self.drain(true, true);
+            self.drain(transport, true, true);
         }
-        let Outputs { stdout, stderr, .. } = self.output;
-        Ended { end, stop: stop.map(|ladder| ladder.why), stdout, stderr }
+        self.collector.finish();
+        Some(end)
     }
 
-    fn converse(&mut self, frame: &[u8], stop: &mut Option<Ladder>) -> End {
-        let mut unsent = match self.send(frame) {
-            Ok(unsent) => unsent,
-            Err(end) => return end,
-        };
+    /// Takes every step up to the end.
+    pub(crate) fn run(&mut self, transport: &mut Transport, process: &Process) -> End {
         loop {
-            let deadline = match self.climb(stop, !unsent.is_empty()) {
-                Ok(deadline) => deadline,
-                Err(end) => return end,
-            };
-            let ready = match self.transport.wait(deadline) {
-                Ok(ready) => ready,
-                Err(error) => return End::Broken(format!("waiting for it failed: {error}")),
-            };
-            if ready.nothing() {
-                continue;
-            }
-            if ready.wake() {
-                self.transport.waker().clear();
-            }
-            self.read_output(ready);
-            if ready.requests() {
-                match self.send_rest(unsent) {
-                    Ok(rest) => unsent = rest,
-                    Err(end) => return end,
-                }
-            }
-            if let Some(end) = self.read_answer(ready) {
-                if end == End::Answered {
-                    if !unsent.is_empty() {
-                        // The rest would be taken for the next request.
-                        return End::Broken("it answered a request that it had not read".to_owned());
-                    }
-                    self.drain(ready.stdout(), ready.stderr());
-                }
+            if let Some(end) = self.step(transport, process) {
                 return end;
             }
         }
     }
 
-    /// One look at the ladder: returns until when to wait, or the end. `sending`: a part of the
-    /// request is still to be sent.
-    fn climb(&self, stop: &mut Option<Ladder>, sending: bool) -> Result<Option<Moment>, End> {
-        let cancelled = || self.tokens.iter().flatten().any(|token| token.is_cancelled());
-        let Some(ladder) = stop else {
-            let why = match self.limit {
-                _ if cancelled() => Stop::Cancelled,
-                Some(limit) if Moment::now() >= limit => Stop::TimeLimit,
-                limit => return Ok(limit),
-            };
-            let now = Moment::now();
-            let (again_at, kill_at) = (now + self.grace / 2, now + self.grace);
-            self.interrupt(0, sending);
-            *stop = Some(Ladder { why, again_at: Some(again_at), kill_at });
-            return Ok(Some(again_at));
+    fn advance(&mut self, transport: &mut Transport, process: &Process) -> Option<End> {
+        let deadline = match self.climb(transport, process) {
+            Ok(deadline) => deadline,
+            Err(end) => return Some(end),
         };
+        let ready = match transport.wait(deadline) {
+            Ok(ready) => ready,
+            Err(error) => return Some(End::Broken(format!("waiting for it failed: {error}"))),
+        };
+        if ready.nothing() {
+            return None;
+        }
+        if ready.wake() {
+            transport.waker().clear();
+        }
+        self.read_output(transport, ready);
+        if ready.requests()
+            && let Err(error) = self.send_rest(transport)
+        {
+            return Some(cannot_send(process, error));
+        }
+        let end = self.read_frames(transport, process, ready)?;
+        if end == End::Answered {
+            if self.is_sending() {
+                // The rest would be taken for the next request.
+                return Some(End::Broken("it answered a request that it had not read".to_owned()));
+            }
+            self.drain(transport, ready.stdout(), ready.stderr());
+        }
+        Some(end)
+    }
+
+    fn is_sending(&self) -> bool {
+        self.sent < self.unsent.len()
+    }
+
+    /// One look at everything that may stop the request: returns until when to wait, or the end.
+    fn climb(&mut self, transport: &mut Transport, process: &Process) -> Result<Option<Moment>, End> {
+        let asked = self.stops.asked();
+        let mut deadline = self.stops.hard;
+        if asked == Some(Ask::Kill) {
+            return Err(self.kill(process, Stop::Cancelled));
+        }
+        if self.stops.hard.is_some_and(|hard| Moment::now() >= hard) {
+            return Err(self.kill(process, Stop::HardLimit));
+        }
+        if self.question.is_some() {
+            sooner(&mut deadline, self.settle_question(transport, process)?);
+        }
+        let kills = self.ladder.as_ref().is_some_and(|ladder| ladder.kill_at.is_some());
+        if !kills {
+            let why = if asked == Some(Ask::Cancel) || self.stops.cancelled() {
+                Some(Stop::Cancelled)
+            } else if self.stops.soft.is_some_and(|soft| Moment::now() >= soft) {
+                Some(Stop::SoftLimit)
+            } else {
+                sooner(&mut deadline, self.stops.soft);
+                None
+            };
+            if why.is_some() || (asked.is_some() && self.ladder.is_none()) {
+                self.mount(transport, process, why);
+            }
+        }
+        if self.ladder.is_some() {
+            sooner(&mut deadline, self.climb_on(transport, process)?);
+        }
+        Ok(deadline)
+    }
+
+    /// The first rung. Without a reason, the code is only asked, and never killed.
+    fn mount(&mut self, transport: &Transport, process: &Process, why: Option<Stop>) {
         let now = Moment::now();
-        if now >= ladder.kill_at {
-            self.process.kill_group(match ladder.why {
-                Stop::TimeLimit => Cause::TimeLimit,
-                Stop::Cancelled => Cause::Cancelled,
-            });
-            return Err(End::Killed);
+        self.interrupt(transport, process, 0);
+        // A start that nobody wants any more is not worth a grace.
+        let given_up = why == Some(Stop::Cancelled) && self.stops.asks.is_none();
+        let grace = if given_up { Duration::ZERO } else { self.stops.grace };
+        self.ladder = Some(Ladder {
+            why: why.unwrap_or(Stop::Cancelled),
+            again_at: Some(now + grace / 2),
+            resend_at: transport.is_inline().then(|| now + RESEND),
+            kill_at: why.map(|_| now + grace),
+        });
+    }
+
+    /// The other rungs.
+    fn climb_on(&mut self, transport: &Transport, process: &Process) -> Result<Option<Moment>, End> {
+        let Some(ladder) = &mut self.ladder else { return Ok(None) };
+        let now = Moment::now();
+        let why = ladder.why;
+        if ladder.kill_at.is_some_and(|kill_at| now >= kill_at) {
+            return Err(self.kill(process, why));
         }
-        if ladder.again_at.is_some_and(|again_at| now >= again_at) {
+        let again = ladder.again_at.is_some_and(|again_at| now >= again_at);
+        let resend = ladder.resend_at.is_some_and(|resend_at| now >= resend_at);
+        if again {
             ladder.again_at = None;
-            self.interrupt(1, sending);
         }
-        Ok(ladder.again_at.or(Some(ladder.kill_at)))
+        if resend {
+            ladder.resend_at = Some(now + RESEND);
+        }
+        let attempt = u8::from(ladder.again_at.is_none());
+        let mut deadline = ladder.kill_at;
+        sooner(&mut deadline, ladder.again_at);
+        sooner(&mut deadline, ladder.resend_at);
+        if again || resend {
+            self.interrupt(transport, process, attempt);
+        }
+        Ok(deadline)
     }
 
-    fn interrupt(&self, attempt: u8, sending: bool) {
+    fn interrupt(&self, transport: &Transport, process: &Process, attempt: u8) {
         // In line it would land in the middle of the request; the worker has not begun anyway.
-        if !(sending && self.transport.is_inline()) {
-            self.transport.cancel(self.request, attempt);
+        if !(self.is_sending() && transport.is_inline()) {
+            transport.cancel(self.request, attempt);
         }
-        self.process.interrupt_group();
-    }
-
-    /// Writes what the worker takes at once; the rest goes when the channel has room.
-    fn send<'f>(&mut self, frame: &'f [u8]) -> Result<&'f [u8], End> {
-        if frame.is_empty() {
-            return Ok(frame);
-        }
-        let written = self.transport.write_some(frame).map_err(|error| self.cannot_send(error))?;
-        let rest = &frame[written..];
-        if !rest.is_empty() {
-            self.transport.watch_requests(true).map_err(|error| self.cannot_send(error))?;
-        }
-        Ok(rest)
-    }
-
-    fn send_rest<'f>(&mut self, rest: &'f [u8]) -> Result<&'f [u8], End> {
-        let written = self.transport.write_some(rest).map_err(|error| self.cannot_send(error))?;
-        let rest = &rest[written..];
-        if rest.is_empty() {
-            self.transport.watch_requests(false).map_err(|error| self.cannot_send(error))?;
-        }
-        Ok(rest)
-    }
-
-    /// A worker that has closed its request channel has ended, or lives on without it.
-    fn cannot_send(&self, error: rustix::io::Errno) -> End {
-        if self.process.ends_within(END_PATIENCE) {
-            End::Died
-        } else {
-            End::Broken(format!("it does not take requests: {error}"))
+        if self.stops.sigint {
+            process.interrupt_group();
         }
     }
 
-    fn read_output(&mut self, ready: Ready) {
-        if ready.stdout() && self.output.read(self.transport.stdout.as_mut(), Stream::Stdout) == Read::Closed
-        {
-            self.transport.close_stdout();
+    fn kill(&mut self, process: &Process, why: Stop) -> End {
+        process.kill_group(match why {
+            Stop::SoftLimit | Stop::HardLimit => Cause::TimeLimit,
+            Stop::Cancelled => Cause::Cancelled,
+        });
+        self.ladder = Some(Ladder { why, again_at: None, resend_at: None, kill_at: None });
+        End::Killed
+    }
+
+    /// Passes an answer on, or tells the worker that none came; until when to wait for one.
+    fn settle_question(
+        &mut self,
+        transport: &mut Transport,
+        process: &Process,
+    ) -> Result<Option<Moment>, End> {
+        let Some((question, deadline)) = &self.question else { return Ok(None) };
+        let deadline = *deadline;
+        let (flags, line) = match question.take() {
+            Some(Reply::Line(line)) => (0, line),
+            Some(Reply::End) => (flag::END_OF_INPUT, String::new()),
+            None if deadline.is_some_and(|deadline| Moment::now() >= deadline) => {
+                (flag::NO_ANSWER, String::new())
+            }
+            None => return Ok(deadline),
+        };
+        self.question = None;
+        self.reply(transport, flags, &line).map_err(|error| cannot_send(process, error))?;
+        Ok(None)
+    }
+
+    fn reply(&mut self, transport: &mut Transport, flags: u8, line: &str) -> rustix::io::Result<()> {
+        let encode = |flags, line: &str| {
+            protocol::encode_with_flags(
+                Kind::InputReply,
+                flags,
+                self.request,
+                b"",
+                line.as_bytes(),
+                self.frame_cap,
+            )
+        };
+        // A line beyond the cap is no line.
+        let frame = encode(flags, line).or_else(|| encode(flag::END_OF_INPUT, "")).unwrap_or_default();
+        let was_sending = self.is_sending();
+        self.unsent.drain(..self.sent);
+        self.unsent.extend_from_slice(&frame);
+        self.sent = 0;
+        if was_sending {
+            return Ok(());
         }
-        if ready.stderr() && self.output.read(self.transport.stderr.as_mut(), Stream::Stderr) == Read::Closed
-        {
-            self.transport.close_stderr();
+        self.sent = transport.write_some(&self.unsent)?;
+        if self.is_sending() { transport.watch_requests(true) } else { Ok(()) }
+    }
+
+    fn send_rest(&mut self, transport: &mut Transport) -> rustix::io::Result<()> {
+        self.sent += transport.write_some(&self.unsent[self.sent..])?;
+        if self.is_sending() { Ok(()) } else { transport.watch_requests(false) }
+    }
+
+    fn read_output(&mut self, transport: &mut Transport, ready: Ready) {
+        if ready.stdout() && self.collector.read(transport.stdout.as_mut(), Stream::Stdout) == Read::Closed {
+            transport.close_stdout();
+        }
+        if ready.stderr() && self.collector.read(transport.stderr.as_mut(), Stream::Stderr) == Read::Closed {
+            transport.close_stderr();
         }
     }
 
-    /// Reads replies; the exchange's end, if this was it.
-    fn read_answer(&mut self, ready: Ready) -> Option<End> {
+    /// Reads what the worker sends; the exchange's end, if this was it.
+    fn read_frames(&mut self, transport: &mut Transport, process: &Process, ready: Ready) -> Option<End> {
         if ready.replies() {
-            let open = match self.transport.read_replies() {
+            let open = match transport.read_replies() {
                 Ok(open) => open,
                 Err(error) => return Some(End::Broken(format!("reading its replies failed: {error}"))),
             };
-            match self.transport.next_frame() {
-                Ok(Some((frame, _))) if frame.header.request == self.request => return Some(End::Answered),
-                Ok(Some((frame, _))) => {
-                    let (kind, other) = (frame.header.kind, frame.header.request);
-                    return Some(End::Broken(format!(
-                        "it sent {kind:?} for request {other}, not {}",
-                        self.request
-                    )));
+            loop {
+                let kind = match transport.next_frame() {
+                    Ok(Some((frame, _))) if frame.header.request != self.request => {
+                        let (kind, other) = (frame.header.kind, frame.header.request);
+                        let reason = format!("it sent {kind:?} for request {other}, not {}", self.request);
+                        return Some(End::Broken(reason));
+                    }
+                    Ok(Some((frame, _))) => frame.header.kind,
+                    Ok(None) => break,
+                    Err(malformed) => return Some(End::Broken(malformed.to_string())),
+                };
+                if !kind.is_event() {
+                    return Some(End::Answered);
                 }
-                Ok(None) => {}
-                Err(malformed) => return Some(End::Broken(malformed.0)),
+                if let Err(end) = self.take_event(transport, process) {
+                    return Some(end);
+                }
             }
             if !open {
-                return Some(if self.process.ends_within(END_PATIENCE) {
+                return Some(if process.ends_within(END_PATIENCE) {
                     End::Died
                 } else {
                     End::Broken("it closed its reply channel".to_owned())
@@ -245,42 +388,48 @@ impl Exchange<'_> {
         ready.exit().then_some(End::Died)
     }
 
-    /// Reads what the pipes hold at this moment: a flood from a background thread or child cannot
-    /// hold the caller.
-    fn drain(&mut self, stdout: bool, stderr: bool) {
+    fn take_event(&mut self, transport: &mut Transport, process: &Process) -> Result<(), End> {
+        let waker = Arc::clone(transport.waker());
+        let Ok(Some((frame, used))) = transport.next_frame() else { return Ok(()) };
+        let reaction = self.collector.take(&frame, &waker).map_err(End::Broken)?;
+        transport.consume(used);
+        match reaction {
+            Reaction::Nothing => {}
+            Reaction::Await(_) if self.question.is_some() => {
+                return Err(End::Broken("it asked again before it had an answer".to_owned()));
+            }
+            Reaction::Await(question) => {
+                self.question = Some((question, self.input_timeout.map(Moment::after)));
+            }
+            Reaction::NoInput => {
+                self.reply(transport, flag::END_OF_INPUT, "").map_err(|error| cannot_send(process, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the pipes hold at this moment.
+    fn drain(&mut self, transport: &mut Transport, stdout: bool, stderr: bool) {
         if stdout {
-            self.output.drain(self.transport.stdout.as_mut(), Stream::Stdout);
+            self.collector.drain(transport.stdout.as_mut(), Stream::Stdout);
         }
         if stderr {
-            self.output.drain(self.transport.stderr.as_mut(), Stream::Stderr);
+            self.collector.drain(transport.stderr.as_mut(), Stream::Stderr);
         }
     }
 }
 
-impl Outputs<'_> {
-    fn read(&mut self, pipe: Option<&mut Pipe>, stream: Stream) -> Read {
-        let Some(pipe) = pipe else { return Read::Empty };
-        let capture = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let observer = &mut self.observer;
-        let read = capture.read_from(pipe, &mut |bytes| {
-            if let (Some(observer), false) = (observer.as_mut(), bytes.is_empty()) {
-                observer(stream, bytes);
-            }
-        });
-        if let Read::Bytes(count) = read {
-            pipe.carried(count);
-        }
-        read
+/// A worker that has closed its request channel has ended, or lives on without it.
+fn cannot_send(process: &Process, error: rustix::io::Errno) -> End {
+    if process.ends_within(END_PATIENCE) {
+        End::Died
+    } else {
+        End::Broken(format!("it does not take requests: {error}"))
     }
+}
 
-    fn drain(&mut self, mut pipe: Option<&mut Pipe>, stream: Stream) {
-        let mut left = pipe.as_deref().map_or(0, Pipe::waiting);
-        while left > 0 {
-            let Read::Bytes(count) = self.read(pipe.as_deref_mut(), stream) else { return };
-            left = left.saturating_sub(count);
-        }
+fn sooner(deadline: &mut Option<Moment>, other: Option<Moment>) {
+    if let Some(other) = other {
+        *deadline = Some(deadline.map_or(other, |deadline| deadline.min(other)));
     }
 }

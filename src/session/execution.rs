@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SessionId;
+use super::events::{Attachment, Display};
 
 /// What came of one request. User code's failures are here, not in [`Error`](crate::Error).
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +22,16 @@ pub struct Execution {
     pub repr: Option<String>,
     /// Why `value` is null although there is a value.
     pub omitted: Option<Omitted>,
+    /// The value's bytes, if it is a byte string (Python `bytes`, Node `Buffer`); `value` is null then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Vec<u8>>,
+    /// What it showed, in order: see [`Display`].
+    pub displays: Vec<Display>,
+    /// Bytes that it attached to its result, in order.
+    pub attachments: Vec<Attachment>,
+    /// Displays and attachments that were dropped because of the
+    /// [`event_cap`](crate::SessionConfig::event_cap).
+    pub dropped_events: u64,
     /// What was written to file descriptor 1, as text (invalid UTF-8 replaced).
     pub stdout: String,
     /// What was written to file descriptor 2, as text (invalid UTF-8 replaced).

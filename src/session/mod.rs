@@ -13,55 +13,67 @@
 //! ```
 //!
 //! Files, in the order of a request: [`config`] and [`runtime`] say what to start, [`process`]
-//! starts and watches it, [`transport`] owns its channels, [`protocol`](crate::protocol) its frames, [`exchange`]
-//! runs one request over them, [`answer`] decodes what came back. [`reaper`] and [`watchdog`] see to
-//! the end, held together by [`keeper`]; [`lending`] is what a pool needs besides.
+//! starts and watches it, [`start`] and [`warm`] make a session of it. [`running`] is one execution;
+//! [`exchange`] carries its frames over the channels that [`transport`] owns, [`collector`] takes
+//! what comes meanwhile ([`output`], [`events`]), [`answer`] decodes what came back, [`ask`] is for
+//! requests without user code. [`interrupt`] stops it, [`accounting`] says what it used. [`reaper`]
+//! and [`watchdog`] see to the end, held together by [`keeper`]; [`lending`] is what a pool needs.
 
 mod accounting;
 mod answer;
+mod ask;
+mod collector;
 mod config;
+mod events;
 mod exchange;
 mod execution;
+mod features;
 mod info;
+mod interrupt;
 mod keeper;
 mod lending;
 mod output;
 mod process;
 mod reaper;
 mod request;
+mod running;
 mod runtime;
 mod scratch;
 mod start;
 mod transport;
+mod warm;
 mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use ask::{Fingerprint, Name};
 pub use config::{Limits, SessionConfig, WorkDir};
+pub use events::{Attachment, Display, Event, Progress, Prompt};
 pub use execution::{
     Cause, Execution, ExecutionError, Exit, Limit, Omitted, Outcome, PostMortem, TimeLimit, Usage,
 };
+pub use features::Feature;
 pub use info::{SessionId, SessionInfo, SessionState};
+pub use interrupt::InterruptHandle;
 pub use process::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
+pub use running::Running;
 pub use runtime::{Channels, Launch, Runtime};
+pub use warm::{WarmImport, WarmReport};
 
 pub(crate) use keeper::Keeper;
 pub(crate) use process::Process;
 
-use accounting::Meter;
-use answer::Answer;
-use exchange::{End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
-use output::Capture;
+use features::Features;
+use interrupt::Asks;
 use reaper::Ward;
-use request::Work;
 use scratch::Scratch;
 use transport::Transport;
 
-use crate::cancel::{CancelToken, Wake};
-use crate::clock::{self, Moment};
+use crate::cancel::CancelToken;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
 
@@ -92,6 +104,11 @@ pub struct Session {
     tainted: bool,
     language: String,
     language_version: String,
+    features: Features,
+    /// Whether SIGINT to the group is understood.
+    sigint: bool,
+    asks: Arc<Asks>,
+    warm: WarmReport,
     created_at: SystemTime,
     last_used_at: SystemTime,
     post_mortem: Option<Box<PostMortem>>,
@@ -170,155 +187,28 @@ impl Session {
         }
     }
 
+    /// Stops what this session runs, from any thread.
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        InterruptHandle::new(Arc::clone(&self.asks))
+    }
+
+    /// Whether the worker can do this, by its own account.
+    pub fn can(&self, feature: Feature) -> bool {
+        self.features.has(feature)
+    }
+
+    fn require(&self, feature: Feature) -> Result<()> {
+        if self.can(feature) { Ok(()) } else { Err(Error::Unsupported { session: self.id, feature }) }
+    }
+
+    /// What came of the warm-up of this process.
+    pub fn warm_report(&self) -> &WarmReport {
+        &self.warm
+    }
+
     /// Executions begun since the process was started.
     pub fn execution_count(&self) -> u64 {
         self.executions
-    }
-
-    /// Runs code or a call and waits for its end.
-    ///
-    /// Blocks until the code has ended, its time limit and grace have passed, or its token is
-    /// cancelled and the grace has passed. What the code does, even killing its process, is the
-    /// returned [`Execution`]'s outcome. After an outcome that took the process's life the session
-    /// is dead; [`restart`](Session::restart) gives it a new process.
-    ///
-    /// # Errors
-    /// [`Error::SessionDead`] if the process had ended before, [`Error::Cancelled`] if the token was
-    /// cancelled before, [`Error::RequestTooLarge`], [`Error::Protocol`] (the session is dead then),
-    /// [`Error::Io`].
-    ///
-    /// # Panics
-    /// If the output callback panics; the session is dead then.
-    pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
-        let Request { work, time_limit, cancel, on_output, output_cap, measure } = request.into();
-        let bound = self.bound.clone();
-        if [&cancel, &bound].into_iter().flatten().any(CancelToken::is_cancelled) {
-            return Err(Error::Cancelled);
-        }
-        self.ensure_usable()?;
-        let id = self.next_request();
-        let frame = self.encode(id, &work)?;
-
-        let config = Arc::clone(&self.config);
-        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        // A callback that panics leaves the worker in the middle of its answer.
-        let abandoned = KillOnUnwind(&worker.process);
-        let meter = measure.then(|| Meter::start(&worker.process));
-        let waker: Arc<dyn Wake> = worker.transport.waker().clone();
-        let registrations =
-            [&cancel, &bound].map(|token| token.as_ref().map(|token| token.register(Arc::clone(&waker))));
-        let cap = output_cap.unwrap_or(config.output_cap);
-        let started = Moment::now();
-        let exchange = Exchange {
-            transport: &mut worker.transport,
-            process: &worker.process,
-            request: id,
-            limit: time_limit.or(config.time_limit).map(|limit| started + limit),
-            grace: config.grace,
-            tokens: [cancel.as_ref(), bound.as_ref()],
-            output: Outputs { stdout: Capture::new(cap), stderr: Capture::new(cap), observer: on_output },
-        };
-        let Ended { end, stop, stdout, stderr } = exchange.run(&frame);
-        std::mem::forget(abandoned);
-        drop(registrations);
-        if [&cancel, &bound].into_iter().flatten().any(CancelToken::is_cancelled) {
-            // A wake-up that nobody waits for any more.
-            worker.transport.waker().clear();
-        }
-        let duration = Moment::now().saturating_since(started);
-        let usage = meter.map(|meter| meter.stop(&worker.process, None));
-        self.last_used_at = clock::wall();
-        self.executions += 1;
-
-        let stderr_tail = if end == End::Answered { String::new() } else { stderr.last(STDERR_TAIL) };
-        let (outcome, answer) = self.conclude(end, stop, stderr_tail, id)?;
-        let (stdout, stdout_dropped) = stdout.finish();
-        let (stderr, stderr_dropped) = stderr.finish();
-        if outcome != Outcome::Completed {
-            self.errors += 1;
-        }
-        let died = !self.process().is_alive();
-        Ok(Execution {
-            outcome,
-            value: answer.value,
-            repr: answer.repr,
-            omitted: answer.omitted,
-            error: answer.error,
-            stdout,
-            stderr,
-            dropped: (stdout_dropped, stderr_dropped),
-            duration,
-            session: self.id,
-            usage,
-            post_mortem: self.post_mortem.clone().filter(|_| died),
-        })
-    }
-
-    /// What an exchange's end means for the caller and for this session.
-    fn conclude(
-        &mut self,
-        end: End,
-        stop: Option<Stop>,
-        stderr: String,
-        request: u64,
-    ) -> Result<(Outcome, Answer)> {
-        let outcome = match end {
-            End::Answered => match self.take_answer() {
-                Ok(answer) => {
-                    let limit = answer
-                        .error
-                        .as_ref()
-                        .and_then(|error| accounting::exceeded_by_error(&self.config.limits, error));
-                    let outcome = match stop {
-                        Some(Stop::TimeLimit) if answer.stopped => {
-                            Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }
-                        }
-                        Some(Stop::Cancelled) if answer.stopped => Outcome::Cancelled { killed: false },
-                        _ if let Some(limit) = limit => Outcome::LimitExceeded { limit, killed: false },
-                        _ if answer.error.is_some() => Outcome::Failed,
-                        _ => Outcome::Completed,
-                    };
-                    // Code that was asked to stop in the middle may have left anything behind.
-                    self.tainted |= stop.is_some();
-                    return Ok((outcome, answer));
-                }
-                Err(reason) => {
-                    self.process().kill_group(Cause::Protocol(reason.clone()));
-                    self.bury(stderr, Some(request));
-                    return Err(Error::Protocol { session: self.id, reason });
-                }
-            },
-            End::Broken(reason) => {
-                self.bury(stderr, Some(request));
-                return Err(Error::Protocol { session: self.id, reason });
-            }
-            End::Died => match stop {
-                // SIGINT's default action, or the code's own way out.
-                Some(Stop::TimeLimit) => Outcome::TimedOut { limit: TimeLimit::Soft, killed: true },
-                Some(Stop::Cancelled) => Outcome::Cancelled { killed: true },
-                None => Outcome::Died,
-            },
-            End::Killed => match stop {
-                Some(Stop::TimeLimit) => Outcome::TimedOut { limit: TimeLimit::Soft, killed: true },
-                _ => Outcome::Cancelled { killed: true },
-            },
-        };
-        self.bury(stderr, Some(request));
-        Ok((outcome, Answer::default()))
-    }
-
-    fn take_answer(&mut self) -> Result<Answer, String> {
-        let Some(worker) = &mut self.worker else { return Err("no worker".to_owned()) };
-        let (answer, used) = match worker.transport.next_frame() {
-            Ok(Some((frame, used))) => (Answer::decode(&frame)?, used),
-            Ok(None) => return Err("an incomplete answer".to_owned()),
-            Err(malformed) => return Err(malformed.0),
-        };
-        worker.transport.consume(used);
-        if worker.transport.has_unread() {
-            return Err("it sent more than its answer".to_owned());
-        }
-        Ok(answer)
     }
 
     /// Writes the post-mortem of a process that has ended or was just killed.
@@ -364,23 +254,6 @@ impl Session {
         self.requests
     }
 
-    fn encode(&self, id: u64, work: &Work) -> Result<Vec<u8>> {
-        let cap = self.config.frame_cap;
-        let (kind, first, second) = match work {
-            Work::Code { source, script: None } => (Kind::Execute, Vec::new(), source.as_bytes().to_vec()),
-            Work::Code { source, script: Some(script) } => {
-                let options = serde_json::json!({ "file": script.file, "args": script.args });
-                (Kind::Execute, options.to_string().into_bytes(), source.as_bytes().to_vec())
-            }
-            Work::Call(call) => {
-                let call = serde_json::json!({ "function": call.function, "args": call.args, "kwargs": call.kwargs });
-                (Kind::Call, Vec::new(), call.to_string().into_bytes())
-            }
-        };
-        protocol::encode(kind, id, &first, &second, cap)
-            .ok_or(Error::RequestTooLarge { bytes: first.len() + second.len(), cap })
-    }
-
     /// Gives the session a new process, warmed up as the first was; its counters start anew, its
     /// number stays. The old process group is killed and reaped by the reaper. Blocks as
     /// [`start`](Session::start) does.
@@ -388,7 +261,8 @@ impl Session {
     /// # Errors
     /// As [`start`](Session::start); the session keeps its old process then, if that lives.
     pub fn restart(&mut self) -> Result<()> {
-        let fresh = start::start_as(self.id, Arc::clone(&self.config), self.bound.clone())?;
+        let asks = Arc::clone(&self.asks);
+        let fresh = start::start_as(self.id, Arc::clone(&self.config), self.bound.clone(), asks)?;
         let old = std::mem::replace(self, fresh);
         Box::new(old).retire(Duration::ZERO, |_| ());
         Ok(())
@@ -453,14 +327,5 @@ impl Worker {
 impl Drop for Session {
     fn drop(&mut self) {
         self.hand_over_and_wait(Duration::ZERO);
-    }
-}
-
-/// Kills a worker whose exchange was left by a panic; forgotten when it was not.
-struct KillOnUnwind<'a>(&'a Arc<Process>);
-
-impl Drop for KillOnUnwind<'_> {
-    fn drop(&mut self) {
-        self.0.kill_group(Cause::Retired);
     }
 }

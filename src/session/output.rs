@@ -70,6 +70,14 @@ impl Capture {
         read
     }
 
+    /// Takes bytes that came in a frame.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        let room = self.head_cap - self.head.len();
+        let (head, tail) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(head);
+        self.push_tail(tail);
+    }
+
     fn push_tail(&mut self, bytes: &[u8]) {
         let surplus = bytes.len().saturating_sub(self.tail_cap);
         let kept = &bytes[surplus..];
@@ -86,17 +94,69 @@ impl Capture {
         String::from_utf8_lossy(&all[all.len().saturating_sub(count)..]).into_owned()
     }
 
-    /// The stream as text, with a marker where bytes were dropped, and their number.
+    /// The stream as text, with a marker where bytes were dropped, and their number. Characters that
+    /// the caps cut in two are dropped whole.
     pub(crate) fn finish(mut self) -> (String, u64) {
         if self.dropped == 0 {
             self.head.extend(&self.tail);
             return (into_text(self.head), 0);
         }
-        let marker = format!("\n[… {} bytes dropped …]\n", self.dropped);
+        let whole = self.head.len() - cut_at_end(&self.head);
+        let tail = self.tail.make_contiguous();
+        let start = cut_at_start(tail);
+        let dropped = self.dropped + (self.head.len() - whole + start) as u64;
+        let marker = format!("\n[… {dropped} bytes dropped …]\n");
+        let tail = String::from_utf8_lossy(&tail[start..]).into_owned();
+        self.head.truncate(whole);
         let mut text = into_text(self.head);
         text.push_str(&marker);
-        text.push_str(&String::from_utf8_lossy(self.tail.make_contiguous()));
-        (text, self.dropped)
+        text.push_str(&tail);
+        (text, dropped)
+    }
+}
+
+/// Bytes at the end that begin a character without completing it.
+fn cut_at_end(bytes: &[u8]) -> usize {
+    let last = &bytes[bytes.len().saturating_sub(3)..];
+    let Some(start) = last.iter().rposition(|byte| *byte >= 0xC0) else { return 0 };
+    match std::str::from_utf8(&last[start..]) {
+        Err(error) if error.error_len().is_none() => last.len() - start,
+        _ => 0,
+    }
+}
+
+/// Bytes at the start that continue a character that began before.
+fn cut_at_start(bytes: &[u8]) -> usize {
+    bytes.iter().take(3).take_while(|byte| matches!(byte, 0x80..0xC0)).count()
+}
+
+/// Bytes to text, piece by piece: a character whose bytes come in two pieces is held back until it
+/// is whole; what is no UTF-8 is replaced.
+#[derive(Debug, Default)]
+pub(crate) struct TextDecoder {
+    held: Vec<u8>,
+}
+
+impl TextDecoder {
+    pub(crate) fn decode(&mut self, bytes: &[u8]) -> String {
+        let joined;
+        let bytes = if self.held.is_empty() {
+            bytes
+        } else {
+            joined = [&self.held[..], bytes].concat();
+            &joined
+        };
+        let held = cut_at_end(bytes);
+        let (whole, rest) = bytes.split_at(bytes.len() - held);
+        let text = String::from_utf8_lossy(whole).into_owned();
+        self.held = rest.to_vec();
+        text
+    }
+
+    /// What was held back, if anything.
+    pub(crate) fn finish(&mut self) -> Option<String> {
+        let held = std::mem::take(&mut self.held);
+        (!held.is_empty()).then(|| String::from_utf8_lossy(&held).into_owned())
     }
 }
 
@@ -200,6 +260,27 @@ mod tests {
         let (kept, dropped) = capture.finish();
         assert_eq!(dropped, 90);
         assert_eq!(kept, "01234\n[… 90 bytes dropped …]\n56789");
+    }
+
+    #[test]
+    fn characters_that_a_cap_cuts_are_dropped_whole() {
+        let mut capture = Capture::new(7);
+        capture.push("aü€üb€c".as_bytes());
+        let (kept, dropped) = capture.finish();
+        assert_eq!(kept, "aü\n[… 9 bytes dropped …]\nc");
+        assert_eq!(dropped, 9);
+    }
+
+    #[test]
+    fn text_is_the_same_however_its_bytes_are_cut() {
+        let text = "a→ü𝄞\u{10FFFF}z".as_bytes();
+        let mixed = [text, b"\xff\xe2\x82", text, b"\xf0\x9f"].concat();
+        for size in 1..mixed.len() {
+            let mut decoder = TextDecoder::default();
+            let mut whole: String = mixed.chunks(size).map(|piece| decoder.decode(piece)).collect();
+            whole.extend(decoder.finish());
+            assert_eq!(whole, String::from_utf8_lossy(&mixed), "pieces of {size} bytes");
+        }
     }
 
     #[test]

@@ -5,11 +5,25 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::events::{Attachment, Display, Progress, Prompt};
 use crate::cancel::CancelToken;
 
 /// Receives output while code runs: which stream, and the bytes as they came (a character may be
 /// split between two calls). Called on the thread that executes.
 pub type OutputCallback<'a> = Box<dyn FnMut(Stream, &[u8]) + Send + 'a>;
+
+type TextCallback<'a> = Box<dyn FnMut(Stream, &str) + Send + 'a>;
+type Callback<'a, T> = Box<dyn FnMut(&T) + Send + 'a>;
+
+/// Who looks on while a request runs. All are called on the thread that executes.
+#[derive(Default)]
+pub(crate) struct Observers<'a> {
+    pub(crate) output: Option<OutputCallback<'a>>,
+    pub(crate) text: Option<TextCallback<'a>>,
+    pub(crate) display: Option<Callback<'a, Display>>,
+    pub(crate) progress: Option<Callback<'a, Progress>>,
+    pub(crate) input: Option<Box<dyn FnMut(Prompt) + Send + 'a>>,
+}
 
 /// One of the two output streams of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,9 +48,12 @@ pub enum Stream {
 pub struct Request<'a> {
     pub(crate) work: Work,
     pub(crate) time_limit: Option<Duration>,
+    pub(crate) hard_time_limit: Option<Duration>,
     pub(crate) cancel: Option<CancelToken>,
-    pub(crate) on_output: Option<OutputCallback<'a>>,
+    pub(crate) observers: Observers<'a>,
+    pub(crate) input_timeout: Option<Duration>,
     pub(crate) output_cap: Option<usize>,
+    pub(crate) attachments: Vec<Attachment>,
     pub(crate) measure: bool,
 }
 
@@ -81,13 +98,31 @@ impl<'a> Request<'a> {
     }
 
     fn new(work: Work) -> Request<'a> {
-        Request { work, time_limit: None, cancel: None, on_output: None, output_cap: None, measure: false }
+        Request {
+            work,
+            time_limit: None,
+            hard_time_limit: None,
+            cancel: None,
+            observers: Observers::default(),
+            input_timeout: None,
+            output_cap: None,
+            attachments: Vec::new(),
+            measure: false,
+        }
     }
 
-    /// Ends the work through the cancel ladder after this time. Default: the session's
+    /// The soft time limit: afterwards the code is asked to stop, and killed if it has not ended
+    /// within the session's grace. Default: the session's
     /// [`time_limit`](crate::SessionConfig::time_limit).
     pub fn time_limit(mut self, limit: Duration) -> Request<'a> {
         self.time_limit = Some(limit);
+        self
+    }
+
+    /// The hard time limit: at this moment the process group is killed, asked before or not.
+    /// Default: none.
+    pub fn hard_time_limit(mut self, limit: Duration) -> Request<'a> {
+        self.hard_time_limit = Some(limit);
         self
     }
 
@@ -98,10 +133,60 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Calls `callback` with output as it arrives. What it takes its time for, a time limit and a
-    /// cancel have to wait for as well. A panic in it ends the session.
+    /// Calls `callback` with every byte of output as it arrives; a character may be split between
+    /// two calls. While it works, nothing more is read: the code waits when the pipe is full, and so
+    /// do a time limit and a cancel. A panic in it ends the session.
     pub fn on_output(mut self, callback: impl FnMut(Stream, &[u8]) + Send + 'a) -> Request<'a> {
-        self.on_output = Some(Box::new(callback));
+        self.observers.output = Some(Box::new(callback));
+        self
+    }
+
+    /// As [`on_output`](Request::on_output), with whole characters: what is no UTF-8 is replaced.
+    pub fn on_text(mut self, callback: impl FnMut(Stream, &str) + Send + 'a) -> Request<'a> {
+        self.observers.text = Some(Box::new(callback));
+        self
+    }
+
+    /// Calls `callback` with everything that the code shows, as it shows it. All of it is in
+    /// [`Execution::displays`](crate::Execution::displays) too, up to the session's
+    /// [`event_cap`](crate::SessionConfig::event_cap).
+    pub fn on_display(mut self, callback: impl FnMut(&Display) + Send + 'a) -> Request<'a> {
+        self.observers.display = Some(Box::new(callback));
+        self
+    }
+
+    /// Calls `callback` when the code says how far it is (`remuda.progress`).
+    pub fn on_progress(mut self, callback: impl FnMut(&Progress) + Send + 'a) -> Request<'a> {
+        self.observers.progress = Some(Box::new(callback));
+        self
+    }
+
+    /// Calls `callback` when the code wants a line of input (`input()`). It need not answer at once:
+    /// the [`Prompt`] can be kept and answered later, from any thread. Without this, reading input
+    /// finds its end.
+    ///
+    /// ```no_run
+    /// # let mut session = remuda::Session::builder(remuda::Runtime::python("python3")).start()?;
+    /// let request = remuda::Request::code("input('name? ')").on_input(|prompt| prompt.answer("Ada"));
+    /// assert_eq!(session.execute(request)?.value, "Ada");
+    /// # Ok::<(), remuda::Error>(())
+    /// ```
+    pub fn on_input(mut self, callback: impl FnMut(Prompt) + Send + 'a) -> Request<'a> {
+        self.observers.input = Some(Box::new(callback));
+        self
+    }
+
+    /// How long each question may stay without an answer; then the code is told (Python raises
+    /// `TimeoutError`). The time limits go on meanwhile. Default: no limit.
+    pub fn input_timeout(mut self, limit: Duration) -> Request<'a> {
+        self.input_timeout = Some(limit);
+        self
+    }
+
+    /// Gives the code bytes under a name: in Python `remuda.attachments[name]`, and for a
+    /// [`Call`] the keyword argument of that name. They travel as they are, not as JSON.
+    pub fn attach(mut self, name: impl Into<String>, data: impl Into<Vec<u8>>) -> Request<'a> {
+        self.attachments.push(Attachment { name: name.into(), data: data.into() });
         self
     }
 

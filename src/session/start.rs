@@ -3,30 +3,28 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::answer::{ImportReport, ReadyReport, decode_error};
+use super::answer::ReadyReport;
 use super::config::WorkDir;
-use super::exchange::{END_PATIENCE, End, Ended, Exchange, Outputs, STDERR_TAIL, Stop};
-use super::output::Capture;
+use super::exchange::{END_PATIENCE, Stops};
+use super::features::{Feature, Features};
+use super::interrupt::Asks;
 use super::scratch::Scratch;
 use super::transport::Unstarted;
+use super::warm::WarmReport;
 use super::{Cause, Keeper, Process, Session, SessionConfig, SessionId, Worker};
-use crate::cancel::{CancelToken, Wake};
+use crate::cancel::CancelToken;
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
-
-/// Output of the warm-up that is kept, to be shown when it fails.
-const OUTPUT_CAP: usize = 2 * STDERR_TAIL;
 
 /// Starts a session; `stop` gives the start up, and the session stays bound to it.
 pub(crate) fn start(config: Arc<SessionConfig>, stop: Option<CancelToken>) -> Result<Session> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     config.validate()?;
-    start_as(SessionId(NEXT.fetch_add(1, Ordering::Relaxed)), config, stop)
+    start_as(SessionId(NEXT.fetch_add(1, Ordering::Relaxed)), config, stop, Arc::default())
 }
 
 /// Starts a process for the session with this number.
@@ -34,6 +32,7 @@ pub(crate) fn start_as(
     id: SessionId,
     config: Arc<SessionConfig>,
     stop: Option<CancelToken>,
+    asks: Arc<Asks>,
 ) -> Result<Session> {
     let started = Moment::now();
     let deadline = started + config.start_timeout;
@@ -53,6 +52,7 @@ pub(crate) fn start_as(
     let transport = starting.go(unstarted, &launch.boot, &config, &directory, deadline)?;
     // From here on the session's own end cleans up.
     let Some(process) = starting.process.take() else { unreachable!("taken here only") };
+    asks.set_waker(Arc::clone(transport.waker()));
     let now = clock::wall();
     let mut session = Session {
         id,
@@ -71,10 +71,15 @@ pub(crate) fn start_as(
         tainted: false,
         language: String::new(),
         language_version: String::new(),
+        features: Features::default(),
+        sigint: false,
+        asks,
+        warm: WarmReport::default(),
         created_at: now,
         last_used_at: now,
         post_mortem: None,
     };
+    session.wait_until_ready(deadline)?;
     session.warm_up(deadline)?;
     let milliseconds = Moment::now().saturating_since(started).as_secs_f64() * 1e3;
     log::debug!(session = id.0, pid = session.pid(); "session started in {milliseconds:.1} ms");
@@ -120,7 +125,7 @@ impl Starting {
             .watchdog
             .add(process.group(), listed)
             .map_err(|error| Error::io("telling the watchdog of a worker", error))?;
-        unstarted.go(process, boot, config.frame_cap, deadline).map_err(|error| {
+        unstarted.go(process, boot, (config.frame_cap, config.history), deadline).map_err(|error| {
             if !matches!(error, Errno::PIPE | Errno::CONNRESET) {
                 return Error::io("sending a worker its channels", error);
             }
@@ -151,124 +156,30 @@ impl Drop for Starting {
 }
 
 impl Session {
-    /// Waits for *ready*, then has the warm-up done.
-    fn warm_up(&mut self, deadline: Moment) -> Result<()> {
-        let ready: ReadyReport = self.step(0, &[], Kind::Ready, deadline, "ready", |first| {
-            serde_json::from_slice(first)
-                .map_err(|error| format!("a ready frame that cannot be read: {error}"))
-        })?;
+    /// Waits for *ready* and takes the worker at its word.
+    fn wait_until_ready(&mut self, deadline: Moment) -> Result<()> {
+        let stops = Stops { hard: Some(deadline), ..self.stops() };
+        let answer = match self.start_step(0, Vec::new(), Kind::Ready, stops)? {
+            Ok(answer) => answer,
+            Err(error) => {
+                let (what, message) = ("ready".to_owned(), error.to_string());
+                return Err(Error::WarmUp { what, message, traceback: error.traceback });
+            }
+        };
+        let ready: ReadyReport = serde_json::from_slice(&answer)
+            .map_err(|error| self.break_off(format!("a ready frame that cannot be read: {error}")))?;
         if ready.protocol != protocol::VERSION {
             let (theirs, ours) = (ready.protocol, protocol::VERSION);
-            return Err(self.broken(format!("it speaks version {theirs}, this is version {ours}")));
+            return Err(self.break_off(format!("it speaks version {theirs}, this is version {ours}")));
         }
+        // A wrapper that waits for its worker would take the signal for itself.
+        self.sigint = ready.features.has(Feature::Sigint) && ready.pid == self.pid();
         (self.language, self.language_version) = (ready.language, ready.version);
-        let config = Arc::clone(&self.config);
-        if config.warm_imports.is_empty() && config.warmup_code.is_none() {
-            return Ok(());
-        }
-        let id = self.next_request();
-        let modules = serde_json::json!(config.warm_imports).to_string();
-        let code = config.warmup_code.as_deref().unwrap_or_default();
-        let frame =
-            protocol::encode(Kind::Warm, id, modules.as_bytes(), code.as_bytes(), config.frame_cap)
-                .ok_or(Error::RequestTooLarge { bytes: modules.len() + code.len(), cap: config.frame_cap })?;
-        let report: Vec<ImportReport> =
-            self.step(id, &frame, Kind::Warmed, deadline, "warmup_code", |first| {
-                serde_json::from_slice(first)
-                    .map_err(|error| format!("a warm report that cannot be read: {error}"))
-            })?;
-        for import in report {
-            let (module, milliseconds) = (&import.module, import.milliseconds);
-            match import.error {
-                None => log::debug!(session = self.id.0; "warm import of {module} took {milliseconds:.1} ms"),
-                Some(error) => {
-                    let what = format!("import of {module}");
-                    return Err(Error::WarmUp { what, message: error, traceback: String::new() });
-                }
-            }
-        }
+        self.features = ready.features;
         Ok(())
     }
 
-    /// One request of the start, answered by a frame of `kind` that `decode` reads.
-    fn step<T>(
-        &mut self,
-        id: u64,
-        frame: &[u8],
-        kind: Kind,
-        deadline: Moment,
-        what: &str,
-        decode: impl FnOnce(&[u8]) -> Result<T, String>,
-    ) -> Result<T> {
-        let config = Arc::clone(&self.config);
-        let stop = self.bound.clone();
-        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        let waker: Arc<dyn Wake> = worker.transport.waker().clone();
-        let registration = stop.as_ref().map(|token| token.register(waker));
-        let exchange = Exchange {
-            transport: &mut worker.transport,
-            process: &worker.process,
-            request: id,
-            limit: Some(deadline),
-            // A start that is late is not worth waiting for.
-            grace: Duration::ZERO,
-            tokens: [stop.as_ref(), None],
-            output: Outputs {
-                stdout: Capture::new(OUTPUT_CAP),
-                stderr: Capture::new(OUTPUT_CAP),
-                observer: None,
-            },
-        };
-        let Ended { end, stop, stderr, .. } = exchange.run(frame);
-        drop(registration);
-        if stop == Some(Stop::Cancelled) {
-            self.process().kill_group(Cause::Retired);
-            return Err(Error::Cancelled);
-        }
-        let stderr = stderr.last(STDERR_TAIL);
-        match end {
-            End::Answered => {}
-            End::Killed => {
-                return Err(Error::StartTimeout { session: self.id, limit: config.start_timeout, stderr });
-            }
-            End::Died => return Err(self.died(stderr)),
-            End::Broken(reason) => {
-                if self.process().ends_within(END_PATIENCE) && !stderr.is_empty() {
-                    return Err(self.died(stderr));
-                }
-                return Err(self.broken(reason));
-            }
-        }
-        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        let decoded = match worker.transport.next_frame() {
-            Ok(Some((frame, used))) if frame.header.kind == kind => {
-                decode(frame.first).map(|value| (Ok(value), used))
-            }
-            Ok(Some((frame, used))) if frame.header.kind == Kind::Error => {
-                decode_error(frame.first).map(|error| (Err(error), used))
-            }
-            Ok(Some((frame, _))) => Err(format!("it sent {:?} instead of {kind:?}", frame.header.kind)),
-            Ok(None) => Err("an incomplete answer".to_owned()),
-            Err(malformed) => Err(malformed.0),
-        };
-        match decoded {
-            Ok((Ok(value), used)) => {
-                worker.transport.consume(used);
-                if worker.transport.has_unread() {
-                    return Err(self.broken(format!("it sent more than {kind:?}")));
-                }
-                Ok(value)
-            }
-            Ok((Err(error), _)) => Err(Error::WarmUp {
-                what: what.to_owned(),
-                message: error.to_string(),
-                traceback: error.traceback,
-            }),
-            Err(reason) => Err(self.broken(reason)),
-        }
-    }
-
-    fn died(&mut self, stderr: String) -> Error {
+    pub(super) fn died(&mut self, stderr: String) -> Error {
         // The interpreter may have been replaced since it was asked for its version.
         self.config.runtime.forget();
         self.process().ends_within(END_PATIENCE);
@@ -277,10 +188,5 @@ impl Session {
             Some(post_mortem) => Error::StartDied { post_mortem },
             None => Error::StartDied { post_mortem: Box::new(self.post_mortem_now(stderr, None)) },
         }
-    }
-
-    fn broken(&mut self, reason: String) -> Error {
-        self.process().kill_group(Cause::Protocol(reason.clone()));
-        Error::Protocol { session: self.id, reason }
     }
 }

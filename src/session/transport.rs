@@ -111,6 +111,8 @@ pub(crate) struct Transport {
     /// Holds the id of the request that shall stop; the worker maps it.
     flag: OwnedFd,
     inbox: Vec<u8>,
+    /// Bytes at the start of the inbox that are done with.
+    consumed: usize,
     frame_cap: usize,
 }
 
@@ -140,13 +142,13 @@ impl Unstarted {
         self,
         process: &Process,
         boot: &[u8],
-        frame_cap: usize,
+        (frame_cap, history): (usize, u32),
         deadline: Moment,
     ) -> rustix::io::Result<Transport> {
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
         ftruncate(&flag, 8)?;
         write_all(&self.control, boot, deadline)?;
-        let numbers = protocol::go_numbers(process.session().0, frame_cap, 0);
+        let numbers = protocol::go_numbers(process.session().0, frame_cap, history);
         let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
         let data = match self.data {
             None => {
@@ -169,6 +171,7 @@ impl Unstarted {
             wake,
             flag,
             inbox: Vec::new(),
+            consumed: 0,
             frame_cap,
         };
         transport.watch(transport.replies_fd(), REPLIES)?;
@@ -273,6 +276,9 @@ impl Transport {
 
     /// Reads once from the reply channel. `Ok(false)` when the worker has closed it.
     pub(crate) fn read_replies(&mut self) -> rustix::io::Result<bool> {
+        // What is left of the last read moves to the front: at most a part of one frame.
+        self.inbox.drain(..self.consumed);
+        self.consumed = 0;
         let missing = match Header::decode(&self.inbox, self.frame_cap) {
             Ok(Some(header)) => (HEADER + header.length).saturating_sub(self.inbox.len()),
             // Too short, or malformed: `next_frame` tells.
@@ -290,16 +296,21 @@ impl Transport {
 
     /// The first frame in the inbox, if it is complete; [`consume`](Transport::consume) removes it.
     pub(crate) fn next_frame(&self) -> Result<Option<(Frame<'_>, usize)>, Malformed> {
-        Frame::decode(&self.inbox, self.frame_cap)
+        Frame::decode(&self.inbox[self.consumed..], self.frame_cap)
     }
 
     /// Whether bytes wait that belong to no request.
     pub(crate) fn has_unread(&self) -> bool {
-        !self.inbox.is_empty()
+        self.consumed < self.inbox.len()
     }
 
     pub(crate) fn consume(&mut self, bytes: usize) {
-        self.inbox.drain(..bytes);
+        self.consumed += bytes;
+        if self.consumed < self.inbox.len() {
+            return;
+        }
+        self.inbox.clear();
+        self.consumed = 0;
         if self.inbox.capacity() > KEPT_BUFFER {
             self.inbox.shrink_to(KEPT_BUFFER);
         }

@@ -24,7 +24,7 @@ isolated! {
         assert_eq!(what, "warmup_code");
         assert!(message.contains("ZeroDivisionError"), "{message}");
         assert!(traceback.contains("1 / 0"), "{traceback}");
-        let error = python().warm_import("no_such_module").start().unwrap_err();
+        let error = python().warm_import("no_such_module").require_warm_imports(true).start().unwrap_err();
         assert!(matches!(&error, Error::WarmUp { what, .. } if what.contains("no_such_module")), "{error}");
     }
 }
@@ -103,8 +103,9 @@ fn inline_worker(act: &str) -> SessionConfig {
          os.write(1, struct.pack('<IBBHQI', 4 + len(first), kind, flags, 0, request, len(first)) + first)\n\
          signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n\
          head = read(16)\nread(*struct.unpack('<I', head[:4]))\n\
-         send(2, 0, 0, b'{{\"protocol\":1,\"language\":\"inline\",\"version\":\"0\"}}')\n\
-         while True:\n    head = read(16)\n    size, kind, _, _, request = struct.unpack('<IBBHQ', head)\n    {act}"
+         send(2, 0, 0, b'{{\"protocol\":1,\"pid\":%d,\"language\":\"inline\",\"version\":\"0\",\"features\":[\"execute\",\"sigint\"]}}' % os.getpid())\n\
+         while True:\n    head = read(16)\n    size, kind, _, _, request = struct.unpack('<IBBHQ', head)\n    \
+         if kind == 9: read(size); continue\n    {act}"
     );
     SessionConfig::new(Runtime::command("python3", ["-c", &script]))
 }

@@ -62,6 +62,7 @@ pub(crate) fn session_config(options: &SessionArgs) -> SessionConfig {
     let runtime = remuda::Runtime::python(&options.python);
     let mut config = SessionConfig::new(runtime).work_dir(remuda::WorkDir::Inherit).inherit_env(true);
     config.warm_imports.clone_from(&options.imports);
+    config.require_warm_imports = true;
     config.env.extend(options.env.iter().cloned());
     config.time_limit = options.time_limit;
     config

@@ -165,11 +165,6 @@ impl Runtime {
         self.wrappers.iter().any(Wrapper::is_remote)
     }
 
-    /// Whether a worker can go back to its warm state when asked by a `reset` frame.
-    pub(crate) fn can_reset(&self) -> bool {
-        matches!(self.kind, Kind::Python { .. })
-    }
-
     /// Whether `PYTHON*` variables are part of the worker's environment.
     pub(crate) fn keeps_python_variables(&self) -> bool {
         self.kind == Kind::Python { isolated: false }

@@ -714,7 +714,8 @@ def start():
     prepare_interpreter()
     version = sys.version.split()[0]
     send(frame(READY, 0, 0, (
-        '{"protocol":%d,"pid":%d,"language":"python","version":"%s"}' % (VERSION, PID, version)
+        '{"protocol":%d,"pid":%d,"language":"python","version":"%s",'
+        '"features":["execute","call","warm","reset","interrupt","sigint"]}' % (VERSION, PID, version)
     ).encode()))
     take_warm_state()
     try:
