@@ -16,6 +16,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    /// Earlier than any moment that was ever read.
+    pub(crate) const LONG_AGO: Moment = Moment(0);
+
     /// Later than any moment that is ever reached.
     pub(crate) const FAR_FUTURE: Moment = Moment(u64::MAX);
 

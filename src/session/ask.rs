@@ -126,7 +126,7 @@ impl Session {
     }
 
     fn question(&mut self, kind: Kind, first: &[u8], answer: Kind, limit: Duration) -> Result<Vec<u8>> {
-        self.ensure_usable()?;
+        self.ensure_usable(Moment::now())?;
         let (id, cap) = (self.next_request(), self.config.frame_cap);
         let frame = protocol::encode(kind, id, first, b"", cap)
             .ok_or(Error::RequestTooLarge { bytes: first.len(), cap })?;

@@ -10,6 +10,7 @@ use super::output::Pipe;
 use super::transport::channel_error;
 use super::{Cause, PostMortem, Process, Session, SessionConfig, start};
 use crate::cancel::CancelToken;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
 
@@ -41,7 +42,7 @@ impl Session {
 
     /// Asks the worker to go back to its warm state. Does not block (about 2 µs).
     pub(crate) fn begin_reset(&mut self) -> Result<()> {
-        self.ensure_usable()?;
+        self.ensure_usable(Moment::now())?;
         let id = self.next_request();
         let frame = protocol::encode(Kind::Reset, id, b"", b"", self.config.frame_cap);
         let (Some(worker), Some(frame)) = (&mut self.worker, frame) else { return Err(self.dead()) };

@@ -81,6 +81,10 @@ use crate::protocol::{self, Kind};
 /// kernel needs (72 ms for a GiB of memory), except for a process stuck in a device.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A session whose last answer is younger than this is not looked at before its next request: its
+/// channels were, a moment ago. What is late by less than that could be late by a little more too.
+const FRESH: Duration = Duration::from_micros(100);
+
 /// One worker process and its channels.
 ///
 /// A session belongs to one caller at a time (`&mut self`); it can move between threads. Its
@@ -111,6 +115,7 @@ pub struct Session {
     warm: WarmReport,
     created_at: SystemTime,
     last_used_at: SystemTime,
+    last_answer: Moment,
     post_mortem: Option<Box<PostMortem>>,
 }
 
@@ -238,9 +243,12 @@ impl Session {
     }
 
     /// Fails if the session cannot take a request; drops output that came late.
-    fn ensure_usable(&mut self) -> Result<()> {
+    fn ensure_usable(&mut self, now: Moment) -> Result<()> {
         if !self.process().is_alive() {
             return Err(self.dead());
+        }
+        if now.saturating_since(self.last_answer) < FRESH {
+            return Ok(());
         }
         self.check_idle().map(|late| self.late_output += late)
     }

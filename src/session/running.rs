@@ -84,7 +84,8 @@ impl Session {
         if tokens.iter().flatten().any(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
-        self.ensure_usable()?;
+        let started = Moment::now();
+        self.ensure_usable(started)?;
         let id = self.next_request();
         let answers_input = queued || request.observers.input.is_some();
         let frames = self.encode(id, &request, answers_input)?;
@@ -95,7 +96,6 @@ impl Session {
         let registrations = tokens.each_ref().map(|token| {
             token.as_ref().map(|token| token.register(Arc::clone(worker.transport.waker()) as Arc<dyn Wake>))
         });
-        let started = Moment::now();
         let stops = Stops {
             soft: request.time_limit.or(config.time_limit).map(|limit| started + limit),
             hard: request.hard_time_limit.map(|limit| started + limit),
@@ -265,7 +265,9 @@ impl Running<'_, '_> {
                 worker.transport.waker().clear();
             }
         }
-        let duration = Moment::now().saturating_since(self.started);
+        let now = Moment::now();
+        let duration = now.saturating_since(self.started);
+        session.last_answer = now;
         let collector = &mut exchange.collector;
         let usage = self.meter.take().map(|meter| meter.stop(session.process(), collector.cpu_time));
         session.last_used_at = clock::wall();

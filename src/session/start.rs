@@ -77,6 +77,7 @@ pub(crate) fn start_as(
         warm: WarmReport::default(),
         created_at: now,
         last_used_at: now,
+        last_answer: Moment::LONG_AGO,
         post_mortem: None,
     };
     session.wait_until_ready(deadline)?;

@@ -16,7 +16,11 @@ fn stopped(session: &mut Session, code: &str, stop: fn(&InterruptHandle) -> bool
         starts.recv().expect("the code says that it runs");
         assert!(stop(&handle), "code is running");
     });
-    let run = session.execute(Request::code(code).on_output(move |_, _| drop(started.send(())))).unwrap();
+    let request = Request::code(code).on_output(move |_, _| {
+        // Only the first time: afterwards nobody listens.
+        let _ = started.send(());
+    });
+    let run = session.execute(request).unwrap();
     stopper.join().unwrap();
     run
 }
@@ -76,10 +80,10 @@ isolated! {
     fn an_interrupt_that_comes_late_never_hits_the_next_execution() {
         let mut session = session();
         let handle = session.interrupt_handle();
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (end, ended) = mpsc::channel::<()>();
         let stopper = thread::spawn(move || {
             let mut hits = 0_u64;
-            while stopped.try_recv().is_err() {
+            while ended.try_recv().is_err() {
                 hits += u64::from(handle.interrupt());
                 thread::yield_now();
             }
@@ -98,7 +102,7 @@ isolated! {
                 other => panic!("{other:?}: {:?}", run.error),
             }
         }
-        stop.send(()).unwrap();
+        end.send(()).unwrap();
         assert!(stopper.join().unwrap() > 0, "some hit");
         assert_eq!(session.execute("'clean'").unwrap().outcome, Outcome::Completed);
     }
