@@ -89,6 +89,9 @@ mod background;
 mod cancel;
 mod clock;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pool;
 pub mod protocol;
 mod session;
@@ -106,8 +109,8 @@ pub use pool::{
 pub use session::{
     Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit, Feature, Fingerprint,
     InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback, PostMortem,
-    Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState,
-    Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo,
+    SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

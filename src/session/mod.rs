@@ -24,6 +24,8 @@ mod answer;
 mod ask;
 mod collector;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod events;
 mod exchange;
 mod execution;

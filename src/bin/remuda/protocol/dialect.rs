@@ -91,11 +91,11 @@ const PYTHON: Words = Words {
     busy: "print('busy', flush=True)\nwhile True: pass",
     polls: "import remuda\nremuda.cancelled()\nprint('busy', flush=True)\nwhile not remuda.cancelled(): pass\n'seen'",
     swallows: Some(
-        "print('busy', flush=True)\ntry:\n    while True: pass\nexcept KeyboardInterrupt: pass\n\
+        "try:\n    print('busy', flush=True)\n    while True: pass\nexcept KeyboardInterrupt: pass\n\
          for _ in range(N): pass\n'went on'",
     ),
     attachments: "import remuda\ndata = bytes(remuda.attachments['in'])\nremuda.attach('out', data[::-1])\nlist(data)",
-    display: "import remuda\nremuda.display({'text/plain': 'plain', 'text/html': '<b>rich</b>'})\nNone",
+    display: "import remuda\nremuda.display({'text/plain': 'plain', 'text/html': '<b>rich</b>'}, raw=True)\nNone",
     progress: "import remuda\nremuda.progress(0.5, 'half')\nNone",
     input: "input('name? ')",
     works: "sum(range(2000000))\nNone",
@@ -212,6 +212,9 @@ mod tests {
         let dialect = Dialect::of("python", &given);
         assert_eq!(dialect.small(7).ok(), Some(("2 * 2".to_owned(), 4.into())));
         assert!(Dialect::of("cobol", &Given::default()).small(1).is_err());
-        assert_eq!(Dialect::of("node", &Given::default()).small(7).ok(), Some(("7 + 1".to_owned(), 8.into())));
+        assert_eq!(
+            Dialect::of("node", &Given::default()).small(7).ok(),
+            Some(("7 + 1".to_owned(), 8.into()))
+        );
     }
 }

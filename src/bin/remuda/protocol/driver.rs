@@ -164,7 +164,8 @@ impl Driver {
 
     /// Sends each byte so that the worker must read it alone. The pipe takes 16 at a time.
     pub(super) fn send_byte_by_byte(&mut self, bytes: &[u8]) -> Checked {
-        let failed = |error: rustix::io::Errno| Miss::failed("a pipe that keeps bytes apart", error.to_string());
+        let failed =
+            |error: rustix::io::Errno| Miss::failed("a pipe that keeps bytes apart", error.to_string());
         self.ends.requests.in_packets(true).map_err(failed)?;
         for byte in bytes {
             self.ends.requests.send(std::slice::from_ref(byte));
@@ -281,7 +282,8 @@ impl Driver {
         self.cancel(request, attempt);
         let mut events = Vec::new();
         loop {
-            let Some(frame) = self.frame_by(Instant::now() + RESEND, "an answer to a cancelled request")? else {
+            let Some(frame) = self.frame_by(Instant::now() + RESEND, "an answer to a cancelled request")?
+            else {
                 if !self.ends.replies.is_open() {
                     return Err(self.missing("an answer to a cancelled request", "the end of its replies"));
                 }

@@ -46,7 +46,11 @@ impl Owned {
     /// The first part, which is JSON.
     pub(super) fn json(&self) -> Checked<Value> {
         serde_json::from_slice(&self.first).map_err(|error| {
-            Miss::broken(format!("{:?} with JSON in its first part", self.kind), error.to_string(), &self.first)
+            Miss::broken(
+                format!("{:?} with JSON in its first part", self.kind),
+                error.to_string(),
+                &self.first,
+            )
         })
     }
 
@@ -73,7 +77,9 @@ impl Owned {
                 Some(what) => wrong(what),
             },
             Kind::Error => self.check_json("with type, message and traceback, all text", is_error),
-            Kind::Clean => self.check_json("with a list of reasons", |reasons| all(reasons, Value::is_string)),
+            Kind::Clean => {
+                self.check_json("with a list of reasons", |reasons| all(reasons, Value::is_string))
+            }
             Kind::Display if !self.sizes_add_up()? => wrong("with forms as long as it says"),
             Kind::Progress => self.check_json("with fraction and message", is_progress),
             Kind::Input => self.check_json("with prompt and secret", |input| {
@@ -158,8 +164,7 @@ impl Answer {
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.frame.flags & flag::STOPPED != 0
-            && matches!(self.frame.kind, Kind::Result | Kind::Error)
+        self.frame.flags & flag::STOPPED != 0 && matches!(self.frame.kind, Kind::Result | Kind::Error)
     }
 
     pub(super) fn events(&self, kind: Kind) -> Vec<&Owned> {
@@ -207,7 +212,8 @@ fn is_error(error: &Value) -> bool {
 
 fn is_progress(progress: &Value) -> bool {
     let fraction = &progress["fraction"];
-    (fraction.is_null() || fraction.is_number()) && matches!(progress["message"], Value::Null | Value::String(_))
+    (fraction.is_null() || fraction.is_number())
+        && matches!(progress["message"], Value::Null | Value::String(_))
 }
 
 #[cfg(test)]
@@ -249,7 +255,12 @@ mod tests {
             frame(Kind::Display, 0, r#"{"types":[["a/b",1]]}"#, b"xy"),
             frame(Kind::Usage, 0, r#"{"cpu_seconds":-1}"#, b""),
             frame(Kind::Clean, 0, "[1]", b""),
-            frame(Kind::Ready, 0, r#"{"protocol":2,"pid":1,"language":"x","version":"1","features":[]}"#, b""),
+            frame(
+                Kind::Ready,
+                0,
+                r#"{"protocol":2,"pid":1,"language":"x","version":"1","features":[]}"#,
+                b"",
+            ),
         ] {
             assert!(frame.check().is_err(), "{}", frame.tell());
         }

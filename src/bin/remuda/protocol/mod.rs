@@ -58,8 +58,8 @@ Options:
                         reason, expected, found, hex (the first bytes of a broken frame)
   -h, --help            show this
 
-Exit status: 0 if no row failed, 1 if one did, 2 if the command line or the program cannot be used, 130
-after Ctrl-C, 143 after SIGTERM.
+Exit status: 0 if no row failed, 1 if one did, 2 if the command line or the interpreter cannot be used,
+130 after Ctrl-C, 143 after SIGTERM.
 ";
 
 pub(crate) fn main(parser: Parser) -> ExitCode {
@@ -104,14 +104,23 @@ pub(crate) fn main(parser: Parser) -> ExitCode {
 /// Runs the rows, in the order of the document; an error is the exit status after one that no row
 /// has to do with.
 fn check(subject: &Subject, wanted: Option<&str>, as_json: bool) -> Result<Tally, u8> {
-    let print = |text: &str| write_through(&mut io::stdout().lock(), text.as_bytes()).map_err(|_| BROKEN_PIPE);
+    let print =
+        |text: &str| write_through(&mut io::stdout().lock(), text.as_bytes()).map_err(|_| BROKEN_PIPE);
     let mut tally = Tally::default();
+    // A worker that never gets ready would fail every row for one reason.
+    let never_ready = match subject.start() {
+        Err(Miss::Failed(_)) => true,
+        Ok(_) | Err(_) => false,
+    };
     for (name, row) in rows::all() {
         if wanted.is_some_and(|wanted| !name.contains(wanted)) {
             continue;
         }
         let started = Instant::now();
-        let checked = row(subject);
+        let checked = match tally.failed {
+            1.. if never_ready => Err(Miss::skipped("the worker does not start")),
+            _ => row(subject),
+        };
         let stopped = matches!(checked, Err(Miss::Stopped));
         print(&tally.add(name, &checked, started.elapsed(), as_json))?;
         if stopped {

@@ -37,7 +37,9 @@ fn read(mut parser: Parser) -> Result<Wanted, String> {
     match parser.next().map_err(wrong)? {
         Some(Arg::Value(name)) if name == "check" => {}
         Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Wanted::Help),
-        Some(Arg::Value(other)) => return Err(format!("there is no 'protocol {}'; there is check", other.display())),
+        Some(Arg::Value(other)) => {
+            return Err(format!("there is no 'protocol {}'; there is check", other.display()));
+        }
         Some(other) => return Err(wrong(other.unexpected())),
         None => return Err("what about the protocol? Say check".to_owned()),
     }
@@ -81,16 +83,18 @@ fn text(what: &str, value: OsString) -> Result<String, String> {
 
 fn seconds(value: &str) -> Result<Duration, String> {
     match value.parse().map(Duration::try_from_secs_f64) {
-        Ok(Ok(limit)) if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&limit) => Ok(limit),
+        Ok(Ok(limit)) if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&limit) => {
+            Ok(limit)
+        }
         _ => Err(format!("--timeout {value}: a number of seconds from 0.1 to 3600 is wanted")),
     }
 }
 
 /// `CODE=JSON`; code may hold the sign too, so that the first one with JSON behind it counts.
 fn execute(value: &str) -> Result<(String, Value), String> {
-    let split = value.match_indices('=').find_map(|(at, _)| {
-        Some((value[..at].to_owned(), serde_json::from_str(&value[at + 1..]).ok()?))
-    });
+    let split = value
+        .match_indices('=')
+        .find_map(|(at, _)| Some((value[..at].to_owned(), serde_json::from_str(&value[at + 1..]).ok()?)));
     split.ok_or_else(|| format!("--execute {value}: CODE=JSON is wanted, such as '1 + 1=2'"))
 }
 
@@ -147,7 +151,10 @@ mod tests {
             (&["check", "--call", "f=1=1"][..], "FUNCTION=ARGS=JSON"),
         ] {
             let message = refused(line);
-            assert!(message.contains(named) && message.contains("remuda help protocol"), "{line:?}: {message}");
+            assert!(
+                message.contains(named) && message.contains("remuda help protocol"),
+                "{line:?}: {message}"
+            );
         }
     }
 }

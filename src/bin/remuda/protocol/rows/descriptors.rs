@@ -24,7 +24,9 @@ fn inherited(subject: &Subject) -> Checked {
         .filter_map(|entry| entry.as_str())
         .filter(|entry| ["socket:", "pipe:", "/memfd:"].iter().any(|kind| entry.starts_with(kind)))
         .collect();
-    expect(channels.is_empty(), "no socket, pipe or memory file above fd 2 in a child", || channels.join(", "))?;
+    expect(channels.is_empty(), "no socket, pipe or memory file above fd 2 in a child", || {
+        channels.join(", ")
+    })?;
     driver.ping()
 }
 
@@ -39,12 +41,17 @@ fn end_is_heard(subject: &Subject) -> Checked {
     let (mut driver, words) = speaking(subject)?;
     let child = driver.run(words.child)?.value()?;
     let worker = driver.ready["pid"].as_u64();
-    expect(child.as_u64().is_some_and(|child| Some(child) != worker), "the number of a child", || child.to_string())?;
+    expect(child.as_u64().is_some_and(|child| Some(child) != worker), "the number of a child", || {
+        child.to_string()
+    })?;
     driver.child.kill_alone();
     let until = driver.deadline;
     while driver.ends.replies.is_open() {
         if Instant::now() >= until {
-            return Err(Miss::failed("the end of the replies when the worker has ended", "a child holds them"));
+            return Err(Miss::failed(
+                "the end of the replies when the worker has ended",
+                "a child holds them",
+            ));
         }
         driver.ends.pump(Duration::from_millis(10));
         thread::yield_now();

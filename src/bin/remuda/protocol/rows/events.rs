@@ -145,9 +145,12 @@ fn attachments(subject: &Subject) -> Checked {
 fn display(subject: &Subject) -> Checked {
     let (mut driver, words) = speaking(subject)?;
     let answer = driver.run(words.display)?;
-    answer.frame.kind.eq(&Kind::Result).then_some(()).ok_or_else(|| {
-        Miss::failed("a result", answer.frame.tell())
-    })?;
+    answer
+        .frame
+        .kind
+        .eq(&Kind::Result)
+        .then_some(())
+        .ok_or_else(|| Miss::failed("a result", answer.frame.tell()))?;
     let found = answer.events(Kind::Display);
     let [shown] = found[..] else {
         return Err(Miss::failed("one display", format!("{} of them", found.len())));

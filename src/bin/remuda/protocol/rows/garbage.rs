@@ -137,7 +137,8 @@ fn noise(subject: &Subject) -> Checked {
 /// A frame of which only a part comes must not be acted on.
 fn cut_off(subject: &Subject) -> Checked {
     let (mut driver, words) = speaking(subject)?;
-    let bytes = encode(Kind::Execute, 0, NUMBER, b"", [words.leaves_a_file, "\n# and more"].concat().as_bytes());
+    let bytes =
+        encode(Kind::Execute, 0, NUMBER, b"", [words.leaves_a_file, "\n# and more"].concat().as_bytes());
     driver.requests().send(&bytes[..bytes.len() - 4]);
     driver.hang_up();
     ends(subject, &mut driver)

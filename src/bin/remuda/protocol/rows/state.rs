@@ -42,9 +42,11 @@ fn warm(subject: &Subject) -> Checked {
     let report =
         driver.ask(Kind::Warm, modules.as_bytes(), words.defines.as_bytes(), Kind::Warmed)?.json()?;
     let is_line = report[0]["module"] == words.module && report[0]["error"].is_null();
-    expect(is_line && report.as_array().is_some_and(|lines| lines.len() == 1), "one line without error", || {
-        report.to_string()
-    })?;
+    expect(
+        is_line && report.as_array().is_some_and(|lines| lines.len() == 1),
+        "one line without error",
+        || report.to_string(),
+    )?;
     driver.run(words.reads)?.is(&41.into())?;
     driver.ping()
 }
@@ -141,7 +143,8 @@ fn fingerprint(subject: &Subject) -> Checked {
     if driver.has("reset") {
         driver.ask(Kind::Reset, b"", b"", Kind::Clean)?;
         let again = inspect(&mut driver, "fingerprint")?;
-        let same = again["globals"] == json!([]) && again["environment"] == json!([]) && again["cwd"].is_null();
+        let same =
+            again["globals"] == json!([]) && again["environment"] == json!([]) && again["cwd"].is_null();
         expect(same, "no difference after a reset", || again.to_string())?;
     }
     driver.ping()
@@ -158,5 +161,7 @@ fn check_fingerprint(found: &Value) -> Checked {
         && (found["cwd"].is_null() || found["cwd"].is_string())
         && found["threads"].is_u64()
         && found["children"].is_u64();
-    expect(right, "lists of globals, modules, environment and fds; cwd, threads, children", || found.to_string())
+    expect(right, "lists of globals, modules, environment and fds; cwd, threads, children", || {
+        found.to_string()
+    })
 }
