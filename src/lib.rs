@@ -36,7 +36,7 @@
 //! - [`Session`]: one live worker process. It runs code or calls, one at a time, streams output, and
 //!   can be interrupted, limited and killed. Python is built in ([`Runtime::python`]); any program
 //!   that speaks the worker protocol (`docs/worker-protocol.md`)
-//!   will do ([`Runtime::command`]).
+//!   will do ([`Runtime::command`]); a Rust program, this one too, becomes a worker by [`worker`].
 //! - [`Request`] goes in, [`Execution`] comes out, with an [`Outcome`]: what user code does, even to
 //!   its own process, is a value, not an error.
 //! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
@@ -98,19 +98,20 @@ mod session;
 mod sync;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod tracker;
+pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, Result};
+pub use error::{Error, FileProblem, Result};
 pub use pool::{
     AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
     PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
     as_completed,
 };
 pub use session::{
-    Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit, Feature, Fingerprint,
-    InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback, PostMortem,
-    Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo,
-    SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
+    Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
+    OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
+    SessionId, SessionInfo, SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};
