@@ -20,7 +20,7 @@ def request(wanted=None):
     """The next request; others than the wanted kind are read and forgotten."""
     while True:
         size, kind, flags, _, number, length = struct.unpack("<IBBHQI", read(20))
-        body = read(size - 4)
+        request.body = read(size - 4)
         if wanted is None or kind == wanted: return number
 
 def frame(kind, number, first=b"", second=b"", flags=0):
@@ -45,6 +45,7 @@ def serve():
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 request(1)
+CAP = struct.unpack_from("<Q", request.body, 16)[0]
 "#;
 
 /// A worker that reads *go* and then runs this script.

@@ -64,7 +64,7 @@ fn check_script(script: &str, args: &[&str]) -> (Option<i32>, BTreeMap<String, V
     rows(&dir, &[args, &["--timeout", "10", "--", "python3", "-I", "-S", "-c", &code]].concat())
 }
 
-/// Serves what a worker must be able to do at least; `KIND` lines change it.
+/// Serves what a worker must be able to do at least, but for what `change` takes over.
 const LEAST: &str = "
 ready()
 def serve_least(change):
@@ -75,7 +75,7 @@ def serve_least(change):
             if not more: os.kill(0, 9)
             head += more
         size, kind, flags, zero, number = struct.unpack('<IBBHQ', head)
-        if zero or size > 64 << 20 or size < 4: os._exit(1)
+        if zero or size > CAP or size < 4: os._exit(1)
         body = b''
         while len(body) < size:
             more = os.read(0, size - len(body))
@@ -117,7 +117,7 @@ isolated! {
             ("kind == 12 and (raw(frame(77, number)) or 1)", "ping: answered with pong", "unknown frame kind 77"),
             ("kind == 5 and (send(7, number, b'nan', b'nan', flags=3) or 1)", "execute: a value", "nan"),
             ("kind == 5 and (result(number, b'5') or 1)", "execute: a value", "5"),
-            ("kind == 9 and (send(8, number) or 1)", "cancel: after the answer", "Error"),
+            ("kind == 9 and (send(8, number) or 1)", "cancel: after the answer", "EOF"),
             ("kind == 24 and (send(13, number) or 1)", "garbage: an unknown kind", "Pong"),
             ("kind == 14 and os._exit(4)", "end: shutdown ends the worker with code 0", "code 4"),
             ("kind == 5 and (flags_ignored(number) or 1)", "usage: processor time before the answer where it is asked for", "0 of them"),
