@@ -40,6 +40,10 @@ pub(crate) struct Exchange<'a> {
     /// How long a question may wait for its answer.
     pub(crate) input_timeout: Option<Duration>,
     sent: usize,
+    /// Whether `unsent` holds answers to questions only: the request itself was sent.
+    replying: bool,
+    /// Events that came so far.
+    events: u64,
     ladder: Option<Ladder>,
     question: Option<(Question, Option<Moment>)>,
 }
@@ -111,6 +115,8 @@ impl<'a> Exchange<'a> {
             frame_cap: protocol::DEFAULT_FRAME_CAP,
             input_timeout: None,
             sent: 0,
+            replying: false,
+            events: 0,
             ladder: None,
             question: None,
         }
@@ -126,22 +132,29 @@ impl<'a> Exchange<'a> {
         if self.unsent.is_empty() {
             return None;
         }
-        match transport.write_some(&self.unsent) {
-            Ok(written) => self.sent = written,
-            Err(error) => return Some(cannot_send(process, error)),
+        let end = self.start_sending(transport).err().map(|error| cannot_send(process, error))?;
+        Some(self.wind_up(end, transport, process))
+    }
+
+    fn start_sending(&mut self, transport: &Transport) -> rustix::io::Result<()> {
+        self.sent = transport.write_some(&self.unsent)?;
+        if self.is_sending() {
+            return transport.watch_requests(true);
         }
-        if self.is_sending()
-            && let Err(error) = transport.watch_requests(true)
-        {
-            return Some(cannot_send(process, error));
-        }
-        None
+        // A large request is not kept while its code runs.
+        (self.unsent, self.sent) = (Vec::new(), 0);
+        Ok(())
     }
 
     /// Waits until something happens, at most until the next deadline, and sees to it. The end of
     /// the exchange, if this was it.
     pub(crate) fn step(&mut self, transport: &mut Transport, process: &Process) -> Option<End> {
         let end = self.advance(transport, process)?;
+        Some(self.wind_up(end, transport, process))
+    }
+
+    /// What is left to do at every end.
+    fn wind_up(&mut self, end: End, transport: &mut Transport, process: &Process) -> End {
         if let End::Broken(reason) = &end {
             process.kill_group(Cause::Protocol(reason.clone()));
         }
@@ -150,7 +163,7 @@ impl<'a> Exchange<'a> {
             self.drain(transport, true, true);
         }
         self.collector.finish();
-        Some(end)
+        end
     }
 
     /// Takes every step up to the end.
@@ -183,15 +196,47 @@ impl<'a> Exchange<'a> {
         {
             return Some(cannot_send(process, error));
         }
+        let events = self.events;
         let end = self.read_frames(transport, process, ready)?;
         if end == End::Answered {
-            if self.is_sending() {
-                // The rest would be taken for the next request.
-                return Some(End::Broken("it answered a request that it had not read".to_owned()));
+            if self.is_sending()
+                && let Err(end) = self.send_needless(transport, process)
+            {
+                return Some(end);
             }
-            self.drain(transport, ready.stdout(), ready.stderr());
+            // What was written before the answer was there when the answer came. But if an event woke us,
+            // the answer may have come after the look at the pipes.
+            let later = self.events > events;
+            self.drain(transport, ready.stdout() || later, ready.stderr() || later);
         }
         Some(end)
+    }
+
+    /// Sends what is left after the answer: an input reply that the code, stopped meanwhile, does not
+    /// wait for any more. A worker that takes requests again reads it and forgets it.
+    fn send_needless(&mut self, transport: &mut Transport, process: &Process) -> Result<(), End> {
+        let deadline = Moment::after(END_PATIENCE);
+        while self.replying && self.is_sending() {
+            let ready = transport
+                .wait(Some(deadline))
+                .map_err(|error| End::Broken(format!("waiting for it failed: {error}")))?;
+            if ready.nothing() || ready.exit() {
+                break;
+            }
+            if ready.wake() {
+                transport.waker().clear();
+            }
+            self.read_output(transport, ready);
+            self.send_rest(transport).map_err(|error| cannot_send(process, error))?;
+            if ready.replies() && !transport.is_inline() {
+                break;
+            }
+        }
+        if self.is_sending() {
+            // The rest would be taken for the next request.
+            return Err(End::Broken("it answered a request that it had not read".to_owned()));
+        }
+        Ok(())
     }
 
     fn is_sending(&self) -> bool {
@@ -234,7 +279,8 @@ impl<'a> Exchange<'a> {
     /// The first rung. Without a reason, the code is only asked, and never killed.
     fn mount(&mut self, transport: &Transport, process: &Process, why: Option<Stop>) {
         let now = Moment::now();
-        self.interrupt(transport, process, 0);
+        self.send_cancel(transport, 0);
+        self.signal(process);
         // A start that nobody wants any more is not worth a grace.
         let given_up = why == Some(Stop::Cancelled) && self.stops.asks.is_none();
         let grace = if given_up { Duration::ZERO } else { self.stops.grace };
@@ -267,16 +313,24 @@ impl<'a> Exchange<'a> {
         sooner(&mut deadline, ladder.again_at);
         sooner(&mut deadline, ladder.resend_at);
         if again || resend {
-            self.interrupt(transport, process, attempt);
+            self.send_cancel(transport, attempt);
+        }
+        if again {
+            self.signal(process);
         }
         Ok(deadline)
     }
 
-    fn interrupt(&self, transport: &Transport, process: &Process, attempt: u8) {
+    fn send_cancel(&self, transport: &Transport, attempt: u8) {
         // In line it would land in the middle of the request; the worker has not begun anyway.
         if !(self.is_sending() && transport.is_inline()) {
             transport.cancel(self.request, attempt);
         }
+    }
+
+    /// SIGINT for the children of the code, and the code itself. It does not get lost, and what
+    /// interrupted code does to clean up shall not be hit again and again.
+    fn signal(&self, process: &Process) {
         if self.stops.sigint {
             process.interrupt_group();
         }
@@ -326,19 +380,20 @@ impl<'a> Exchange<'a> {
         // A line beyond the cap is no line.
         let frame = encode(flags, line).or_else(|| encode(flag::END_OF_INPUT, "")).unwrap_or_default();
         let was_sending = self.is_sending();
+        self.replying |= !was_sending;
         self.unsent.drain(..self.sent);
         self.unsent.extend_from_slice(&frame);
         self.sent = 0;
-        if was_sending {
-            return Ok(());
-        }
-        self.sent = transport.write_some(&self.unsent)?;
-        if self.is_sending() { transport.watch_requests(true) } else { Ok(()) }
+        if was_sending { Ok(()) } else { self.start_sending(transport) }
     }
 
     fn send_rest(&mut self, transport: &mut Transport) -> rustix::io::Result<()> {
         self.sent += transport.write_some(&self.unsent[self.sent..])?;
-        if self.is_sending() { Ok(()) } else { transport.watch_requests(false) }
+        if self.is_sending() {
+            return Ok(());
+        }
+        (self.unsent, self.sent) = (Vec::new(), 0);
+        transport.watch_requests(false)
     }
 
     fn read_output(&mut self, transport: &mut Transport, ready: Ready) {
@@ -393,12 +448,24 @@ impl<'a> Exchange<'a> {
         let Ok(Some((frame, used))) = transport.next_frame() else { return Ok(()) };
         let reaction = self.collector.take(&frame, &waker).map_err(End::Broken)?;
         transport.consume(used);
-        match reaction {
-            Reaction::Nothing => {}
-            Reaction::Await(_) if self.question.is_some() => {
+        self.events += 1;
+        if !matches!(reaction, Reaction::Nothing) && self.ladder.is_none() {
+            // Code that is interrupted gives up its question and may ask anew; else it waits.
+            if self.question.is_some() {
                 return Err(End::Broken("it asked again before it had an answer".to_owned()));
             }
+            if self.is_sending() {
+                return Err(End::Broken("it asked before it had read what it was sent".to_owned()));
+            }
+        }
+        match reaction {
+            Reaction::Nothing => {}
             Reaction::Await(question) => {
+                if self.question.take().is_some() {
+                    // Each question has one answer, in their order: so the worker can tell them apart.
+                    self.reply(transport, flag::END_OF_INPUT, "")
+                        .map_err(|error| cannot_send(process, error))?;
+                }
                 self.question = Some((question, self.input_timeout.map(Moment::after)));
             }
             Reaction::NoInput => {

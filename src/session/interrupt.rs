@@ -50,6 +50,14 @@ impl Asks {
         *self.waker.lock() = Some(waker);
     }
 
+    /// The worker process with this waker is done with. Handles that outlive it keep no descriptor.
+    pub(crate) fn let_go(&self, waker: &Arc<WakeFd>) {
+        let mut current = self.waker.lock();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, waker)) {
+            *current = None;
+        }
+    }
+
     /// An execution begins; returns its number.
     pub(crate) fn begin(&self) -> u64 {
         let number = self.last.load(Ordering::Relaxed) + 1;

@@ -126,6 +126,9 @@ pub struct Session {
     created_at: SystemTime,
     last_used_at: SystemTime,
     last_answer: Moment,
+    /// Between the request of an execution and its end. Still set afterwards if a [`Running`] was
+    /// forgotten, or kept over a panic: its code may run yet, its request may be half sent.
+    executing: bool,
     post_mortem: Option<Box<PostMortem>>,
 }
 
@@ -287,6 +290,11 @@ impl Session {
         if !self.process().is_alive() {
             return Err(self.dead());
         }
+        if self.executing {
+            self.process().kill_group(Cause::Retired);
+            self.bury(String::new(), Some(self.requests));
+            return Err(self.dead());
+        }
         if now.saturating_since(self.last_answer) < FRESH {
             return Ok(());
         }
@@ -349,8 +357,12 @@ impl Session {
             None => self.post_mortem_now(String::new(), None),
         };
         let Some(mut worker) = self.worker.take() else { return };
+        self.asks.let_go(worker.transport.waker());
         self.requests += 1;
-        let polite = !grace.is_zero() && worker.process.is_alive() && worker.ask_to_leave(self.requests);
+        let polite = !grace.is_zero()
+            && !self.executing
+            && worker.process.is_alive()
+            && worker.ask_to_leave(self.requests);
         if !polite {
             worker.process.kill_group(Cause::Retired);
         }

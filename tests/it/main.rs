@@ -44,6 +44,7 @@ mod session_hostile;
 mod session_interrupt;
 mod session_liars;
 mod session_limits;
+mod session_races;
 mod session_start;
 mod session_stop;
 mod session_streaming;
