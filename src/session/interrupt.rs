@@ -24,7 +24,11 @@ pub(crate) enum Ask {
 ///
 /// Each call concerns the execution that is running at that moment and no other: one that comes
 /// late does nothing. Nothing here blocks. The handle stays valid when the session is restarted,
-/// and may outlive it.
+/// and may outlive it. One of a [`PooledSession`](crate::PooledSession) ends with the lease: it never
+/// stops the code of the next user.
+///
+/// What is asked is done by the thread that waits for the code: in [`Running`](crate::Running) not
+/// before the next event is asked for.
 #[derive(Clone)]
 pub struct InterruptHandle {
     asks: Arc<Asks>,
@@ -101,7 +105,8 @@ impl InterruptHandle {
     }
 
     /// Asks the running code to stop (Python: `KeyboardInterrupt`) and leaves it at that: code that
-    /// goes on is not killed. Returns whether code was running.
+    /// goes on is not killed, and is asked once, however often this is called. Returns whether code
+    /// was running.
     pub fn interrupt(&self) -> bool {
         self.asks.ask(Ask::Interrupt)
     }

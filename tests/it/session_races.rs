@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use remuda::{Error, Outcome, Request, Reuse, Stream};
+use remuda::{CancelToken, Error, Outcome, Request, Reuse, Stream};
 
 use crate::hostile_worker::{self, assert_broken, assert_retired, hostile};
 use crate::support::{GENEROUS, ScratchDir, is_running, isolated, poll, pool, python, session};
@@ -208,5 +208,35 @@ isolated! {
         let mut running = next.begin("print('go', flush=True)\nwhile True: pass").unwrap();
         assert!(running.next().is_some() && own.interrupt());
         assert_eq!(running.finish().unwrap().outcome, Outcome::Cancelled { killed: false });
+    }
+}
+
+isolated! {
+    fn a_question_that_came_with_other_events_does_not_hold_the_end() {
+        let both = "raw(frame(15, n, b'', b'said') + frame(18, n, b'{}'))";
+        let mut session = hostile(&format!(
+            "ready('execute input')\nn = request(5)\n{both}\nrequest(19)\nresult(n)\nhang()"
+        )).start().unwrap();
+        let mut running = session.begin(Request::code("1").hard_time_limit(Duration::from_secs(20))).unwrap();
+        assert!(matches!(running.next(), Some(remuda::Event::Output(_, text)) if text == "said"));
+        assert_eq!(running.finish().unwrap().outcome, Outcome::Completed);
+    }
+}
+
+isolated! {
+    fn a_scope_that_is_killed_does_not_wait_for_a_worker_that_is_asked_something() {
+        let pool = pool().min_idle(1).max_sessions(1).start().unwrap();
+        let token = CancelToken::new();
+        let scope = pool.scope(&token);
+        let mut session = scope.acquire().unwrap();
+        let pid = rustix::process::Pid::from_raw(session.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        std::thread::scope(|threads| {
+            threads.spawn(|| token.cancel());
+            match session.ping(GENEROUS) {
+                Err(Error::Cancelled) => {}
+                other => panic!("{other:?}"),
+            }
+        });
     }
 }
