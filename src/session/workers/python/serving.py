@@ -38,7 +38,8 @@ BROKEN_FRAME = b"the host sent a frame that is none"
 
 
 def check_short(data):
-    """A header whose body cannot be one: no use waiting for more of it."""
+    """A body always has the length of its first part: no use waiting for one that cannot, or that
+    would be too long."""
     if len(data) >= HEADER and not 4 <= int.from_bytes(data[:4], "little") <= frame_cap:
         refuse(BROKEN_FRAME)
 
