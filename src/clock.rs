@@ -65,6 +65,11 @@ impl Sub<Duration> for Moment {
     }
 }
 
+/// CPU time of all threads of this process so far.
+pub(crate) fn process_cpu() -> Duration {
+    Moment::from_timespec(clock_gettime(ClockId::ProcessCPUTime)).saturating_since(Moment(0))
+}
+
 /// Wall clock time, for display.
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()

@@ -140,6 +140,20 @@ pub enum Error {
         /// The operating system's error.
         source: io::Error,
     },
+    /// A file in a session's working directory cannot be read or written, from [`Files`](crate::Files).
+    File {
+        /// Its name as given.
+        name: PathBuf,
+        /// What is wrong.
+        problem: FileProblem,
+    },
+    /// The working directory of the session is not on this machine, from
+    /// [`Session::files`](crate::Session::files) and
+    /// [`Request::artefacts`](crate::Request::artefacts).
+    FilesElsewhere {
+        /// The session.
+        session: SessionId,
+    },
     /// An operating system call failed.
     Io {
         /// What was being done.
@@ -147,6 +161,29 @@ pub enum Error {
         /// The error.
         source: io::Error,
     },
+}
+
+/// What is wrong with a file in a session's working directory.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FileProblem {
+    /// The name is empty, absolute, or has a part such as `..` or `.`.
+    BadName,
+    /// There is none.
+    NotFound,
+    /// A symbolic link is there or on the way.
+    Link,
+    /// It is a directory, a pipe, a device, a socket; or a part of the way is no directory.
+    NotRegular,
+    /// It is larger than what may be read at once.
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+        /// The cap in bytes.
+        cap: u64,
+    },
+    /// The operating system says otherwise no.
+    Io(io::Error),
 }
 
 impl Error {
@@ -223,7 +260,26 @@ impl fmt::Display for Error {
                 )
             }
             Error::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Error::File { name, problem } => write!(f, "the session's file {}: {problem}", name.display()),
+            Error::FilesElsewhere { session } => {
+                write!(f, "the files of session {session} are behind a remote wrapper, not on this machine")
+            }
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
+        }
+    }
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileProblem::BadName => f.write_str("the name must be relative and have no `..` or `.`"),
+            FileProblem::NotFound => f.write_str("there is none"),
+            FileProblem::Link => f.write_str("a symbolic link is there or on the way; none is followed"),
+            FileProblem::NotRegular => {
+                f.write_str("it is no regular file, or lies below what is no directory")
+            }
+            FileProblem::TooLarge { size, cap } => write!(f, "{size} bytes, over the cap of {cap} bytes"),
+            FileProblem::Io(error) => error.fmt(f),
         }
     }
 }
@@ -240,6 +296,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. }
+            | Error::File { problem: FileProblem::Io(source), .. }
             | Error::Listen { source, .. }
             | Error::Runtime { source: Some(source), .. } => Some(source),
             Error::Store { source, .. } => Some(source.as_ref()),

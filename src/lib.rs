@@ -64,7 +64,7 @@
 //! # Languages
 //!
 //! Python 3.9 or later ([`Runtime::python`]), Node 18 or later ([`Runtime::node`]), programs in Rust
-//! ([`Runtime::native`]), and any program that speaks the worker protocol ([`Runtime::command`],
+//! ([`Runtime::native`] with [`worker`], this one too), and any program that speaks the worker protocol ([`Runtime::command`],
 //! `docs/worker-protocol.md`, [`protocol`]). Each can run behind a wrapper (`nice`, `bwrap`) or on
 //! another machine (`ssh`, `docker exec -i`). A session knows what its worker can do: [`Session::can`].
 //!
@@ -104,6 +104,8 @@ mod guide {
         StreamingAndDisplay: "docs/guide/streaming-and-display.md",
         Stopping: "docs/guide/stopping.md",
         LimitsPage: "docs/guide/limits.md",
+        OtherLanguages: "docs/guide/other-languages.md",
+        WritingAWorker: "docs/guide/writing-a-worker.md",
         SharedPools: "docs/guide/shared-pools.md",
     }
 }
@@ -121,19 +123,20 @@ mod session;
 mod sync;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod tracker;
+pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, Result};
+pub use error::{Error, FileProblem, Result};
 pub use pool::{
     AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
     PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
     as_completed,
 };
 pub use session::{
-    Attachment, Call, Cause, Display, Event, Execution, ExecutionError, Exit, Feature, Fingerprint,
-    InterruptHandle, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback, PostMortem, Progress,
-    Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo, SessionState, Stream,
-    TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    Artefact, Artefacts, Attachment, Call, Cause, Display, Event, Execution, ExecutionError, Exit, Feature,
+    Files, Fingerprint, InterruptHandle, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback,
+    PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo,
+    SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Session;
-use super::execution::Limit;
+use super::limits::Limits;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::protocol;
@@ -74,21 +74,6 @@ pub enum WorkDir {
     Inherit,
     /// This directory; it must exist.
     Path(PathBuf),
-}
-
-/// Resource limits of one worker process, set by `prlimit` before any user code runs. Children
-/// inherit them. `None` leaves the host's own limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Private data (heap and anonymous mappings), in bytes; beyond it Python raises `MemoryError`.
-    pub data: Option<u64>,
-    /// CPU time of the process over its whole life, in seconds; beyond it the kernel kills it.
-    pub cpu_seconds: Option<u64>,
-    /// Open file descriptors.
-    pub open_files: Option<u64>,
-    /// Largest file that may be written, in bytes.
-    pub file_size: Option<u64>,
 }
 
 impl SessionConfig {
@@ -225,6 +210,13 @@ impl SessionConfig {
     /// [`Error::InvalidConfig`] names the first option that makes no sense.
     pub fn validate(&self) -> Result<()> {
         self.runtime.validate()?;
+        self.limits.validate()?;
+        if self.runtime.is_remote() && self.limits.any() {
+            return Err(Error::config(
+                "limits",
+                "they do not reach a worker behind a remote wrapper; limit it there, as by a prefix inside",
+            ));
+        }
         if self.start_timeout.is_zero() {
             return Err(Error::config(
                 "start_timeout",
@@ -261,46 +253,5 @@ impl SessionConfig {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Limits {
-    /// No limits but those of the host.
-    pub fn new() -> Limits {
-        Limits::default()
-    }
-
-    /// Whether this one is limited.
-    pub(crate) fn is_set(&self, limit: Limit) -> bool {
-        match limit {
-            Limit::Data => self.data.is_some(),
-            Limit::CpuTime => self.cpu_seconds.is_some(),
-            Limit::OpenFiles => self.open_files.is_some(),
-            Limit::FileSize => self.file_size.is_some(),
-        }
-    }
-
-    /// Sets [`data`](Limits::data).
-    pub fn data(mut self, bytes: u64) -> Limits {
-        self.data = Some(bytes);
-        self
-    }
-
-    /// Sets [`cpu_seconds`](Limits::cpu_seconds).
-    pub fn cpu_seconds(mut self, seconds: u64) -> Limits {
-        self.cpu_seconds = Some(seconds);
-        self
-    }
-
-    /// Sets [`open_files`](Limits::open_files).
-    pub fn open_files(mut self, count: u64) -> Limits {
-        self.open_files = Some(count);
-        self
-    }
-
-    /// Sets [`file_size`](Limits::file_size).
-    pub fn file_size(mut self, bytes: u64) -> Limits {
-        self.file_size = Some(bytes);
-        self
     }
 }

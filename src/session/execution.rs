@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SessionId;
+use super::artefacts::Artefacts;
 use super::events::{Attachment, Display};
 
 /// What came of one request. User code's failures are here, not in [`Error`](crate::Error).
@@ -46,6 +47,9 @@ pub struct Execution {
     pub session: SessionId,
     /// What it used, if [`measure`](crate::Request::measure) was asked for.
     pub usage: Option<Usage>,
+    /// Files of the working directory that it made or changed, if
+    /// [`artefacts`](crate::Request::artefacts) was asked for. Removed ones are not told.
+    pub artefacts: Option<Artefacts>,
     /// How the worker ended, if it did.
     pub post_mortem: Option<Box<PostMortem>>,
 }
@@ -100,6 +104,8 @@ pub enum TimeLimit {
 pub enum Limit {
     /// Private memory.
     Data,
+    /// All mapped memory.
+    AddressSpace,
     /// CPU time of the process's whole life.
     #[serde(rename = "cpu")]
     CpuTime,
@@ -107,6 +113,8 @@ pub enum Limit {
     OpenFiles,
     /// Size of a file that is written.
     FileSize,
+    /// Processes of the worker's user.
+    Processes,
 }
 
 /// Why a value is not in [`Execution::value`].

@@ -1,24 +1,22 @@
 //! One worker process: how it is started, watched, signalled and accounted for.
 
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, prlimit, test_kill_process, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal,
+    test_kill_process, waitid,
 };
-use serde::Serialize;
 
 use super::SessionId;
-use super::config::{Limits, SessionConfig};
+use super::config::SessionConfig;
 use super::execution::{Cause, Exit};
+use super::proc::{self, Memory};
 use super::runtime::{self, Launch};
 use super::transport::timespec;
 use crate::clock::Moment;
@@ -28,16 +26,6 @@ use crate::sync::Mutex;
 /// Variables of the host that a worker sees although its environment is clean. `LC_*` too.
 const KEPT_VARIABLES: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR", "LD_LIBRARY_PATH"];
-
-/// Memory of a worker process, in bytes, as the kernel counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Memory {
-    /// Resident now.
-    pub resident: u64,
-    /// The largest resident size so far.
-    pub peak: u64,
-}
 
 /// A worker process as seen by everyone who may watch or kill it, whichever thread uses its session.
 ///
@@ -53,6 +41,9 @@ pub(crate) struct Process {
     alive: AtomicBool,
     end: Mutex<End>,
     peak: AtomicU64,
+    /// The process that is accounted for: a wrapper may have the worker for a child. 0: it cannot be
+    /// seen from here.
+    measured: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -113,31 +104,15 @@ impl Process {
             alive: AtomicBool::new(true),
             end: Mutex::default(),
             peak: AtomicU64::new(0),
+            measured: AtomicU32::new(child.id()),
         };
-        if let Err(error) = process.limit(&config.limits) {
+        if let Err(error) = config.limits.set(process.pid) {
             process.kill_group(Cause::Retired);
             let _ = child.wait();
-            return Err(Error::io("limiting a worker", error));
+            return Err(error);
         }
         // From here on the reaper waits for it, through the pidfd.
         Ok(process)
-    }
-
-    /// Sets limits from outside, before the worker has been told to go.
-    fn limit(&self, limits: &Limits) -> io::Result<()> {
-        let all = [
-            (Resource::Core, Some(0)),
-            (Resource::Data, limits.data),
-            (Resource::Cpu, limits.cpu_seconds),
-            (Resource::Nofile, limits.open_files),
-            (Resource::Fsize, limits.file_size),
-        ];
-        for (resource, limit) in all {
-            if let Some(limit) = limit {
-                prlimit(Some(self.pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn session(&self) -> SessionId {
@@ -278,37 +253,49 @@ impl Process {
         Some((exit, end.cause.clone().unwrap_or(Cause::Itself)))
     }
 
+    /// The worker has told its process id, by its own count; `None`: it runs on another machine.
+    pub(crate) fn announced(&self, pid: Option<u32>) {
+        let worker = pid.and_then(|own| self.unless_reaped(|| proc::descendant(self.id(), own)));
+        self.measured.store(worker.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Resident size now and its peak, from the kernel (about 30 µs); `None` once it is gone.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let end = self.end.lock();
-        if end.reaped {
-            return None;
-        }
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        drop(end);
-        let field = |name: &str| -> Option<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            Some(kib * 1024)
-        };
-        let memory = Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? };
+        let pid = self.measured()?;
+        let memory = self.unless_reaped(|| proc::memory(pid))?;
         self.peak.fetch_max(memory.peak, Ordering::Relaxed);
         Some(memory)
     }
 
+    /// As [`memory`](Process::memory), with what is shared told apart. The kernel walks every page.
+    pub(crate) fn memory_in_detail(&self) -> Option<Memory> {
+        let (memory, pid) = (self.memory()?, self.measured()?);
+        let shares = self.unless_reaped(|| proc::shares(pid));
+        let (proportional, unique) = shares.map_or((None, None), |(pss, uss)| (Some(pss), Some(uss)));
+        Some(Memory { proportional, unique, ..memory })
+    }
+
     /// CPU time of all its threads so far, in steps of 10 ms; also after its end, until it is reaped.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let pid = self.measured()?;
+        self.unless_reaped(|| proc::cpu_times(pid)).map(|(own, _)| own)
+    }
+
+    /// As [`cpu_time`](Process::cpu_time), with the children that it has waited for: of a wrapper
+    /// that waits for the worker, it is the worker's.
+    pub(crate) fn cpu_time_with_children(&self) -> Option<Duration> {
+        self.unless_reaped(|| proc::cpu_times(self.id())).map(|(own, children)| own + children)
+    }
+
+    fn measured(&self) -> Option<u32> {
+        Some(self.measured.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Reads while the process's number is surely its own. (That of a worker behind a wrapper may get a
+    /// new owner before the wrapper ends: nothing but reports depends on it.)
+    fn unless_reaped<T>(&self, read: impl FnOnce() -> Option<T>) -> Option<T> {
         let end = self.end.lock();
-        if end.reaped {
-            return None;
-        }
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        drop(end);
-        // The name may hold anything, blanks and brackets too: fields count from its end.
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-        let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+        if end.reaped { None } else { read() }
     }
 
     /// The largest resident size that anybody has seen.
@@ -323,9 +310,8 @@ impl Process {
     /// Starts a new measurement of the peak. Needs the same user; where it fails, the peak is that
     /// of the process's whole life.
     pub(crate) fn reset_peak(&self) {
-        let end = self.end.lock();
-        if !end.reaped {
-            let _ = fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+        if let Some(pid) = self.measured() {
+            self.unless_reaped(|| proc::reset_peak(pid));
         }
     }
 }
@@ -363,6 +349,7 @@ mod tests {
     use super::*;
     use crate::session::Runtime;
     use crate::session::runtime::Channels;
+    use std::fs;
     use std::process::Child;
 
     fn sleeper(group: i32) -> Child {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::accounting::{self, Meter};
 use super::answer::Answer;
+use super::artefacts::Snapshot;
 use super::collector::Collector;
 use super::events::Event;
 use super::exchange::{End, Exchange, STDERR_TAIL, Stop, Stops};
-use super::execution::{Cause, Execution, Outcome, TimeLimit};
+use super::execution::{Cause, Execution, Limit, Outcome, TimeLimit};
 use super::features::Feature;
 use super::request::{Request, Work};
 use super::{Session, Worker};
@@ -16,6 +17,10 @@ use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind, flag};
+
+/// Of what a worker that died has written to stderr, so much is searched for the limit behind it: a
+/// runtime that is out of memory prints its stack after the reason.
+const LAST_WORDS: usize = 16 << 10;
 
 /// Code that is running, as an iterator of its [`Event`]s: output, displays, progress, questions.
 /// From [`Session::begin`].
@@ -46,6 +51,7 @@ pub struct Running<'s, 'r> {
     /// How it ended, once it has.
     end: Option<End>,
     meter: Option<Meter>,
+    snapshot: Option<Snapshot>,
     registrations: [Option<Registration>; 2],
     started: Moment,
     finished: bool,
@@ -89,6 +95,7 @@ impl Session {
         let id = self.next_request();
         let answers_input = queued || request.observers.input.is_some();
         let frames = self.encode(id, &request, answers_input)?;
+        let snapshot = if request.artefacts { Some(Snapshot::of(&self.files()?)?) } else { None };
         let config = Arc::clone(&self.config);
         let sigint = self.sigint;
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
@@ -113,7 +120,7 @@ impl Session {
         exchange.frame_cap = config.frame_cap;
         exchange.input_timeout = request.input_timeout;
         let end = exchange.begin(&mut worker.transport, &worker.process);
-        Ok(Running { session: self, exchange, end, meter, registrations, started, finished: false })
+        Ok(Running { session: self, exchange, end, meter, snapshot, registrations, started, finished: false })
     }
 
     /// All frames of a request: its attachments, then itself.
@@ -189,8 +196,9 @@ impl Session {
                         _ if answer.error.is_some() => Outcome::Failed,
                         _ => Outcome::Completed,
                     };
-                    // Code that was asked to stop in the middle may have left anything behind.
-                    self.tainted |= stop.is_some();
+                    // Code that was asked to stop in the middle may have left anything behind; a process
+                    // without CPU time left is about to be killed.
+                    self.tainted |= stop.is_some() || limit == Some(Limit::CpuTime);
                     return Ok((outcome, answer));
                 }
                 Err(reason) => {
@@ -208,10 +216,6 @@ impl Session {
             End::Killed => stopped(true).unwrap_or(Outcome::Cancelled { killed: true }),
         };
         self.bury(stderr, Some(request));
-        let limit = self.post_mortem.as_ref().filter(|_| outcome == Outcome::Died).and_then(|death| {
-            accounting::exceeded_by_end(&self.config.limits, death.exit, &death.stderr_tail)
-        });
-        let outcome = limit.map_or(outcome, |limit| Outcome::LimitExceeded { limit, killed: true });
         Ok((outcome, Answer::default()))
     }
 
@@ -277,8 +281,22 @@ impl Running<'_, '_> {
         let stderr_tail =
             if end == End::Answered { String::new() } else { collector.stderr.last(STDERR_TAIL) };
         let (stop, id) = (exchange.stop(), exchange.request);
-        let (outcome, answer) = session.conclude(end, stop, stderr_tail, id)?;
+        let (mut outcome, answer) = session.conclude(end, stop, stderr_tail, id)?;
         let collector = &mut self.exchange.collector;
+        if outcome == Outcome::Died
+            && let Some(limit) = accounting::exceeded_by_end(
+                &session.config.limits,
+                session.process(),
+                &collector.stderr.last(LAST_WORDS),
+            )
+        {
+            outcome = Outcome::LimitExceeded { limit, killed: true };
+        }
+        // Code that has removed its directory has left no file in it.
+        let artefacts = self
+            .snapshot
+            .take()
+            .map(|snapshot| session.files().and_then(|files| snapshot.changed(&files)).unwrap_or_default());
         let (stdout, stdout_dropped) = std::mem::take(&mut collector.stdout).finish();
         let (stderr, stderr_dropped) = std::mem::take(&mut collector.stderr).finish();
         if outcome != Outcome::Completed {
@@ -301,6 +319,7 @@ impl Running<'_, '_> {
             duration,
             session: session.id,
             usage,
+            artefacts,
             post_mortem: session.post_mortem.clone().filter(|_| died),
         })
     }

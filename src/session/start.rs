@@ -60,6 +60,7 @@ pub(crate) fn start_as(
             process,
             transport,
             scratch: starting.scratch.take(),
+            directory,
             keeper: Arc::clone(&starting.keeper),
         }),
         config,
@@ -174,7 +175,10 @@ impl Session {
             return Err(self.break_off(format!("it speaks version {theirs}, this is version {ours}")));
         }
         // A wrapper that waits for its worker would take the signal for itself.
-        self.sigint = ready.features.has(Feature::Sigint) && ready.pid == self.pid();
+        let remote = self.config.runtime.is_remote();
+        // A wrapper that stands in between would take the signal for itself.
+        self.sigint = ready.features.has(Feature::Sigint) && ready.pid == self.pid() && !remote;
+        self.process().announced(if remote { None } else { Some(ready.pid) });
         (self.language, self.language_version) = (ready.language, ready.version);
         self.features = ready.features;
         Ok(())

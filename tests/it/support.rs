@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use remuda::{PoolConfig, Runtime, Session, SessionConfig, SessionPool};
+use remuda::{CancelToken, Outcome, PoolConfig, Request, Runtime, Session, SessionConfig, SessionPool};
 
 /// Far beyond what anything here takes on a loaded machine.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ pub(crate) use isolated;
 /// In the parent: runs the named test again in a child process. In the child: runs `body`.
 pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
     let name = name.split_once("::").map_or(name, |(_, test)| test);
-    if std::env::var_os(MARKER).is_some() {
+    if isolated_child() {
         let before = Resources::now();
         body();
         before.await_return();
@@ -64,6 +64,11 @@ pub(crate) fn run_isolated(name: &str, body: impl FnOnce()) {
     );
 }
 
+/// Whether this is the child process of an isolated test.
+pub(crate) fn isolated_child() -> bool {
+    std::env::var_os(MARKER).is_some()
+}
+
 /// Waits until `done`, at most [`GENEROUS`]; then fails with what `otherwise` says.
 pub(crate) fn poll(done: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let started = Instant::now();
@@ -80,6 +85,19 @@ pub(crate) fn is_running(pid: u32) -> bool {
     })
 }
 
+/// Whether `PATH` holds this program; without it a test says that it leaves something out. With the
+/// name in `REMUDA_REQUIRE` (`bwrap,chromium`) it must be there.
+pub(crate) fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).any(|directory| directory.join(program).is_file());
+    if !found {
+        let required = std::env::var("REMUDA_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == program), "{program} is required but not installed");
+        eprintln!("SKIPPED: it needs {program}");
+    }
+    found
+}
+
 /// A default Python session's options.
 pub(crate) fn python() -> SessionConfig {
     SessionConfig::new(Runtime::python("python3"))
@@ -93,6 +111,13 @@ pub(crate) fn pool() -> PoolConfig {
 /// A default Python session.
 pub(crate) fn session() -> Session {
     python().start().expect("a Python session starts")
+}
+
+/// The outcome of code that is cancelled once it has written something: it is busy by then.
+pub(crate) fn cancelled_when_busy(session: &mut Session, code: &str) -> Outcome {
+    let token = CancelToken::new();
+    let request = Request::code(code).cancel_token(&token).on_output(|_, _| token.cancel());
+    session.execute(request).expect("an outcome").outcome
 }
 
 /// A directory that is removed with all it holds.

@@ -70,6 +70,11 @@ pub(crate) enum Channels {
     Stdio,
 }
 
+/// Holds a wrapper back until a line comes, byte by byte as a shell reads: the limits of this process
+/// are set by then, and a wrapper that forks passes them on.
+const HOLD: [&str; 4] = ["/bin/sh", "-c", "read -r go && exec \"$@\"", "sh"];
+const RELEASE: &[u8] = b"\n";
+
 impl Runtime {
     /// A Python interpreter, version 3.9 or later, by name (looked up in `PATH`) or path, such as
     /// that of a virtual environment. The worker program is built in; nothing needs installing.
@@ -86,12 +91,22 @@ impl Runtime {
         Runtime::of(Kind::Node, program.into(), Vec::new())
     }
 
-    /// A program that serves requests by this crate's own worker library, with its arguments.
+    /// A program that serves requests by [`remuda::worker`](crate::worker), with its arguments.
     pub fn native<A: Into<OsString>>(
         program: impl Into<PathBuf>,
         args: impl IntoIterator<Item = A>,
     ) -> Runtime {
         Runtime::of(Kind::Native, program.into(), args.into_iter().map(Into::into).collect())
+    }
+
+    /// This very program, started again as a worker: its `main` calls
+    /// [`worker::serve_if_asked`](crate::worker::serve_if_asked) (or
+    /// [`Worker::serve_if_asked`](crate::worker::Worker::serve_if_asked)) first.
+    ///
+    /// A program that does not call it would do all its work again in the worker process.
+    pub fn this_program() -> Runtime {
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+        Runtime::native(program, [crate::worker::ARGUMENT])
     }
 
     /// Any program that speaks the worker protocol on its standard input and output
@@ -121,7 +136,8 @@ impl Runtime {
     ///
     /// The worker is started as without it, through the same channels. What a wrapper must leave
     /// alone: the standard streams, and the process group (`setsid` takes the worker out of it; it
-    /// then ends with its host by its own care only). An empty prefix changes nothing.
+    /// then ends with its host by its own care only). A `/bin/sh` in front of the wrapper waits until
+    /// the session's [`Limits`](crate::Limits) are set. An empty prefix changes nothing.
     pub fn prefix<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
         let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
         if argv.is_empty() { self } else { self.wrapped(Wrapper::Prefix(argv)) }
@@ -133,6 +149,7 @@ impl Runtime {
     /// The program of this runtime, its arguments and its path are those of the other side, where it
     /// is not looked for before. Nothing but the streams reaches it: no signals, no environment, no
     /// directory, no [`Limits`](crate::Limits); `env` and `work_dir` are those of the wrapper.
+    /// What programs that the code starts write to fd 1 or 2 comes as stderr, perhaps after the answer.
     /// Everything that is sent to code to stop it goes through the stream, and killing kills the
     /// wrapper: the worker then finds the end of its input and kills itself and its group.
     pub fn remote<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Runtime {
@@ -194,6 +211,11 @@ impl Runtime {
         for wrapper in &self.wrappers {
             command = wrapper.wrap(command);
         }
+        let held = !remote && !self.wrappers.is_empty();
+        if held {
+            command = [HOLD.map(OsString::from).to_vec(), command].concat();
+        }
+        let boot = if held { [RELEASE, &*boot].concat().into() } else { boot };
         let mut words = command.into_iter();
         let Some(program) = words.next() else { unreachable!("it holds the program at least") };
         let channels = match self.kind {
