@@ -21,10 +21,39 @@ use crate::error::{Error, Result};
 use crate::session::transport::timespec;
 use crate::sync::Mutex;
 
-/// The Python worker, as source.
-const PYTHON_WORKER: &str = include_str!("../workers/python.py");
+macro_rules! worker_files {
+    ($($name:literal),* $(,)?) => {
+        concat!($(include_str!(concat!("../workers/python/", $name))),*)
+    };
+}
 
-/// What `python -c` is given: reads the worker's code object from fd 0 and runs it.
+/// The Python worker, as source: what a start and a plain request need.
+const CORE: &str = worker_files![
+    "frames.py",
+    "cancel.py",
+    "values.py",
+    "running.py",
+    "start.py",
+    "serving.py"
+];
+
+/// What it loads when it is idle, or needs it.
+const LATE: &str = worker_files![
+    "errors.py",
+    "events.py",
+    "display.py",
+    "input.py",
+    "awaiting.py",
+    "warming.py",
+    "resetting.py",
+    "inspecting.py",
+    "stdio.py",
+];
+
+/// Starts it.
+const MAIN: &str = worker_files!["main.py"];
+
+/// What `python -c` is given: reads the worker's two code objects from fd 0 and runs the first.
 const PYTHON_STUB: &str = "\
 import posix,marshal
 def r(n):
@@ -34,23 +63,25 @@ def r(n):
         if not c:posix._exit(0)
         b+=c
     return b
-exec(marshal.loads(r(int.from_bytes(r(4),'little'))),{'__name__':'remuda_worker'})
+c,l=marshal.loads(r(int.from_bytes(r(4),'little')))
+exec(c,{'__name__':'remuda_worker','LATE':l})
 ";
 
 /// As [`PYTHON_STUB`], for an interpreter whose version nobody knows: it gets the source.
 const PYTHON_REMOTE_STUB: &str = "\
-import os
+import posix,sys
+if sys.version_info<(3,9):sys.exit('remuda needs Python 3.9 or later')
 def r(n):
     b=b''
     while len(b)<n:
-        c=os.read(0,n-len(b))
-        if not c:os._exit(0)
+        c=posix.read(0,n-len(b))
+        if not c:posix._exit(0)
         b+=c
     return b
 exec(compile(r(int.from_bytes(r(4),'little')),'<remuda worker>','exec',0,True),{'__name__':'remuda_worker'})
 ";
 
-/// Run once per interpreter: prints its version, its path and the worker as a code object. The
+/// Run once per interpreter: prints its version, its path and the worker as code objects. The
 /// first line also works in versions that are too old for the rest.
 const PYTHON_PROBE: &str = "\
 import sys
@@ -60,8 +91,8 @@ if sys.version_info>=(3,9):
     import marshal
     path=(sys.executable or '').encode('utf-8','surrogateescape')
     out.write(len(path).to_bytes(4,'little')+path)
-    code=compile(sys.stdin.buffer.read(),'<remuda worker>','exec',0,True)
-    out.write(marshal.dumps(code))
+    core,late=(compile(part,'<remuda worker>','exec',0,True) for part in sys.stdin.buffer.read().split(b'\\0'))
+    out.write(marshal.dumps((core,marshal.dumps(late))))
 out.flush()
 ";
 
@@ -91,9 +122,9 @@ fn args(isolated: bool, stub: &str) -> Vec<OsString> {
 
 /// The worker for an interpreter that nobody has asked: as source.
 pub(super) fn remote_boot() -> Arc<[u8]> {
-    let source = PYTHON_WORKER.as_bytes();
+    let source = [CORE, LATE, MAIN].concat();
     let size = u32::try_from(source.len()).unwrap_or(u32::MAX);
-    [&size.to_le_bytes(), source].concat().into()
+    [&size.to_le_bytes(), source.as_bytes()].concat().into()
 }
 
 /// What is known of interpreters, each by what stands in front of it and its name.
@@ -137,7 +168,8 @@ fn probe(prefix: &[OsString], program: &Path, limit: Duration) -> Result<Interpr
             .map_err(|error| Error::io("creating a memory file", error))
     };
     let (mut source, mut output, mut complaints) = (file("worker")?, file("stdout")?, file("stderr")?);
-    let prepared = source.write_all(PYTHON_WORKER.as_bytes()).and_then(|()| source.rewind());
+    let worker = [CORE, MAIN, "\0", LATE].concat();
+    let prepared = source.write_all(worker.as_bytes()).and_then(|()| source.rewind());
     prepared.map_err(|error| Error::io("writing a memory file", error))?;
     let share = |file: &File| {
         file.try_clone().map(Stdio::from).map_err(|error| Error::io("duplicating a descriptor", error))

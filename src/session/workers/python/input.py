@@ -1,0 +1,137 @@
+
+
+# --- input --------------------------------------------------------------------------------------
+# Only once a host offers to answer are `input`, `sys.stdin` and `getpass` ours; for requests without
+# the offer they go on to do what they do on an empty stdin.
+
+END_OF_INPUT = 1
+NO_ANSWER = 2
+
+
+def offer_input():
+    global stream_of_input
+    if stream_of_input is None:
+        import io
+        builtins = own("builtins")
+        getpass = own("getpass")
+        stream_of_input = io.TextIOWrapper(io.BufferedReader(Questions()), encoding="utf-8", errors="replace")
+        plain_input, plain_getpass = builtins.input, getpass.getpass
+
+        def input(prompt="", /):
+            """Asks the host for a line: EOFError at the end of input, TimeoutError if nobody answers in time."""
+            if request_flags & ANSWERS_INPUT and current and sys.stdin is stream_of_input:
+                return ask(str(prompt), False)
+            return plain_input(prompt)
+
+        def ask_secret(prompt="Password: ", stream=None, **_more):
+            """Asks the host for a line that should not be shown."""
+            if request_flags & ANSWERS_INPUT and current:
+                return ask(str(prompt), True)
+            return plain_getpass(prompt, stream)
+
+        builtins.input = warm["builtins"]["input"] = input
+        getpass.getpass = ask_secret
+        warm["streams"] = (stream_of_input, *warm["streams"][1:])
+    if sys.stdin is plain_stdin:
+        sys.stdin = stream_of_input
+
+
+def ask(prompt, secret):
+    """The line that the host answers with, without its end."""
+    if _thread.get_ident() != MAIN_THREAD:
+        raise RuntimeError("only the main thread can ask for input in a remuda session")
+    global questions
+    flush_output()
+    number = current
+    head = dump_json({"prompt": text_bytes(prompt).decode(), "secret": secret})
+    questions += 1
+    try:
+        send_event(INPUT, 0, head)
+    except (ValueError, RuntimeError):
+        questions -= 1
+        raise
+    while True:
+        flags, line = next_reply(number)
+        questions -= 1
+        # What came before answers a question that was given up.
+        if questions == 0:
+            break
+    if flags == END_OF_INPUT:
+        raise EOFError("end of input")
+    if flags == NO_ANSWER:
+        raise TimeoutError("nobody answered in time")
+    return line.decode("utf-8", "replace")
+
+
+def next_reply(number):
+    """Waits for the next *input reply* to this request; an interrupt ends the waiting, never the reading
+    of a frame in its middle."""
+    global masked
+    while True:
+        wait_for_request()
+        masked = True
+        try:
+            kind, flags, request, second = read_reply()
+        finally:
+            masked = False
+            if held:
+                late_strike()
+        if kind == INPUT_REPLY and request == number:
+            return flags, second
+
+
+def wait_for_request():
+    if inline:
+        wait_inline()
+    else:
+        own("select").select([requests], [], [])
+
+
+def read_reply():
+    global reply_bytes
+    if inline:
+        kind, flags, request, _, second = take_frame()
+        return kind, flags, request, second
+    while True:
+        missing = HEADER + 4 - len(reply_bytes)
+        if missing <= 0:
+            size, kind, flags, _, request, length = unpack_head(reply_bytes)
+            missing = HEADER + size - len(reply_bytes)
+            if missing <= 0:
+                second, reply_bytes = reply_bytes[20 + length:], b""
+                return kind, flags, request, second
+        data = posix.read(requests, missing)
+        if not data:
+            die()
+        reply_bytes += data
+
+
+class Questions(own("io").RawIOBase):
+    """What `sys.stdin` reads: a question without a prompt for each line, or the real fd 0."""
+
+    name, mode = "<stdin>", "rb"
+
+    def readable(self):
+        return True
+
+    def fileno(self):
+        return 0
+
+    def isatty(self):
+        return False
+
+    def readinto(self, buffer):
+        if not (request_flags & ANSWERS_INPUT and current):
+            data = posix.read(0, len(buffer))
+            buffer[:len(data)] = data
+            return len(data)
+        if not self.rest:
+            try:
+                self.rest = ask("", False).encode() + b"\n"
+            except EOFError:
+                return 0
+        data, self.rest = self.rest[:len(buffer)], self.rest[len(buffer):]
+        buffer[:len(data)] = data
+        return len(data)
+
+    rest = b""

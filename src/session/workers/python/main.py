@@ -1,0 +1,2 @@
+
+start(globals().get("LATE"))

@@ -1,0 +1,138 @@
+
+
+# --- reset --------------------------------------------------------------------------------------
+
+TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
+
+
+def reset():
+    """Brings the warm state back; returns the reasons why only a new process would be clean."""
+    import os
+    import builtins
+    import gc
+    # Whatever of the last user could still go off comes first.
+    for timer in TIMERS:
+        _signal.setitimer(timer, 0)
+    if "faulthandler" in sys.modules:
+        sys.modules["faulthandler"].cancel_dump_traceback_later()
+    taint = []
+    if event_loop is not None and close_loop():
+        taint.append("tasks")
+    if _thread._count() > warm["threads"]:
+        taint.append("threads")
+    try:
+        while posix.waitpid(-1, posix.WNOHANG)[0]:
+            pass
+        if not warm["children"].issuperset(children()):
+            taint.append("children")
+    except ChildProcessError:
+        pass
+    sys.settrace(None)
+    sys.setprofile(None)
+    if list(map(_signal.getsignal, WATCHED_SIGNALS)) != warm["signals"]:
+        for number, handler in zip(WATCHED_SIGNALS, warm["signals"]):
+            if handler is not None and _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
+    listen_for_cancels()
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
+    flush_output()
+    if executions:
+        forget_history()
+    namespace.clear()
+    namespace.update(warm["namespace"])
+    sys.modules["__main__"] = main
+    for fd, known, spare in zip(range(3), warm["fds"], kept):
+        if identity(fd) != known:
+            posix.dup2(spare, fd)
+    sys.stdin, sys.stdout, sys.stderr = warm["streams"]
+    sys.displayhook, sys.excepthook = warm["hooks"]
+    if any(stream.closed for stream in warm["streams"]):
+        taint.append("closed streams")
+    sys.path[:] = warm["path"]
+    sys.argv[:] = warm["argv"]
+    sys.meta_path[:] = warm["meta_path"]
+    sys.setrecursionlimit(warm["recursion"])
+    sys.setswitchinterval(warm["switch"])
+    enabled, threshold = warm["gc"]
+    gc.set_threshold(*threshold)
+    (gc.enable if enabled else gc.disable)()
+    if posix.nice(0) != warm["nice"]:
+        taint.append("priority")
+    posix.umask(warm["umask"])
+    try:
+        moved = posix.getcwd() != warm["cwd"]
+    except OSError:
+        moved = True
+    if moved:
+        try:
+            posix.chdir(warm["cwd"])
+        except OSError:
+            taint.append("working directory")
+    if os.environ is not warm["environ_object"] or raw_environ() != warm["environ_data"]:
+        os.environ = warm["environ_object"]
+        os.environ.clear()
+        os.environ.update(warm["environ"])
+    if builtins.__dict__ != warm["builtins"]:
+        builtins.__dict__.clear()
+        builtins.__dict__.update(warm["builtins"])
+    # Last: what the names above held is closed by now.
+    if fds_differ() and left_fds():
+        gc.collect()
+        if left_fds():
+            taint.append("open descriptors")
+        else:
+            accept_fds()
+    return taint
+
+
+def fds_differ():
+    """The cheap look. Whatever is opened takes the lowest free number; the second figure is the count
+    of open descriptors where the kernel tells (Linux 6.2 on), for those whose neighbours were closed."""
+    try:
+        return lowest_free_fd() != warm["free_fd"] or posix.stat("/proc/self/fd").st_size != warm["fd_count"]
+    except OSError:
+        return True
+
+
+def left_fds():
+    """Descriptors that were not open in the warm state."""
+    left = open_fds() - warm["open"]
+    if not left:
+        accept_fds()
+    return left
+
+
+def accept_fds():
+    """What differs now is the worker's own (the map of the flag): no reason to look again."""
+    warm["free_fd"], warm["fd_count"] = lowest_free_fd(), posix.stat("/proc/self/fd").st_size
+
+
+def children():
+    """Process numbers of the children, those that are not reaped yet included."""
+    return descendants_of(PID, deep=False)
+
+
+def descendants_of(pid, deep=True):
+    found = []
+    try:
+        for task in posix.listdir("/proc/%d/task" % pid):
+            fd = posix.open("/proc/%d/task/%s/children" % (pid, task), posix.O_RDONLY | posix.O_CLOEXEC)
+            try:
+                found.extend(map(int, posix.read(fd, 1 << 16).split()))
+            finally:
+                posix.close(fd)
+    except OSError:
+        # A task that has just ended, or a kernel that does not tell.
+        pass
+    for child in tuple(found) if deep else ():
+        found.extend(descendants_of(child))
+    return found
+
+
+def interrupt_descendants():
+    """As Ctrl-C does for a program in the foreground."""
+    for child in descendants_of(PID):
+        try:
+            posix.kill(child, _signal.SIGINT)
+        except OSError:
+            pass

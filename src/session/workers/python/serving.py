@@ -1,0 +1,138 @@
+
+
+# --- loop ---------------------------------------------------------------------------------------
+
+own_modules = set()      # imported by the worker itself, at times of its own
+
+
+def own(name):
+    """A module that the worker needs, kept apart from those that the user imports."""
+    if name in sys.modules:
+        # Waits where another thread is still importing it.
+        return __import__(name)
+    before = set(sys.modules)
+    module = __import__(name)
+    own_modules.update(set(sys.modules) - before)
+    return module
+
+
+def idle_work():
+    """Uses the time before the first request for what later requests need. Whoever asks within
+    the first milliseconds is served first."""
+    import select
+    patience = 0.005
+    while deferred and not select.select([requests], [], [], patience)[0]:
+        patience = 0
+        name = deferred.pop(0)
+        if name == "late":
+            load()
+            continue
+        own(name)
+        if name == "_struct":
+            use_struct()
+    if not deferred:
+        compile("0", "<remuda worker>", "eval")
+
+
+BROKEN_FRAME = b"the host sent a frame that is none"
+
+
+def check_short(data):
+    """A body always has the length of its first part: no use waiting for one that cannot."""
+    if len(data) >= HEADER and int.from_bytes(data[:4], "little") < 4:
+        refuse(BROKEN_FRAME)
+
+
+def serve():
+    pending = b""
+    read = posix.read
+    while True:
+        if deferred and not pending:
+            idle_work()
+        while len(pending) < HEADER + 4:
+            data = read(requests, 4096)
+            if not data:
+                die()
+            pending = pending + data if pending else data
+            if len(pending) < HEADER + 4:
+                check_short(pending)
+        size, kind, flags, zero, request, length = unpack_head(pending)
+        end = HEADER + size
+        if zero or length + 4 > size or size > frame_cap:
+            # Acting on a part of it could be anything; what follows cannot be found.
+            refuse(BROKEN_FRAME)
+        if len(pending) < end:
+            pending = read_body(pending, end)
+        if len(pending) == end:
+            second = pending[20 + length:]
+            first, pending = pending[20:20 + length] if length else b"", b""
+        else:
+            first, second, pending = pending[20:20 + length], pending[20 + length:end], pending[end:]
+        if kind == EXECUTE or kind == CALL:
+            send(execute(kind, request, flags, first, second))
+        else:
+            answer = answer_other(kind, request, first, second)
+            if answer:
+                send(answer)
+
+
+def answer_other(kind, request, first, second):
+    """The answer to whatever does not run user code, if it has one."""
+    if kind == PING:
+        return frame(PONG, 0, request, b"")
+    load()
+    if kind == RESET:
+        taint = reset()
+        return frame(CLEAN, 0, request, dump_json(taint) if taint else b"[]")
+    if kind == WARM:
+        return warm_up(request, first, second)
+    if kind == SHUTDOWN:
+        leave()
+    if kind == ATTACHMENT:
+        return take_attachment(request, first, second)
+    if kind == INSPECT:
+        return inspect(request, first)
+    if kind == INPUT_REPLY or kind == CANCEL:
+        # Nobody waits for it any more; and where cancels come in line, they were heard already.
+        return None
+    return frame(ERROR, 0, request, minimal_error("ProtocolError", "unknown kind"))
+
+
+def read_body(pending, end):
+    parts, have = [pending], len(pending)
+    while have < end:
+        data = posix.read(requests, min(end - have, 1 << 20))
+        if not data:
+            die()
+        parts.append(data)
+        have += len(data)
+    return b"".join(parts)
+
+
+def leave():
+    """Ends as a program ends, within the grace that the host gives."""
+    try:
+        import atexit
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass
+    flush_output()
+    posix._exit(0)
+
+
+def start(code=None):
+    """Runs the worker; `code` is what `load()` will load, if that is not here already."""
+    global late
+    late = code
+    take_channels()
+    receive_go()
+    prepare_interpreter()
+    send(frame(READY, 0, 0, ready()))
+    take_warm_state()
+    try:
+        serve_inline() if inline else serve()
+    except BaseException as error:
+        if in_child:
+            leave_child(1)
+        posix.write(2, text_bytes("remuda worker: " + brief(error) + "\n"))
+        posix._exit(70)

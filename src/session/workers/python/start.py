@@ -1,0 +1,166 @@
+
+
+# --- start --------------------------------------------------------------------------------------
+
+def move_up(fd):
+    """Out of the way of code that closes or reuses small numbers."""
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    posix.close(fd)
+    return high
+
+
+def take_channels():
+    """Moves the protocol away from fds 0 to 2 and gives user code an empty stdin."""
+    global control, kept
+    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    posix.dup2(null, 0)
+    posix.close(null)
+    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
+    for name in posix.listdir("/proc/self/fd"):
+        # Whatever else is open came from a part of the host that forgot to protect it.
+        if int(name) > 2 and int(name) not in (control, *kept):
+            try:
+                posix.close(int(name))
+            except OSError:
+                pass
+
+
+def read_exactly(fd, size):
+    data = b""
+    while len(data) < size:
+        more = posix.read(fd, size - len(data))
+        if not more:
+            die()
+        data += more
+    return data
+
+
+def refuse(reason):
+    posix.write(2, b"remuda worker: " + reason + b"\n")
+    posix._exit(78)
+
+
+def receive_go():
+    global requests, replies, flag_fd, frame_cap, session_id, slots
+    header, ancillary = b"", ()
+    if posix.fstat(control).st_mode & 0o170000 == 0o140000:
+        import _socket
+        socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
+        header, ancillary, _, _ = socket.recvmsg(HEADER, _socket.CMSG_SPACE(12), _socket.MSG_CMSG_CLOEXEC)
+        socket.detach()
+        if not header:
+            die()
+    header += read_exactly(control, HEADER - len(header))
+    size = int.from_bytes(header[:4], "little")
+    if header[4] != GO or not 20 <= size <= 4096:
+        refuse(b"the host did not begin with a go frame")
+    body = read_exactly(control, size)
+    length = min(int.from_bytes(body[:4], "little"), size - 4)
+    version, session_id, frame_cap, slots = (
+        int.from_bytes(body[i:i + 8], "little") if i < 4 + length else 0 for i in (4, 12, 20, 28))
+    if version != VERSION:
+        refuse(b"this host speaks another version of the protocol")
+    if not ancillary:
+        load()
+        take_stdio()
+        return
+    fds = ancillary[0][2]
+    requests, replies, flag_fd = (move_up(int.from_bytes(fds[i:i + 4], sys.byteorder)) for i in (0, 4, 8))
+    if not leads_group:
+        load()
+    listen_for_cancels()
+    fcntl.fcntl(control, fcntl.F_SETOWN, PID)
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | posix.O_NONBLOCK | fcntl.FASYNC)
+    # What came before the signal was on.
+    posix.kill(PID, _signal.SIGIO)
+
+
+def prepare_interpreter():
+    for stream in own_streams:
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    fill_namespace()
+    sys.modules["__main__"] = main
+    sys.argv[:] = [""]
+    # Figures are sent as images; without this, matplotlib looks for a screen.
+    sys.modules["os"].environ.setdefault("MPLBACKEND", "agg")
+    remuda.cancelled = cancelled
+    remuda.session_id = session_id
+    remuda.attachments = {}
+    remuda.__getattr__ = load_for
+    sys.modules["remuda"] = remuda
+    posix.register_at_fork(after_in_child=after_fork_in_child)
+
+
+def fill_namespace():
+    namespace.update(__name__="__main__", __builtins__=__builtins__, __doc__=None)
+    if slots:
+        namespace["In"], namespace["Out"] = In, Out
+
+
+def ready():
+    features = ["execute", "call", "warm", "reset", "inspect", "input", "attachments"]
+    if not inline or inline_signals:
+        features.append("interrupt")
+    if leads_group and not inline:
+        features.append("sigint")
+    return (
+        '{"protocol":%d,"pid":%d,"language":"python","version":"%s","features":["%s"]}'
+        % (VERSION, PID, sys.version.split()[0], '","'.join(features))
+    ).encode()
+
+
+# All that can be caught, but those that the worker itself handles.
+WATCHED_SIGNALS = tuple(sorted(
+    {int(number) for number in _signal.valid_signals()}
+    - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGIO, _signal.SIGINT}
+))
+
+
+def identity(fd):
+    try:
+        status = posix.fstat(fd)
+        return status.st_dev, status.st_ino
+    except OSError:
+        return None
+
+
+def raw_environ():
+    """The environment as bytes: comparing through `os.environ` would decode every variable."""
+    import os
+    return getattr(os.environ, "_data", os.environ)
+
+
+def lowest_free_fd():
+    fd = posix.dup(0)
+    posix.close(fd)
+    return fd
+
+
+def open_fds():
+    """Numbers of all open descriptors but those of the worker."""
+    listed = set(map(int, posix.listdir("/proc/self/fd")))
+    own = {control, requests, replies, flag_fd, *kept, *own_fds, *loop_fds}
+    # The listing needed one too; it is closed again.
+    return {fd for fd in listed - own if identity(fd) is not None}
+
+
+def take_warm_state():
+    """Remembers what a reset goes back to."""
+    import os
+    import builtins
+    import gc
+    umask = posix.umask(0o077)
+    posix.umask(umask)
+    warm.update(
+        namespace=dict(namespace), threads=_thread._count(), cwd=posix.getcwd(), umask=umask,
+        environ=dict(os.environ), environ_object=os.environ, environ_data=dict(raw_environ()),
+        path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
+        streams=(sys.stdin, sys.stdout, sys.stderr), hooks=(sys.displayhook, sys.excepthook),
+        fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
+        signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
+        mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
+        gc=(gc.isenabled(), gc.get_threshold()), modules=frozenset(sys.modules), children=frozenset(),
+        open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
+    )
