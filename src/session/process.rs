@@ -325,7 +325,6 @@ fn status_of(status: &rustix::process::WaitIdStatus) -> Exit {
 }
 
 fn set_environment(command: &mut Command, config: &SessionConfig) {
-    let keeps_python = config.runtime.keeps_python_variables();
     if !config.inherit_env {
         command.env_clear();
         for (name, value) in std::env::vars_os() {
@@ -334,9 +333,9 @@ fn set_environment(command: &mut Command, config: &SessionConfig) {
                 command.env(name, value);
             }
         }
-    } else if !keeps_python {
+    } else if let Some((prefix, false)) = config.runtime.own_variables() {
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("PYTHON")) {
+            if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
                 command.env_remove(name);
             }
         }

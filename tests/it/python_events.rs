@@ -43,7 +43,7 @@ isolated! {
         let mut session = session();
         let kind = |run: remuda::Execution| run.error.map(|error| error.kind);
         assert_eq!(kind(session.execute("input()").unwrap()).as_deref(), Some("EOFError"));
-        let run = session.execute(Request::code("input()").on_input(|prompt| prompt.end())).unwrap();
+        let run = session.execute(Request::code("input()").on_input(remuda::Prompt::end)).unwrap();
         assert_eq!(kind(run).as_deref(), Some("EOFError"));
         // Also after a host has offered it once, and for the stream.
         assert_eq!(kind(session.execute("input()").unwrap()).as_deref(), Some("EOFError"));
@@ -248,7 +248,10 @@ fn with_matplotlib() -> Option<String> {
         return Some(python);
     }
     let required = std::env::var("REMUDA_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == "matplotlib"), "matplotlib is required but not installed");
+    assert!(
+        !required.split(',').any(|name| name == "matplotlib"),
+        "matplotlib is required but not installed"
+    );
     eprintln!("SKIPPED: it needs matplotlib");
     None
 }

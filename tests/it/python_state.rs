@@ -68,7 +68,8 @@ fn pid_after(code: &str) -> (u32, u32, Option<remuda::ExecutionError>) {
     let error = first.execute(code).unwrap().error;
     drop(first);
     let mut second: PooledSession = pool.acquire().unwrap();
-    let value = second.execute("len([name for name in globals() if not name.startswith('_')])").unwrap().value;
+    let value =
+        second.execute("len([name for name in globals() if not name.startswith('_')])").unwrap().value;
     assert_eq!(value, 2, "In and Out");
     let next = second.pid();
     drop(second);
@@ -106,6 +107,23 @@ isolated! {
             assert_eq!(error, None, "{code}");
             assert_ne!(pid, next, "{code}");
         }
+    }
+}
+
+isolated! {
+    fn a_loop_of_the_warm_up_and_its_tasks_survive_a_reset() {
+        let code = "import asyncio\nticks = []\nasync def tick():\n    while True:\n        ticks.append(1)\n        await asyncio.sleep(0)\nticking = asyncio.ensure_future(tick())\nawait asyncio.sleep(0)";
+        let pool = pool().session(python().warmup_code(code)).min_idle(1).max_sessions(1).start().unwrap();
+        let mut pids = Vec::new();
+        for _ in 0..3 {
+            let mut session = pool.acquire().unwrap();
+            pids.push(session.pid());
+            let run = session.execute("before = len(ticks)\nmine = asyncio.ensure_future(asyncio.sleep(1000))\nawait asyncio.sleep(0.001)\nlen(ticks) > before, len(asyncio.all_tasks())").unwrap();
+            // The ticking one, the one that this user leaves, and that of the request itself.
+            assert_eq!((run.error, run.value), (None, json!([true, 3])));
+        }
+        assert_eq!((pids[1], pids[2]), (pids[0], pids[0]));
+        pool.shutdown(GENEROUS);
     }
 }
 

@@ -64,7 +64,7 @@ isolated! {
                 assert!(!run.error.unwrap().traceback.contains("During handling"), "{relay}: {code}");
                 assert_eq!(session.execute("6").unwrap().value, 6, "{relay}: {code}");
             }
-            let polls = "import remuda\nprint('go')\nwhile not remuda.cancelled(): pass\n'in good order'";
+            let polls = "import remuda\nremuda.cancelled()\nprint('go')\nwhile not remuda.cancelled(): pass\n'in good order'";
             let mut running = session.begin(polls).unwrap();
             assert!(running.next().is_some());
             assert!(handle.interrupt());

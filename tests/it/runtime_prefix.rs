@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use remuda::{Error, Limits, Outcome, Request, Runtime, Session, SessionConfig, TimeLimit};
+use remuda::{Call, Error, Limits, Outcome, Request, Runtime, Session, SessionConfig, TimeLimit};
 use serde_json::json;
 
 use crate::support::{GENEROUS, cancelled_when_busy, installed, is_running, isolated, poll};
@@ -170,6 +170,19 @@ isolated! {
             assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{argv:?}: {:?}", run.post_mortem);
             assert_eq!(session.execute("6 * 7").unwrap().value, 42, "{argv:?}");
             assert!(session.memory().unwrap().unique > Some(1 << 20), "{argv:?}");
+        }
+    }
+}
+
+crate::native_support::native! {
+    fn a_native_worker_runs_and_ends_behind_every_wrapper() {
+        for Wrapped { argv, .. } in wrappers() {
+            let mut config = crate::native_support::native_config();
+            config.runtime = config.runtime.prefix(argv.iter().cloned());
+            let mut session = config.limits(Limits::new().data(1 << 30)).start().unwrap();
+            assert_eq!(session.execute(Call::new("echo").arg(7)).unwrap().value, json!([7]), "{argv:?}");
+            assert!(session.memory().unwrap().unique > Some(0), "{argv:?}");
+            assert_eq!(session.shutdown(GENEROUS).exit.to_string(), "exit code 0", "{argv:?}");
         }
     }
 }

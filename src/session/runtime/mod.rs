@@ -48,7 +48,7 @@ pub struct Runtime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Python { isolated: bool },
-    Node,
+    Node { isolated: bool },
     Native,
     Command,
 }
@@ -86,9 +86,12 @@ impl Runtime {
     }
 
     /// A Node program, version 18 or later, by name (looked up in `PATH`) or path. The worker program
-    /// is built in; nothing needs installing.
+    /// is built in; nothing needs installing. It is started through `sh`, which keeps the protocol
+    /// away from what user code may write to or close.
+    ///
+    /// `NODE_*` variables of the host do not reach it. See [`Runtime::with_user_environment`].
     pub fn node(program: impl Into<PathBuf>) -> Runtime {
-        Runtime::of(Kind::Node, program.into(), Vec::new())
+        Runtime::of(Kind::Node { isolated: true }, program.into(), Vec::new())
     }
 
     /// A program that serves requests by [`remuda::worker`](crate::worker), with its arguments.
@@ -123,9 +126,9 @@ impl Runtime {
     }
 
     /// Lets a Python interpreter heed its `PYTHON*` variables, the user's site directory and the
-    /// working directory (no `-I`). No effect on other runtimes.
+    /// working directory (no `-I`), and Node its `NODE_*` variables. No effect on other runtimes.
     pub fn with_user_environment(mut self) -> Runtime {
-        if let Kind::Python { isolated } = &mut self.kind {
+        if let Kind::Python { isolated } | Kind::Node { isolated } = &mut self.kind {
             *isolated = false;
         }
         self
@@ -174,9 +177,14 @@ impl Runtime {
         self.wrappers.iter().any(Wrapper::is_remote)
     }
 
-    /// Whether `PYTHON*` variables are part of the worker's environment.
-    pub(crate) fn keeps_python_variables(&self) -> bool {
-        self.kind == Kind::Python { isolated: false }
+    /// How the names of those variables begin that change what the program does, and whether they are
+    /// part of the worker's environment.
+    pub(crate) fn own_variables(&self) -> Option<(&'static str, bool)> {
+        match self.kind {
+            Kind::Python { isolated } => Some(("PYTHON", !isolated)),
+            Kind::Node { isolated } => Some(("NODE_", !isolated)),
+            Kind::Native | Kind::Command => None,
+        }
     }
 
     /// Checks what can be checked without starting anything.
@@ -203,7 +211,17 @@ impl Runtime {
                 let python = python::interpreter(&self.local_prefix(), &self.program, limit)?;
                 (python.path.clone(), python::local_args(isolated), Arc::clone(&python.boot))
             }
-            Kind::Node => (program, node::launch_args(), node::boot()),
+            Kind::Node { .. } => {
+                if self.wrappers.is_empty() {
+                    // `sh` would only say so on its stderr.
+                    node::check(&program).map_err(|error| Error::Runtime {
+                        program: self.program.clone(),
+                        reason: spawn_advice(&error).to_owned(),
+                        source: Some(error),
+                    })?;
+                }
+                (node::SHELL.into(), node::launch_args(program), node::boot())
+            }
             Kind::Native | Kind::Command => (program, self.args.clone(), Arc::from([])),
         };
         let mut command = vec![program.into_os_string()];

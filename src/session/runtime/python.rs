@@ -28,14 +28,8 @@ macro_rules! worker_files {
 }
 
 /// The Python worker, as source: what a start and a plain request need.
-const CORE: &str = worker_files![
-    "frames.py",
-    "cancel.py",
-    "values.py",
-    "running.py",
-    "start.py",
-    "serving.py"
-];
+const CORE: &str =
+    worker_files!["frames.py", "cancel.py", "values.py", "running.py", "start.py", "serving.py"];
 
 /// What it loads when it is idle, or needs it.
 const LATE: &str = worker_files![

@@ -80,25 +80,32 @@ def runs_code(step):
     return False
 
 
-def close_loop():
-    """For a reset: ends what a user left in the loop. Returns whether something would not end."""
+def tasks_of_loop():
+    return sys.modules["asyncio"].all_tasks(event_loop) if event_loop is not None else set()
+
+
+def clean_loop():
+    """For a reset: ends what a user left in the loop, and the loop unless the warm-up made it. Returns
+    whether something would not end."""
     global event_loop
-    loop, event_loop = event_loop, None
-    asyncio = sys.modules["asyncio"]
-    if loop.is_closed() or loop.is_running():
-        return loop.is_running()
+    loop, asyncio = event_loop, sys.modules["asyncio"]
+    is_warm = loop is warm["loop"]
+    if loop.is_running() or loop.is_closed():
+        return is_warm or loop.is_running()
     stuck = False
-    loop_fds.clear()
     try:
-        tasks = asyncio.all_tasks(loop)
+        tasks = asyncio.all_tasks(loop) - warm["tasks"]
         if tasks:
             for task in tasks:
                 task.cancel()
             _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=0.1))
             stuck = bool(pending)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        if not is_warm:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            event_loop = None
+            loop_fds.clear()
+            asyncio.set_event_loop(None)
     except BaseException:
         stuck = True
-    asyncio.set_event_loop(None)
     return stuck

@@ -16,7 +16,7 @@ def reset():
     if "faulthandler" in sys.modules:
         sys.modules["faulthandler"].cancel_dump_traceback_later()
     taint = []
-    if event_loop is not None and close_loop():
+    if event_loop is not None and clean_loop():
         taint.append("tasks")
     if _thread._count() > warm["threads"]:
         taint.append("threads")

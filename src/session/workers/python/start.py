@@ -161,6 +161,6 @@ def take_warm_state():
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
         signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
         mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
-        gc=(gc.isenabled(), gc.get_threshold()), modules=frozenset(sys.modules), children=frozenset(),
+        gc=(gc.isenabled(), gc.get_threshold()), modules=frozenset(sys.modules), children=frozenset(), loop=None, tasks=frozenset(),
         open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
     )

@@ -56,7 +56,7 @@ def warm_up(request, options, source):
             failure = answer
     forget_history()
     take_warm_state()
-    warm["children"] = frozenset(children())
+    warm.update(children=frozenset(children()), loop=event_loop, tasks=frozenset(tasks_of_loop()))
     if failure is not None:
         return failure
     return frame(WARMED, 0, request, dump_json(report))
