@@ -117,6 +117,9 @@ mod background;
 mod cancel;
 mod clock;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pool;
 pub mod protocol;
 mod session;
@@ -133,10 +136,10 @@ pub use pool::{
     as_completed,
 };
 pub use session::{
-    Artefact, Artefacts, Attachment, Call, Cause, Display, Event, Execution, ExecutionError, Exit, Feature,
-    Files, Fingerprint, InterruptHandle, Limit, Limits, Memory, Name, Omitted, Outcome, OutputCallback,
-    PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig, SessionId, SessionInfo,
-    SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
+    Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
+    OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
+    SessionId, SessionInfo, SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

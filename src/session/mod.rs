@@ -25,6 +25,8 @@ mod artefacts;
 mod ask;
 mod collector;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod events;
 mod exchange;
 mod execution;
@@ -68,7 +70,7 @@ pub use limits::Limits;
 pub use proc::Memory;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use running::Running;
-pub use runtime::Runtime;
+pub use runtime::{Channels, Launch, Runtime};
 pub use warm::{WarmImport, WarmReport};
 
 pub(crate) use keeper::Keeper;

@@ -79,6 +79,10 @@ impl Wake for WakeFd {
 }
 
 impl WakeFd {
+    pub(crate) fn new() -> rustix::io::Result<WakeFd> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(WakeFd)
+    }
+
     pub(crate) fn clear(&self) {
         let _ = read(&self.0, &mut [0_u8; 8]);
     }
@@ -161,7 +165,7 @@ impl Unstarted {
                 Some((requests, replies))
             }
         };
-        let wake = Arc::new(WakeFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let wake = Arc::new(WakeFd::new()?);
         let transport = Transport {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             control: self.control,

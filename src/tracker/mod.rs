@@ -27,6 +27,8 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use client::{ClientConfig, SessionClient, TaskGuard};
+#[cfg(all(fuzzing, feature = "server"))]
+pub(crate) use http::parse_any;
 #[cfg(feature = "client")]
 pub use operator::TrackerOperator;
 #[cfg(feature = "server")]

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod hostile_worker;
 mod scripted_server;
 mod support;
 
@@ -29,6 +30,7 @@ mod pool_end;
 mod pool_failures;
 mod pool_scope;
 mod pool_storms;
+mod protocol_check;
 mod python_events;
 mod python_state;
 mod python_stdio;
@@ -38,7 +40,9 @@ mod runtime_remote;
 mod session_abuse;
 mod session_basics;
 mod session_files;
+mod session_hostile;
 mod session_interrupt;
+mod session_liars;
 mod session_limits;
 mod session_start;
 mod session_stop;

@@ -103,7 +103,7 @@ isolated! {
         let runtime = Runtime::python("python3").prefix(["sh", "-c", "trap '' INT; \"$@\"; exit", "sh"]);
         let mut session = python_of(runtime);
         let handle = session.interrupt_handle();
-        let code = "import subprocess\nchild = subprocess.Popen(['python3', '-c', 'import signal\\nsignal.signal(signal.SIGINT, lambda *a: exit(3))\\nprint(1, flush=True)\\nsignal.pause()'], stdout=subprocess.PIPE, start_new_session=True)\nchild.stdout.readline()\nprint('go', flush=True)\ntry: child.wait()\nexcept KeyboardInterrupt: pass\nchild.wait()";
+        let code = "import subprocess\nchild = subprocess.Popen(['python3', '-c', 'import signal\\nsignal.signal(signal.SIGINT, lambda *a: exit(3))\\nprint(1, flush=True)\\nsignal.pause()'], stdout=subprocess.PIPE, start_new_session=True)\nchild.stdout.readline()\ntry:\n    print('go', flush=True)\n    child.wait()\nexcept KeyboardInterrupt: pass\nchild.wait()";
         let mut running = session.begin(code).unwrap();
         assert!(running.next().is_some());
         assert!(handle.interrupt());

@@ -8,7 +8,9 @@ fn sources(directory: &str) -> Vec<(String, String)> {
     let mut files = Vec::new();
     let mut pending: Vec<PathBuf> = vec![root.join(directory)];
     while let Some(path) = pending.pop() {
-        if path.is_dir() {
+        if path.is_dir() && path.ends_with("target") {
+            // What cargo builds for the fuzz targets.
+        } else if path.is_dir() {
             pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();

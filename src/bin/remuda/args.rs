@@ -15,7 +15,7 @@ use crate::tracker_args::{self, CleanupArgs, KillArgs, PsArgs, ServeArgs};
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
 
-const COMMANDS: &str = "run, exec, serve, ps, kill, cleanup, bench";
+const COMMANDS: &str = "run, exec, serve, ps, kill, cleanup, bench, protocol";
 
 /// What the command line asks for.
 pub(crate) enum Command {
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// The benchmarks read their own arguments.
     Bench(Parser),
+    /// So does what is about the protocol.
+    Protocol(Parser),
     Help(Topic),
     Version,
 }
@@ -93,7 +95,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Overview);
     let Some(first) = parser.next().map_err(usage)? else {
         return Err(UsageError::new(
-            "what shall remuda do? Name a command: run, exec, serve, ps, kill, cleanup or bench",
+            "what shall remuda do? Name a command: run, exec, serve, ps, kill, cleanup, bench or protocol",
             Topic::Overview,
         ));
     };
@@ -111,6 +113,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
         "kill" => tracker_args::kill(parser),
         "cleanup" => tracker_args::cleanup(parser),
         "bench" => Ok(Command::Bench(parser)),
+        "protocol" => Ok(Command::Protocol(parser)),
         "help" => help(&mut parser),
         other => {
             let message = format!("there is no command '{other}'; there are {COMMANDS} and help");
@@ -131,6 +134,7 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("kill") => Topic::Kill,
             Some("cleanup") => Topic::Cleanup,
             Some("bench") => Topic::Bench,
+            Some("protocol") => Topic::Protocol,
             _ => {
                 let message = format!("there is no help on '{}'; there is on {COMMANDS}", name.display());
                 return Err(UsageError::new(message, Topic::Overview));
@@ -260,7 +264,7 @@ impl SessionOption {
 }
 
 /// The arguments behind `--`, if that comes next.
-fn after_separator(parser: &mut Parser) -> Option<Vec<OsString>> {
+pub(crate) fn after_separator(parser: &mut Parser) -> Option<Vec<OsString>> {
     let mut raw = parser.try_raw_args()?;
     raw.next_if(|arg| arg == "--")?;
     Some(raw.collect())

@@ -11,6 +11,7 @@ pub(crate) enum Topic {
     Kill,
     Cleanup,
     Bench,
+    Protocol,
 }
 
 impl Topic {
@@ -25,6 +26,7 @@ impl Topic {
             Topic::Kill => "remuda help kill",
             Topic::Cleanup => "remuda help cleanup",
             Topic::Bench => "remuda help bench",
+            Topic::Protocol => "remuda help protocol",
         }
     }
 
@@ -39,6 +41,7 @@ impl Topic {
             Topic::Kill => KILL,
             Topic::Cleanup => CLEANUP,
             Topic::Bench => crate::bench::HELP,
+            Topic::Protocol => crate::protocol::HELP,
         }
     }
 }
@@ -55,6 +58,8 @@ Usage:
   remuda kill ID... | --app NAME               ask tracked sessions to stop
   remuda cleanup                               remove silent tracked sessions
   remuda bench [OPTIONS] [SUITE]               measure this machine
+  remuda protocol check [OPTIONS] -- PROGRAM [ARG...]
+                                               check a worker program against the protocol
   remuda help [COMMAND]                        tell more
 
 Options:

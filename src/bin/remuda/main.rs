@@ -7,6 +7,7 @@ mod help;
 mod kill;
 mod lines;
 mod progress;
+mod protocol;
 mod ps;
 mod report;
 mod run;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Kill(args) => kill::main(&args),
         Command::Cleanup(args) => ps::clean_up(&args),
         Command::Bench(args) => bench::main(args),
+        Command::Protocol(args) => protocol::main(args),
         Command::Help(topic) => say(topic.text()),
         Command::Version => say(concat!("remuda ", env!("CARGO_PKG_VERSION"), "\n")),
     }

@@ -53,17 +53,25 @@ enum Kind {
     Command,
 }
 
-/// How to start a worker, and what to send it before the *go* frame.
-pub(crate) struct Launch {
-    pub(crate) program: PathBuf,
-    pub(crate) args: Vec<OsString>,
-    pub(crate) boot: Arc<[u8]>,
-    pub(crate) channels: Channels,
+/// How to start a worker, and what to send it before the *go* frame: for hosts that do without
+/// [`Session`](crate::Session) and speak the [`protocol`](crate::protocol) themselves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Launch {
+    /// The program, by path or by a name that `PATH` finds.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// What the worker's fd 0 gets first, its length included; empty for programs that bring their
+    /// own code.
+    pub boot: Arc<[u8]>,
+    /// The channels that a session gives it.
+    pub channels: Channels,
 }
 
 /// Which file descriptors carry the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Channels {
+pub enum Channels {
     /// A control socket on fd 0, two data pipes handed over with *go*, fds 1 and 2 captured.
     Pipes,
     /// Everything on fds 0 and 1; fd 2 captured.
@@ -198,8 +206,12 @@ impl Runtime {
         Ok(())
     }
 
-    /// Finds out how to start a worker; asks an interpreter once per process, at most `limit`.
-    pub(crate) fn launch(&self, limit: Duration) -> Result<Launch> {
+    /// Finds out how to start a worker. An interpreter is asked once per process, which blocks for
+    /// at most `limit`; nothing else is started.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`](crate::Error::Runtime): the interpreter cannot be used.
+    pub fn launch(&self, limit: Duration) -> Result<Launch> {
         let remote = self.is_remote();
         // A path on another machine is not ours to change.
         let program = if remote { self.program.clone() } else { absolute(&self.program) };

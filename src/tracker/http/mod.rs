@@ -123,5 +123,11 @@ impl Default for Limits {
     }
 }
 
+/// Parses bytes as the head of a request, and forgets them.
+#[cfg(fuzzing)]
+pub(crate) fn parse_any(input: &[u8]) {
+    let _ = parse::parse(input, &Limits::default());
+}
+
 #[cfg(test)]
 mod tests;

@@ -150,6 +150,7 @@ function outputStream(number) {
 }
 
 function prepareProcess() {
+  closeForeign();
   const streams = [outputStream(0), outputStream(1)];
   ['stdout', 'stderr'].forEach((name, i) => {
     Object.defineProperty(process, name, { get: () => streams[i], configurable: true, enumerable: true });
@@ -169,6 +170,21 @@ function prepareProcess() {
     defer(callback);
   };
   listenForErrors();
+}
+
+/** Whatever children would inherit came from a part of the host that forgot to protect it. Node's own
+    descriptors, and ours, are close-on-exec. */
+function closeForeign() {
+  for (const name of readdirSync('/proc/self/fdinfo')) {
+    const fd = Number(name);
+    if (fd <= REPLIES_FD) continue;
+    try {
+      const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
+      if (flags && !(parseInt(flags[1], 8) & O_CLOEXEC)) fs.closeSync(fd);
+    } catch {
+      // It is closed already: the one that listed the directory.
+    }
+  }
 }
 
 function exitCode(code) {

@@ -15,11 +15,14 @@ function reader() {
   session.connectToMainThread();
 
   /** The last request that was handed over. The host sends the next only when it has its answer. */
-  let latest = 0;
-  let stopping = 0;
+  let latest = 0n;
+  let stopping = 0n;
   const early = new Set();
   /** When each child was interrupted: again after a while, for one that was only just starting. */
   const interrupted = new Map();
+
+  /** A request's number as the cells hold it; never 0. */
+  const mark = (id) => Number(id % 0x7FFFFFFEn) + 1;
 
   function tell(message, transfer) {
     port.postMessage(message, transfer);
@@ -32,9 +35,9 @@ function reader() {
       if (id > latest) early.add(id);
       return;
     }
-    Atomics.store(cells, CANCELLED, id | 0);
+    Atomics.store(cells, CANCELLED, mark(id));
     // Code that polls may end in its own way; the second attempt does not ask any more.
-    if (attempt === 0 && stopping !== id && Atomics.load(cells, POLLED) === (id | 0)) return;
+    if (attempt === 0 && stopping !== id && Atomics.load(cells, POLLED) === mark(id)) return;
     // At each of the repeated frames: a child may have been about to start.
     interruptChildren();
     if (stopping === id) return;
@@ -46,7 +49,7 @@ function reader() {
 
   /** Ends what the main thread runs, as soon as that is user code of this request. */
   function terminate(id) {
-    if (latest !== id || Atomics.load(cells, CURRENT) !== (id | 0)) return;
+    if (latest !== id || Atomics.load(cells, CURRENT) !== mark(id)) return;
     if (Atomics.compareExchange(cells, GATE, USER, STOPPING) !== USER) {
       setTimeout(terminate, 1, id);
       return;
@@ -122,7 +125,7 @@ function reader() {
 
   function take(bytes) {
     const kind = bytes[4], flags = bytes[5];
-    const id = bytes.readUInt32LE(8) + bytes.readUInt32LE(12) * 0x100000000;
+    const id = bytes.readBigUInt64LE(8);
     const split = 20 + bytes.readUInt32LE(16);
     if (split > bytes.length) {
       die('the host sent a broken body');
@@ -135,7 +138,7 @@ function reader() {
     if (kind === kinds.EXECUTE || kind === kinds.CALL || kind === kinds.WARM) {
       latest = id;
       interrupted.clear();
-      if (early.has(id)) Atomics.store(cells, CANCELLED, id | 0);
+      if (early.has(id)) Atomics.store(cells, CANCELLED, mark(id));
       early.clear();
     }
     // The main thread would wait for its debugger before it leaves.

@@ -10,8 +10,8 @@ function begin(message, job) {
   attached = new Map();
   answered = null;
   Atomics.store(cells, POLLED, 0);
-  Atomics.store(cells, CURRENT, active.id | 0);
-  if (Atomics.load(cells, CANCELLED) === (active.id | 0)) {
+  Atomics.store(cells, CURRENT, mark(active.id));
+  if (Atomics.load(cells, CANCELLED) === mark(active.id)) {
     interrupted(active.id);
     return;
   }
@@ -35,7 +35,7 @@ function settle(id, ok, value, place) {
     : [ERROR, 0, encodeError(value, place), NOTHING];
   if (ok) showResult(value);
   // Its child was interrupted, or its `signal` was heard: it did not end of its own.
-  else if (Atomics.load(cells, CANCELLED) === (id | 0)) active.noticed = true;
+  else if (Atomics.load(cells, CANCELLED) === mark(id)) active.noticed = true;
   claimed(id, () => finish(kind, flags, first, second));
 }
 
@@ -269,8 +269,8 @@ function makeApi() {
     sessionId,
     cancelled() {
       if (active === null) return false;
-      Atomics.store(cells, POLLED, active.id | 0);
-      if (Atomics.load(cells, CANCELLED) !== (active.id | 0)) return false;
+      Atomics.store(cells, POLLED, mark(active.id));
+      if (Atomics.load(cells, CANCELLED) !== mark(active.id)) return false;
       active.noticed = true;
       return true;
     },

@@ -71,7 +71,7 @@ function listen() {
 
 receiveGo();
 const features = ['execute', 'call', 'warm', 'reset', 'inspect', 'input', 'attachments', 'interrupt'];
-send(READY, 0, 0, json({ protocol: VERSION, pid: process.pid, language: 'node', version: process.versions.node, features }));
+send(READY, 0, 0n, json({ protocol: VERSION, pid: process.pid, language: 'node', version: process.versions.node, features }));
 prepareProcess();
 createContext();
 listen();

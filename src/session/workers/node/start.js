@@ -35,6 +35,7 @@ const ANSWERS_INPUT = 1, MEASURE = 2;
 
 const REQUESTS_FD = 3, REPLIES_FD = 4;
 const NOTHING = Buffer.alloc(0);
+const O_CLOEXEC = 0o2000000;
 
 // --- the gate -----------------------------------------------------------------------------------
 // What the main thread and the reader thread share. A request that is cancelled in a busy loop is
@@ -91,14 +92,16 @@ function writeAll(fd, bytes) {
   }
 }
 
+/** A request's number as the cells hold it: see the reader. */
+const mark = (id) => Number(id % 0x7FFFFFFEn) + 1;
+
 /** Writes a whole frame: only where no termination can come. */
 function send(kind, flags, id, first = NOTHING, second = NOTHING) {
   const small = second.length < 8192;
   const head = Buffer.allocUnsafe(20 + first.length + (small ? second.length : 0));
   head.writeUInt32LE(4 + first.length + second.length, 0);
   head.writeUInt32LE(kind | flags << 8, 4);
-  head.writeUInt32LE(id % 0x100000000, 8);
-  head.writeUInt32LE(Math.floor(id / 0x100000000), 12);
+  head.writeBigUInt64LE(id, 8);
   head.writeUInt32LE(first.length, 16);
   head.set(first, 20);
   if (small) head.set(second, 20 + first.length);

@@ -38,8 +38,9 @@ BROKEN_FRAME = b"the host sent a frame that is none"
 
 
 def check_short(data):
-    """A body always has the length of its first part: no use waiting for one that cannot."""
-    if len(data) >= HEADER and int.from_bytes(data[:4], "little") < 4:
+    """A body always has the length of its first part: no use waiting for one that cannot, or that
+    would be too long."""
+    if len(data) >= HEADER and not 4 <= int.from_bytes(data[:4], "little") <= frame_cap:
         refuse(BROKEN_FRAME)
 
 
