@@ -15,23 +15,44 @@ use crate::protocol::{Kind, flag};
 /// A message or prompt is cut at this many bytes: it fits into the smallest frame.
 const TEXT_CAP: usize = 8 << 10;
 
+/// Bytes that came before their request.
+pub(super) struct Attached {
+    name: String,
+    frame: Received,
+}
+
+impl Attached {
+    pub(super) fn new(frame: Received) -> std::result::Result<Attached, String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            name: String,
+        }
+        match serde_json::from_slice(frame.first()) {
+            Ok(Named { name }) => Ok(Attached { name, frame }),
+            Err(error) => Err(format!("an attachment without a name: {error}")),
+        }
+    }
+
+    pub(super) fn request(&self) -> u64 {
+        self.frame.header.request
+    }
+}
+
 /// What the running request can do besides computing. May be used by several threads at once, such
 /// as scoped ones.
 pub struct Context<'a> {
     link: &'a Link,
     request: u64,
     answers_input: bool,
-    attachments: Vec<Received>,
-    names: Vec<String>,
+    attachments: Vec<Attached>,
     /// The handler has seen that it is cancelled.
     noticed: AtomicBool,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(link: &'a Link, request: u64, flags: u8, attachments: Vec<Received>) -> Context<'a> {
-        let names = attachments.iter().map(name_of).collect();
+    pub(super) fn new(link: &'a Link, request: u64, flags: u8, attachments: Vec<Attached>) -> Context<'a> {
         let answers_input = flags & flag::ANSWERS_INPUT != 0;
-        Context { link, request, answers_input, attachments, names, noticed: AtomicBool::new(false) }
+        Context { link, request, answers_input, attachments, noticed: AtomicBool::new(false) }
     }
 
     pub(super) fn has_noticed(&self) -> bool {
@@ -106,7 +127,7 @@ impl<'a> Context<'a> {
 
     /// All that the host sent along: names and bytes, in its order.
     pub fn attachments(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.names.iter().map(String::as_str).zip(self.attachments.iter().map(Received::second))
+        self.attachments.iter().map(|attached| (attached.name.as_str(), attached.frame.second()))
     }
 
     /// Asks the host's user for a line and waits for it. `None` if there is none: the host answers
@@ -167,13 +188,4 @@ impl<'a> Context<'a> {
         let text = format!("{size} bytes do not fit into a frame of at most {cap}");
         Err(io::Error::new(io::ErrorKind::InvalidInput, text))
     }
-}
-
-/// The name of an attachment; empty if it has none.
-fn name_of(frame: &Received) -> String {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        name: String,
-    }
-    serde_json::from_slice(frame.first()).map(|Named { name }| name).unwrap_or_default()
 }

@@ -70,6 +70,8 @@ use serde_json::json;
 
 pub use answer::{Answer, Failure, Result};
 pub use context::Context;
+
+use context::Attached;
 pub use request::{Call, Code, Request, Script};
 
 use crate::clock::{Moment, process_cpu};
@@ -241,7 +243,7 @@ impl<'w> Worker<'w> {
     /// The loop of requests. An error is a host that does not keep to the protocol.
     fn answer_all(&mut self, link: &Link) -> std::result::Result<(), String> {
         link.outbox.send(Kind::Ready, 0, 0, self.ready().as_bytes(), b"");
-        let mut attachments: Vec<Received> = Vec::new();
+        let mut attachments: Vec<Attached> = Vec::new();
         loop {
             // Not in the `match`: the lock would be held until its end.
             let incoming = link.inbox.lock().next();
@@ -259,11 +261,14 @@ impl<'w> Worker<'w> {
             let request = frame.header.request;
             match frame.header.kind {
                 Kind::Attachment => {
-                    attachments.push(frame);
+                    match Attached::new(frame) {
+                        Ok(attached) => attachments.push(attached),
+                        Err(reason) => refuse(link, request, &reason)?,
+                    }
                     continue;
                 }
                 Kind::Execute | Kind::Call if request != 0 => {
-                    attachments.retain(|attachment| attachment.header.request == request);
+                    attachments.retain(|attachment| attachment.request() == request);
                     self.execute(link, &frame, std::mem::take(&mut attachments));
                 }
                 Kind::Warm if request != 0 => self.warm_up(link, &frame),
@@ -302,7 +307,7 @@ impl<'w> Worker<'w> {
     }
 
     /// *execute* or *call*, and its answer.
-    fn execute(&mut self, link: &Link, frame: &Received, attachments: Vec<Received>) {
+    fn execute(&mut self, link: &Link, frame: &Received, attachments: Vec<Attached>) {
         let (request, flags) = (frame.header.request, frame.header.flags);
         let context = Context::new(link, request, flags, attachments);
         let measured = (flags & flag::MEASURE != 0).then(process_cpu);
