@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::decode_error;
 use super::collector::Collector;
-use super::exchange::{END_PATIENCE, End, Exchange, STDERR_TAIL, Stop, Stops};
+use super::exchange::{END_PATIENCE, End, Exchange, STDERR_TAIL};
 use super::execution::{Cause, ExecutionError};
 use super::features::Feature;
+use super::ladder::{Stop, Stops};
 use super::{Session, Worker};
 use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::Moment;

@@ -35,6 +35,7 @@ mod files;
 mod info;
 mod interrupt;
 mod keeper;
+mod ladder;
 mod lending;
 mod limits;
 mod output;

@@ -8,9 +8,10 @@ use rustix::io::Errno;
 
 use super::answer::ReadyReport;
 use super::config::WorkDir;
-use super::exchange::{END_PATIENCE, Stops};
+use super::exchange::END_PATIENCE;
 use super::features::{Feature, Features};
 use super::interrupt::Asks;
+use super::ladder::Stops;
 use super::scratch::Scratch;
 use super::transport::Unstarted;
 use super::warm::WarmReport;

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::ask::{Asked, Silence};
 use super::collector::Collector;
-use super::exchange::{STDERR_TAIL, Stops};
+use super::exchange::STDERR_TAIL;
 use super::execution::ExecutionError;
 use super::features::Feature;
+use super::ladder::Stops;
 use super::{Session, answer::ImportReport};
 use crate::cancel::CancelToken;
 use crate::clock::Moment;
