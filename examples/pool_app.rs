@@ -1,4 +1,4 @@
-//! Document 001's demo on the console: tracked sessions that share one pool, each killable alone.
+//! The Python ancestor's demo, on the console: tracked sessions that share one pool, each killable alone.
 //!
 //! ```sh
 //! cargo run --example pool_app

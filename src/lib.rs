@@ -34,11 +34,9 @@
 //! # The nouns
 //!
 //! - [`Session`]: one live worker process. It runs code or calls, one at a time, streams output, and
-//!   can be interrupted, limited and killed. Python is built in ([`Runtime::python`]); any program
-//!   that speaks the worker protocol (`docs/worker-protocol.md`)
-//!   will do ([`Runtime::command`]); a Rust program, this one too, becomes a worker by [`worker`].
+//!   can be interrupted, limited and killed. A [`Runtime`] says which program that is.
 //! - [`Request`] goes in, [`Execution`] comes out, with an [`Outcome`]: what user code does, even to
-//!   its own process, is a value, not an error.
+//!   its own process, is a value, not an error. [`Running`] is the same, [`Event`] by event.
 //! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
 //!   [`PooledSession`] is a lease. What happens between two users is its [`Reuse`] policy.
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
@@ -54,12 +52,21 @@
 //! One [`Error`] type with named fields. Time-outs say what they waited for; a pool that cannot start
 //! sessions says why, fast.
 //!
-//! # Stopping
+//! # Outcomes and stopping
 //!
-//! Code that is to stop (its token, its time limit) first sees a flag, which Python code can poll with
-//! `remuda.cancelled()`, and is interrupted within a millisecond; what it started gets SIGINT. Code
-//! that goes on is killed after a grace (250 ms), with its whole process group. A pool replaces what
-//! was killed. Workers do not outlive the program, even when that is killed by `SIGKILL`.
+//! Code that is to stop (its token, its soft time limit, an [`InterruptHandle`]) first sees a flag, which
+//! it can poll with `remuda.cancelled()`, and is interrupted within a millisecond; what it started gets
+//! SIGINT. Code that goes on is killed after a grace (250 ms), with its whole process group. A hard time
+//! limit kills at once, and [`Limits`] are held by the kernel. The [`Outcome`] says which of these it
+//! was, and whether the process is gone. A pool replaces what was killed. Workers do not outlive the
+//! program, even when that is killed by `SIGKILL`.
+//!
+//! # Languages
+//!
+//! Python 3.9 or later ([`Runtime::python`]), Node 18 or later ([`Runtime::node`]), programs in Rust
+//! ([`Runtime::native`] with [`worker`], this one too), and any program that speaks the worker protocol ([`Runtime::command`],
+//! `docs/worker-protocol.md`, [`protocol`]). Each can run behind a wrapper (`nice`, `bwrap`) or on
+//! another machine (`ssh`, `docker exec -i`). A session knows what its worker can do: [`Session::can`].
 //!
 //! # Threads and processes
 //!
@@ -81,6 +88,27 @@
 //! A process is isolation against crashes, leaks and hangs, not against an attacker: put bubblewrap
 //! or the like around workers that run hostile code. Only a new process is clean
 //! ([`Reuse::Fresh`]). Linux only, for now.
+
+// The examples of the guide and the front page, compiled.
+#[cfg(doctest)]
+mod guide {
+    macro_rules! pages {
+        ($($name:ident: $file:literal),* $(,)?) => {
+            $(#[doc = include_str!(concat!("../", $file))] struct $name;)*
+        };
+    }
+    pages! {
+        Readme: "README.md",
+        Index: "docs/guide/README.md",
+        RunningCode: "docs/guide/running-code.md",
+        StreamingAndDisplay: "docs/guide/streaming-and-display.md",
+        Stopping: "docs/guide/stopping.md",
+        LimitsPage: "docs/guide/limits.md",
+        OtherLanguages: "docs/guide/other-languages.md",
+        WritingAWorker: "docs/guide/writing-a-worker.md",
+        SharedPools: "docs/guide/shared-pools.md",
+    }
+}
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("remuda supports Linux only for now: it watches processes by pidfd and epoll");

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::clock::Moment;
 
-/// Wait after the first batch that failed whole (document 002).
+/// Wait after the first batch that failed whole: the Python ancestor's.
 pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts.
 pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(30);

@@ -70,7 +70,8 @@ pub struct PoolConfig {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reuse {
-    /// It stays as it is: the next user finds what the last one left (as in document 002).
+    /// It stays as it is: the next user finds what the last one left (as in the Python
+    /// ancestor).
     Keep,
     /// Its namespace goes back to its warm state before the next user gets it. A runtime without
     /// reset, and a worker that reports that it cannot get clean, gets a new process.
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_document_002() {
+    fn the_defaults_are_those_of_the_python_ancestor() {
         let config = config();
         assert_eq!(config.min_idle, 2);
         assert_eq!(config.max_sessions, 10);

@@ -9,7 +9,7 @@ use crate::background::shielded;
 use crate::clock::Moment;
 use crate::sync::wait_until;
 
-/// Rest after a pass that failed (document 002).
+/// Rest after a pass that failed: the Python ancestor's.
 const ERROR_REST: Duration = Duration::from_secs(1);
 
 /// The maintenance thread.

@@ -53,7 +53,7 @@ pub struct PoolCounts {
 
 /// A snapshot of the pool's counters and gauges, taken at one moment under the pool's lock.
 ///
-/// The names are those of document 002; each means exactly what stands here.
+/// The names are those of the Python ancestor; each means exactly what stands here.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolMetrics {

@@ -243,7 +243,7 @@ impl SessionPool {
         }
     }
 
-    /// The name of [`info`](SessionPool::info) in document 002.
+    /// [`info`](SessionPool::info) by its name in the Python ancestor.
     pub fn get_info(&self) -> PoolInfo {
         self.info()
     }
@@ -254,7 +254,7 @@ impl SessionPool {
         PoolMetrics::new(inner.state.counters(), inner.state.counts())
     }
 
-    /// The name of [`metrics`](SessionPool::metrics) in document 002.
+    /// [`metrics`](SessionPool::metrics) by its name in the Python ancestor.
     pub fn get_metrics(&self) -> PoolMetrics {
         self.metrics()
     }

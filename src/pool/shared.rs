@@ -1,4 +1,5 @@
-//! A pool that many parts of a program share by counting (document 000, strategy 3).
+//! A pool that many parts of a program share by counting: the third strategy of
+//! `docs/guide/shared-pools.md`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ use crate::sync::{Condvar, Mutex};
 ///
 /// Each [`handle`](SharedPool::handle) counts one up, each release or drop of a handle one down; at
 /// zero the pool is terminated, and the next handle starts a new one. A handle cannot terminate the
-/// pool by itself: the mistake that document 000 warns of does not compile.
+/// pool by itself: the mistake of ending everybody's work does not compile.
 #[derive(Debug)]
 pub struct SharedPool {
     make: fn() -> PoolConfig,

@@ -22,9 +22,9 @@ pub struct SessionConfig {
     /// fails the start. By default it is logged and reported by
     /// [`Session::warm_report`](crate::Session::warm_report). Default: false.
     pub require_warm_imports: bool,
-    /// Code that a new session runs once before it is handed out (document 002 and 003: keep it
-    /// under 100 ms). What it defines is part of the warm state that a reset goes back to.
-    /// Default: none.
+    /// Code that a new session runs once before it is handed out. What it defines is part of the
+    /// warm state that a reset goes back to. Keep it under 100 ms: every start pays for it. Default:
+    /// none.
     pub warmup_code: Option<String>,
     /// Time that the warm-up code gets before it is interrupted, and killed after the
     /// [`grace`](SessionConfig::grace). Default: what is left of

@@ -1,4 +1,4 @@
-//! Files in and out of a session's working directory (document 002, row X10 of the list of features).
+//! Files in and out of a session's working directory.
 //!
 //! The directory belongs to code that nobody trusts. Every name is resolved by the kernel beneath the
 //! directory, without following any link (`openat2`); what is to be read is looked at before it is

@@ -25,7 +25,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A snapshot of a session (document 002: `Session.info`).
+/// A snapshot of a session, from [`Session::info`](crate::Session::info).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SessionInfo {
@@ -58,6 +58,6 @@ pub struct SessionInfo {
 pub enum SessionState {
     /// Its process lives and waits for a request.
     Ready,
-    /// Its process has ended or must not be used again (document 002: `ERROR`).
+    /// Its process has ended or must not be used again (the Python ancestor's `ERROR`).
     Dead,
 }

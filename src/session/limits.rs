@@ -1,7 +1,6 @@
 //! What a worker may use of the machine: limits that the kernel holds.
 //!
-//! From document 002, rows X08 and X10 of the list of features: limits are part of a session's
-//! options, and running into one is a typed outcome.
+//! They are part of a session's options, and running into one is a typed outcome.
 
 use std::io;
 

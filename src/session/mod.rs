@@ -102,6 +102,24 @@ const FRESH: Duration = Duration::from_micros(100);
 /// included, and with this program, even when that is killed. (A child that makes a session or group
 /// of its own, such as a daemon, leaves the worker's and outlives it.)
 ///
+/// # Outcomes
+///
+/// What user code does is the [`Outcome`] of an [`Execution`], never an error of the call. After one that
+/// says `killed: true`, and after [`Outcome::Died`], the session is dead: [`restart`](Session::restart) it.
+///
+/// # Stopping
+///
+/// By a [`time_limit`](Request::time_limit), a [`hard_time_limit`](Request::hard_time_limit), a
+/// [`CancelToken`], or from any thread by an [`interrupt_handle`](Session::interrupt_handle). Code is asked
+/// first, and its process group killed after the [`grace`](SessionConfig::grace).
+///
+/// # Languages
+///
+/// Not every worker can do everything: [`can`](Session::can) tells, and what it cannot do is an
+/// [`Error::Unsupported`].
+///
+/// # End
+///
 /// Dropping a session kills its process group and waits until the process is reaped (milliseconds);
 /// [`shutdown`](Session::shutdown) lets it leave by itself first.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What a worker writes to stdout and stderr: read without copying, kept up to a cap.
+//! What a worker writes to stdout and stderr: read piece by piece, kept up to a cap.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,9 +7,9 @@ use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::pipe::fcntl_setpipe_size;
 
-const FIRST_CHUNK: usize = 4 << 10;
+const FIRST_PIECE: usize = 4 << 10;
 /// Bytes asked for at once; a default pipe holds as many.
-const CHUNK: usize = 64 << 10;
+const PIECE: usize = 64 << 10;
 /// A pipe that has carried this much in one execution is widened.
 const BUSY: usize = 256 << 10;
 const WIDE_PIPE: usize = 1 << 20;
@@ -17,11 +17,16 @@ const WIDE_PIPE: usize = 1 << 20;
 /// The first and the last bytes of a stream; what lies between is counted and dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
-    head: Vec<u8>,
-    head_cap: usize,
+    /// Checked piece by piece, while it is in the processor's cache.
+    head: String,
+    decoder: TextDecoder,
+    /// Bytes that the head still takes.
+    room: usize,
     tail: VecDeque<u8>,
     tail_cap: usize,
     dropped: u64,
+    /// What the last read brought; kept for the next one.
+    piece: Vec<u8>,
 }
 
 /// What one read of a pipe came to.
@@ -38,43 +43,32 @@ pub(crate) enum Read {
 impl Capture {
     /// Keeps `cap` bytes: half from the start, half from the end.
     pub(crate) fn new(cap: usize) -> Capture {
-        Capture { head_cap: cap - cap / 2, tail_cap: cap / 2, ..Capture::default() }
+        Capture { room: cap - cap / 2, tail_cap: cap / 2, ..Capture::default() }
     }
 
     /// Reads once from `pipe` and shows what came to `observe`.
     pub(crate) fn read_from(&mut self, pipe: &Pipe, observe: &mut dyn FnMut(&[u8])) -> Read {
-        let room = self.head_cap - self.head.len();
-        if room == 0 {
-            let mut bytes = Vec::with_capacity(CHUNK);
-            let read = read_into(pipe, &mut bytes);
-            self.push_tail(&bytes);
-            observe(&bytes);
-            return read;
-        }
-        let before = self.head.len();
-        // Most executions print little: begin small. What is read beyond the cap moves to the tail.
-        let chunk = if before == 0 {
-            FIRST_CHUNK
-        } else if pipe.wide {
-            WIDE_PIPE
-        } else {
-            CHUNK
+        let mut piece = std::mem::take(&mut self.piece);
+        // Most executions print little: begin small.
+        let size = match piece.capacity() {
+            0 => FIRST_PIECE,
+            _ if pipe.wide => WIDE_PIPE,
+            _ => PIECE,
         };
-        self.head.reserve(chunk.min(room));
-        let read = read_into(pipe, &mut self.head);
-        observe(&self.head[before..]);
-        if self.head.len() > self.head_cap {
-            let beyond = self.head.split_off(self.head_cap);
-            self.push_tail(&beyond);
-        }
+        piece.clear();
+        piece.reserve(size);
+        let read = read_into(pipe, &mut piece);
+        observe(&piece);
+        self.push(&piece);
+        self.piece = piece;
         read
     }
 
-    /// Takes bytes that came in a frame.
+    /// Takes bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        let room = self.head_cap - self.head.len();
-        let (head, tail) = bytes.split_at(room.min(bytes.len()));
-        self.head.extend_from_slice(head);
+        let (head, tail) = bytes.split_at(self.room.min(bytes.len()));
+        self.room -= head.len();
+        self.decoder.decode_into(head, &mut self.head);
         self.push_tail(tail);
     }
 
@@ -87,31 +81,31 @@ impl Capture {
         self.dropped += (surplus + over) as u64;
     }
 
-    /// The last `count` bytes that were kept, as text.
+    /// The last bytes that were kept, about `count` of them, as text.
     pub(crate) fn last(&self, count: usize) -> String {
         let (front, back) = self.tail.as_slices();
-        let all = [&self.head[..], front, back].concat();
-        String::from_utf8_lossy(&all[all.len().saturating_sub(count)..]).into_owned()
+        let skipped = self.tail.len().saturating_sub(count);
+        let tail =
+            [&front[skipped.min(front.len())..], &back[skipped.saturating_sub(front.len())..]].concat();
+        let from_head = count.saturating_sub(tail.len());
+        let start = self.head.ceil_char_boundary(self.head.len().saturating_sub(from_head));
+        [&self.head[start..], &String::from_utf8_lossy(&self.decoder.held), &String::from_utf8_lossy(&tail)]
+            .concat()
     }
 
     /// The stream as text, with a marker where bytes were dropped, and their number. Characters that
     /// the caps cut in two are dropped whole.
     pub(crate) fn finish(mut self) -> (String, u64) {
-        if self.dropped == 0 {
-            self.head.extend(&self.tail);
-            return (into_text(self.head), 0);
-        }
-        let whole = self.head.len() - cut_at_end(&self.head);
         let tail = self.tail.make_contiguous();
+        if self.dropped == 0 {
+            self.decoder.decode_into(tail, &mut self.head);
+            self.head.extend(self.decoder.finish());
+            return (self.head, 0);
+        }
         let start = cut_at_start(tail);
-        let dropped = self.dropped + (self.head.len() - whole + start) as u64;
-        let marker = format!("\n[… {dropped} bytes dropped …]\n");
-        let tail = String::from_utf8_lossy(&tail[start..]).into_owned();
-        self.head.truncate(whole);
-        let mut text = into_text(self.head);
-        text.push_str(&marker);
-        text.push_str(&tail);
-        (text, dropped)
+        let dropped = self.dropped + (self.decoder.held.len() + start) as u64;
+        let tail = String::from_utf8_lossy(&tail[start..]);
+        (format!("{}\n[… {dropped} bytes dropped …]\n{tail}", self.head), dropped)
     }
 }
 
@@ -139,6 +133,12 @@ pub(crate) struct TextDecoder {
 
 impl TextDecoder {
     pub(crate) fn decode(&mut self, bytes: &[u8]) -> String {
+        let mut text = String::new();
+        self.decode_into(bytes, &mut text);
+        text
+    }
+
+    fn decode_into(&mut self, bytes: &[u8], text: &mut String) {
         let joined;
         let bytes = if self.held.is_empty() {
             bytes
@@ -146,11 +146,13 @@ impl TextDecoder {
             joined = [&self.held[..], bytes].concat();
             &joined
         };
-        let held = cut_at_end(bytes);
-        let (whole, rest) = bytes.split_at(bytes.len() - held);
-        let text = String::from_utf8_lossy(whole).into_owned();
-        self.held = rest.to_vec();
-        text
+        let (whole, rest) = bytes.split_at(bytes.len() - cut_at_end(bytes));
+        match std::str::from_utf8(whole) {
+            Ok(valid) => text.push_str(valid),
+            Err(_) => text.push_str(&String::from_utf8_lossy(whole)),
+        }
+        self.held.clear();
+        self.held.extend_from_slice(rest);
     }
 
     /// What was held back, if anything.
@@ -158,10 +160,6 @@ impl TextDecoder {
         let held = std::mem::take(&mut self.held);
         (!held.is_empty()).then(|| String::from_utf8_lossy(&held).into_owned())
     }
-}
-
-fn into_text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// The host's end of a worker's stdout or stderr.
@@ -202,7 +200,7 @@ impl Pipe {
         let mut left = self.waiting();
         let (mut last, mut total) = (Vec::new(), 0);
         while left > 0 {
-            let mut buffer = Vec::with_capacity(CHUNK.min(left));
+            let mut buffer = Vec::with_capacity(PIECE.min(left));
             let Read::Bytes(count) = read_into(self, &mut buffer) else { break };
             left -= count.min(left);
             total += count as u64;

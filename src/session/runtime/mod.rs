@@ -210,7 +210,7 @@ impl Runtime {
     /// at most `limit`; nothing else is started.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime): the interpreter cannot be used.
+    /// [`Error::Runtime`]: the interpreter cannot be used.
     pub fn launch(&self, limit: Duration) -> Result<Launch> {
         let remote = self.is_remote();
         // A path on another machine is not ours to change.

@@ -20,7 +20,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// A worker's process. It is reaped when this is dropped, never before: until then its number and
 /// that of its group are its own.
 pub(super) struct Child {
-    child: process::Child,
+    process: process::Child,
     pid: Pid,
     pidfd: OwnedFd,
 }
@@ -38,7 +38,7 @@ impl Child {
             .spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH);
         match pid.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
-            Ok((pid, pidfd)) => Ok(Child { child, pid, pidfd }),
+            Ok((pid, pidfd)) => Ok(Child { process: child, pid, pidfd }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -104,7 +104,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
         if self.ends_by(Instant::now() + KILL_PATIENCE) {
-            let _ = self.child.wait();
+            let _ = self.process.wait();
         }
     }
 }

@@ -94,8 +94,7 @@ pub(crate) fn main(parser: Parser) -> ExitCode {
     };
     let broken_pipe = check(&subject, options.row.as_deref(), options.json);
     match (signals.exit_code(), broken_pipe) {
-        (Some(code), _) => ExitCode::from(code),
-        (None, Err(code)) => ExitCode::from(code),
+        (Some(code), _) | (None, Err(code)) => ExitCode::from(code),
         (None, Ok(Tally { failed: 0, .. })) => ExitCode::SUCCESS,
         (None, Ok(_)) => ExitCode::FAILURE,
     }

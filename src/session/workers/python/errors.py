@@ -54,7 +54,8 @@ def format_trace(error):
     while step is not None:
         names.add(step.tb_frame.f_code.co_filename)
         step = step.tb_next
-    lent = [(name, text) for _, _, _, text, name in code_cache.values() if name in names]
+    known = (*older_code.values(), *code_cache.values())
+    lent = [(name, text) for _, _, _, text, name in known if name in names]
     for name, text in lent:
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     try:

@@ -48,7 +48,7 @@ IS_BYTES = 32    # the first part is the value, a byte string
 
 FIRST_OWN_FD = 20
 REPR_CAP = 64 << 10
-CACHED_SOURCES = 128
+CACHED_SOURCES = 64     # in each of two generations
 CACHED_SOURCE_SIZE = 64 << 10
 
 # --- state --------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ main = type(sys)("__main__")
 namespace = main.__dict__
 remuda = type(sys)("remuda", "What a program can ask of the remuda session that it runs in.")
 warm = {}                # what a reset goes back to
-code_cache = {}
+code_cache, older_code = {}, {}
 cell_number = 0          # names the cells in tracebacks
 In, Out = {}, {}         # sources and values by execution, the last `slots` of each
 executions = 0           # since the start or the last reset

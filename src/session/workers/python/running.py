@@ -9,6 +9,10 @@ IS_COROUTINE = 0x80       # inspect.CO_COROUTINE
 def compile_cell(source):
     """(body, trailing expression, whether one awaits, text, file name); a part that is missing is None."""
     global cell_number
+    entry = older_code.get(source)
+    if entry is not None:
+        keep_code(source, entry)
+        return entry
     cell_number += 1
     filename = "<cell %d>" % cell_number
     # As text: a PEP 263 cookie means nothing in what arrives as UTF-8.
@@ -25,10 +29,16 @@ def compile_cell(source):
     awaits = (body.co_flags if body else 0) | (last.co_flags if last else 0)
     entry = body, last, awaits & IS_COROUTINE, text, filename
     if len(source) <= CACHED_SOURCE_SIZE:
-        if len(code_cache) >= CACHED_SOURCES:
-            del code_cache[next(iter(code_cache))]
-        code_cache[source] = entry
+        keep_code(source, entry)
     return entry
+
+
+def keep_code(source, entry):
+    """Two generations: dropping the older one whole is cheaper than dropping one source at a time."""
+    global code_cache, older_code
+    if len(code_cache) >= CACHED_SOURCES:
+        older_code, code_cache = code_cache, {}
+    code_cache[source] = entry
 
 
 def split_cell(text, filename):

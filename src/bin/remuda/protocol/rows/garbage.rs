@@ -1,6 +1,7 @@
 //! Bytes that are no frames, where frames are expected: *error* or the end, in time, never a hang.
 
 use std::fs;
+use std::time::Instant;
 
 use remuda::Channels;
 use remuda::protocol::{Kind, MAX_FRAME_CAP};
@@ -108,13 +109,29 @@ fn broken_json(subject: &Subject) -> Checked {
         ("warm", Kind::Warm, b"\xff", b""),
         ("inspect", Kind::Inspect, b"{\"what\":\"tea leaves\"}", b""),
         ("inspect", Kind::Inspect, b"{", b""),
-        ("attachments", Kind::Attachment, b"nameless", b""),
     ] {
         if driver.has(feature) {
             send(subject, &encode(kind, 0, NUMBER, first, second))?;
         }
     }
-    Ok(())
+    if driver.has("attachments") { nameless_attachment(subject) } else { Ok(()) }
+}
+
+/// An attachment has no answer of its own: a worker may keep its objection for the request.
+fn nameless_attachment(subject: &Subject) -> Checked {
+    let mut driver = subject.start()?;
+    driver.send(Kind::Attachment, 0, NUMBER, b"nameless", b"");
+    driver.send(Kind::Ping, 0, NUMBER + 1, b"", b"");
+    let expected = "pong, an error with the number of the attachment, or the end of the worker";
+    match driver.frame(expected) {
+        Ok(frame) => match (frame.kind, frame.request) {
+            (Kind::Pong, number) if number == NUMBER + 1 => Ok(()),
+            (Kind::Error, NUMBER) => driver.pong(NUMBER + 1),
+            _ => Err(Miss::failed(expected, frame.tell())),
+        },
+        Err(Miss::Failed(_)) if driver.child.ends_by(Instant::now()) => Ok(()),
+        Err(miss) => Err(miss),
+    }
 }
 
 /// The same bytes each time: none of them is a frame, and no length is below the cap.

@@ -68,7 +68,7 @@ fn output(subject: &Subject) -> Checked {
     let (mut driver, words) = speaking(subject)?;
     let answer = driver.run(&words.lines.replace('N', &LINES.to_string()))?;
     answer.is(&"done".into())?;
-    let expected: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+    let expected: String = (0..LINES).flat_map(|line| [line.to_string(), "\n".to_owned()]).collect();
     for (name, bytes) in [("stdout", &answer.stdout), ("stderr", &answer.stderr)] {
         expect(*bytes == expected.as_bytes(), &format!("every line on {name} before the result"), || {
             let same = bytes.iter().zip(expected.as_bytes()).take_while(|(a, b)| a == b).count();
