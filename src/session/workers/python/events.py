@@ -7,8 +7,8 @@ PIECE = 4096
 
 
 def write_pieces(data):
-    """Writes all of `data`, whatever the user's signal handlers raise meanwhile; that is raised at the
-    end. Writes of 4 096 bytes go whole or not at all, and `extend` counts them without a step of the
+    """Writes all of `data` or nothing, whatever the user's signal handlers raise meanwhile; that is raised
+    at the end. Writes of 4 096 bytes go whole or not at all, and `extend` counts them without a step of the
     interpreter in between: the number of those that are done is always known."""
     view = memoryview(data)
     pieces = [view[i:i + PIECE] for i in range(0, len(data), PIECE)]
@@ -20,6 +20,9 @@ def write_pieces(data):
         except OSError:
             die()
         except BaseException as error:
+            if not done:
+                # The frame has not begun; and where the stack is full, no attempt would succeed.
+                raise
             raised = error
     if sum(done) != len(data):
         refuse(b"its output took a part of a frame")
