@@ -307,6 +307,11 @@ impl Session {
     /// Fails if the session cannot take a request; drops output that came late.
     fn ensure_usable(&mut self, now: Moment) -> Result<()> {
         if !self.process().is_alive() {
+            if self.post_mortem.is_none() {
+                // Somebody only looked whether it lives.
+                let tail = self.discard_output().1;
+                self.bury(tail, None);
+            }
             return Err(self.dead());
         }
         if self.executing {
