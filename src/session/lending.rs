@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// Drops what the pipes hold now; returns its size and the last of stderr.
-    fn discard_output(&mut self) -> (u64, String) {
+    pub(super) fn discard_output(&mut self) -> (u64, String) {
         let Some(Worker { transport, .. }) = &mut self.worker else { return (0, String::new()) };
         let (_, stdout, stdout_open) = transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
         let (last, stderr, stderr_open) = transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
