@@ -33,7 +33,7 @@ def write_pieces(data):
 def send_event(kind, flags, first, second=b""):
     """Sends an event of the running request; a RuntimeError if there is none (any more). Anything
     that would interrupt the main thread in here waits until the frame is out."""
-    global events_used, masked
+    global events_used, masked, questions
     if in_child:
         raise RuntimeError("a forked child cannot speak for the session")
     if 4 + len(first) + len(second) > frame_cap:
@@ -49,6 +49,9 @@ def send_event(kind, flags, first, second=b""):
             if not current:
                 raise RuntimeError("no request is running that this could belong to")
             write_pieces(frame(kind, flags, current, first, second))
+            if kind == INPUT:
+                # Counted before anything that waits can strike.
+                questions += 1
     finally:
         if on_main:
             masked = False

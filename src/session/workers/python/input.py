@@ -53,10 +53,11 @@ def ask(prompt, secret):
     head = dump_json({"prompt": text_bytes(prompt).decode(), "secret": secret})
     try:
         asking = True
-        if questions:
-            # A question that was given up: the host has one at a time.
-            next_reply(number)
+        given_up = questions
         send_question(head)
+        for _ in range(given_up):
+            # The host ends a question that was given up as soon as it sees the next one.
+            next_reply(number)
         flags, line = next_reply(number)
     finally:
         asking = False
@@ -71,12 +72,10 @@ asking = False           # some code waits in `ask`
 
 
 def send_question(head):
-    """The count of questions is right whatever the user's signal handlers raise: they wait."""
-    global questions
+    """The user's signal handlers wait: what they raise must not come between a frame and its count."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED_SIGNALS)
     try:
         send_event(INPUT, 0, head)
-        questions += 1
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
