@@ -212,7 +212,7 @@ fn idle_death_to_flag(context: &Context) -> Measured {
 
 /// In a program of its own: memory that other rows have freed would hide what sessions take.
 fn idle_session_host_bytes(context: &Context) -> Measured {
-    let count = context.times(40);
+    let count = context.times(80);
     let host = Command::new(std::env::current_exe()?)
         .args(["bench", SPARSE, &count.to_string()])
         .arg(&context.python)
@@ -229,22 +229,28 @@ fn idle_session_host_bytes(context: &Context) -> Measured {
     }])
 }
 
+/// Sessions before those that are measured: they bring what stays for all (watchdog, reaper) and take
+/// the memory that the very first start has freed again.
+const FIRST: usize = 40;
+
 /// Starts and uses `count` sessions; prints the private memory of each and the threads of all.
 ///
 /// # Errors
 /// If a session cannot start.
 pub(super) fn sparse_host(count: usize, python: &Path) -> Result<(), Failure> {
     let config = Session::builder(Runtime::python(python));
-    // What the first one brings (watchdog, reaper) stays for all.
-    let mut first = config.start()?;
-    first.execute("1+1")?;
+    let mut sessions = Vec::with_capacity(FIRST + count);
+    let mut start = |count| -> Result<(), Failure> {
+        for _ in 0..count {
+            let mut session = config.start()?;
+            session.execute("print('used'); 1+1")?;
+            sessions.push(session);
+        }
+        Ok(())
+    };
+    start(FIRST)?;
     let (bytes_before, threads_before) = own_size()?;
-    let mut sessions = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut session = config.start()?;
-        session.execute("print('used'); 1+1")?;
-        sessions.push(session);
-    }
+    start(count)?;
     let (bytes, threads) = own_size()?;
     let mut out = std::io::stdout();
     Ok(writeln!(out, "{} {}", (bytes - bytes_before) / count as f64, threads - threads_before)?)
