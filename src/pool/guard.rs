@@ -105,6 +105,7 @@ impl PooledSession {
         if self.bound {
             session.bind(None);
         }
+        session.forget_handles();
         Some(session)
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, statat};
+use rustix::io::Errno;
 use serde::{Serialize, Serializer};
 
 use super::files::{Files, beneath, open_regular};
@@ -144,14 +145,17 @@ pub(super) fn look(directory: BorrowedFd<'_>) -> rustix::io::Result<Seen> {
     while let Some((path, depth)) = pending.pop() {
         let name = if depth == 0 { Path::new(".") } else { path.as_path() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = match beneath(directory, name, flags, Mode::empty()) {
+        // Read by this very descriptor: to open it once more needs leave to search it.
+        let mut opened = match beneath(directory, name, flags, Mode::empty()).and_then(Dir::new) {
             Ok(opened) => opened,
             Err(error) if depth == 0 => return Err(error),
-            // Removed, replaced or closed to us meanwhile.
-            Err(_) => continue,
+            // Removed or replaced meanwhile, or closed to us.
+            Err(error) => {
+                seen.complete &= error != Errno::ACCESS;
+                continue;
+            }
         };
-        for entry in Dir::read_from(&opened)? {
-            let Ok(entry) = entry else { break };
+        while let Some(Ok(entry)) = opened.read() {
             let name = Path::new(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()));
             if name == Path::new(".") || name == Path::new("..") {
                 continue;
@@ -161,7 +165,9 @@ pub(super) fn look(directory: BorrowedFd<'_>) -> rustix::io::Result<Seen> {
                 seen.complete = false;
                 return Ok(seen);
             }
-            let Ok(stat) = statat(&opened, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let Ok(stat) = statat(opened.fd()?, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => seen.files.push((path.join(name), stat)),
                 FileType::Directory if depth < DEEPEST => pending.push((path.join(name), depth + 1)),

@@ -1,16 +1,18 @@
 //! Requests that run no user code: is it there, what is in it, what did its user leave?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::answer::decode_error;
 use super::collector::Collector;
-use super::exchange::{END_PATIENCE, End, Exchange, STDERR_TAIL, Stop, Stops};
+use super::exchange::{END_PATIENCE, End, Exchange, STDERR_TAIL};
 use super::execution::{Cause, ExecutionError};
 use super::features::Feature;
+use super::ladder::{Stop, Stops};
 use super::{Session, Worker};
-use crate::cancel::CancelToken;
+use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
@@ -91,7 +93,8 @@ impl Session {
     /// lock) is killed. Blocks for `limit` at most.
     ///
     /// # Errors
-    /// [`Error::Unresponsive`], [`Error::SessionDead`], [`Error::Protocol`], [`Error::Io`].
+    /// [`Error::Unresponsive`], [`Error::Cancelled`] (its [`Scope`](crate::Scope) was, and it had not
+    /// answered; it is killed), [`Error::SessionDead`], [`Error::Protocol`], [`Error::Io`].
     pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
         let started = Moment::now();
         self.question(Kind::Ping, b"", Kind::Pong, limit)?;
@@ -102,8 +105,7 @@ impl Session {
     /// most 10 s, then it is killed.
     ///
     /// # Errors
-    /// [`Error::Unsupported`], [`Error::Unresponsive`], [`Error::SessionDead`], [`Error::Protocol`],
-    /// [`Error::Io`].
+    /// [`Error::Unsupported`], else as [`ping`](Session::ping).
     pub fn names(&mut self) -> Result<Vec<Name>> {
         self.inspect("names")
     }
@@ -130,7 +132,12 @@ impl Session {
         let (id, cap) = (self.next_request(), self.config.frame_cap);
         let frame = protocol::encode(kind, id, first, b"", cap)
             .ok_or(Error::RequestTooLarge { bytes: first.len(), cap })?;
-        let stops = Stops { soft: Some(Moment::after(limit)), ..self.stops() };
+        let bound = self.bound.clone();
+        if bound.as_ref().is_some_and(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
+        let _registration = self.register(bound.as_ref());
+        let stops = Stops { soft: Some(Moment::after(limit)), tokens: [bound, None], ..self.stops() };
         let Asked { answer, stderr } = self.ask(id, frame, answer, stops, Collector::quiet(STDERR_TAIL));
         match answer {
             Ok(Ok(first)) => Ok(first),
@@ -143,11 +150,21 @@ impl Session {
                 self.bury(stderr, Some(id));
                 Err(self.dead())
             }
-            Err(Silence::Late | Silence::Cancelled) => {
+            Err(Silence::Late) => {
                 self.bury(stderr, Some(id));
                 Err(Error::Unresponsive { session: self.id, limit })
             }
+            Err(Silence::Cancelled) => {
+                self.bury(stderr, Some(id));
+                Err(Error::Cancelled)
+            }
         }
+    }
+
+    /// Has the token wake whoever waits for the worker.
+    pub(super) fn register(&self, token: Option<&CancelToken>) -> Option<Registration> {
+        let (token, worker) = (token?, self.worker.as_ref()?);
+        Some(token.register(Arc::clone(worker.transport.waker()) as Arc<dyn Wake>))
     }
 
     /// How a request without user code is stopped: at its deadline, without a grace.

@@ -121,8 +121,11 @@ impl Display {
         Ok(Display { forms, is_result: head.result })
     }
 
+    /// What it takes of memory, about: an empty form costs something too.
     pub(crate) fn size(&self) -> usize {
-        self.forms.iter().map(|(mime, bytes)| mime.len() + bytes.len()).sum()
+        let form =
+            |(mime, bytes): &(String, Vec<u8>)| size_of::<(String, Vec<u8>)>() + mime.len() + bytes.len();
+        self.forms.iter().map(form).sum()
     }
 }
 

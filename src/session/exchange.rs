@@ -1,9 +1,5 @@
-//! One request and its answer: sends, waits, collects what comes, and climbs the cancel ladder.
-//!
-//! The ladder: flag, cancel frame and SIGINT to the group at once; the frame and the signal again
-//! after half of the grace (for code that polls its flag and was left alone at first); SIGKILL to
-//! the group after the grace. On a channel that a wrapper may copy, the frame goes again every 10 ms.
-//! Nothing here waits for a killed process: that is the reaper's work.
+//! One request and its answer: sends, waits, and has what comes collected. What may stop it is in
+//! [`ladder`](super::ladder). Nothing here waits for a killed process: that is the reaper's work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +7,11 @@ use std::time::Duration;
 use super::collector::{Collector, Reaction};
 use super::events::{Question, Reply};
 use super::execution::Cause;
-use super::interrupt::{Ask, Asks};
+use super::ladder::{Ladder, Stop, Stops};
 use super::output::Read;
 use super::process::Process;
 use super::request::Stream;
 use super::transport::{Ready, Transport};
-use crate::cancel::CancelToken;
 use crate::clock::Moment;
 use crate::protocol::{self, Kind, flag};
 
@@ -25,9 +20,6 @@ pub(crate) const STDERR_TAIL: usize = 4 << 10;
 
 /// How long a worker that has closed a channel is given to end: its exit says more than the channel.
 pub(crate) const END_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often a cancel goes again where it may have got lost.
-const RESEND: Duration = Duration::from_millis(10);
 
 /// A request on its way, with everything that may end it.
 pub(crate) struct Exchange<'a> {
@@ -40,23 +32,12 @@ pub(crate) struct Exchange<'a> {
     /// How long a question may wait for its answer.
     pub(crate) input_timeout: Option<Duration>,
     sent: usize,
-    ladder: Option<Ladder>,
-    question: Option<(Question, Option<Moment>)>,
-}
-
-/// Everything that may stop a request.
-#[derive(Default)]
-pub(crate) struct Stops {
-    /// When the ladder begins by itself.
-    pub(crate) soft: Option<Moment>,
-    /// When the group is killed, ladder or not.
-    pub(crate) hard: Option<Moment>,
-    pub(crate) grace: Duration,
-    pub(crate) tokens: [Option<CancelToken>; 2],
-    /// Wishes of interrupt handles, and the number of this execution among them.
-    pub(crate) asks: Option<(Arc<Asks>, u64)>,
-    /// Whether SIGINT to the group is understood by the worker.
-    pub(crate) sigint: bool,
+    /// Whether `unsent` holds answers to questions only: the request itself was sent.
+    replying: bool,
+    /// Events that came so far.
+    events: u64,
+    pub(super) ladder: Option<Ladder>,
+    pub(super) question: Option<(Question, Option<Moment>)>,
 }
 
 /// How an exchange ended.
@@ -72,35 +53,6 @@ pub(crate) enum End {
     Broken(String),
 }
 
-/// A ladder on its way up.
-struct Ladder {
-    why: Stop,
-    /// When the worker is asked again, until it was.
-    again_at: Option<Moment>,
-    /// When the same frame goes again over a channel that may lose it.
-    resend_at: Option<Moment>,
-    /// `None`: the code is only asked.
-    kill_at: Option<Moment>,
-}
-
-/// Why the ladder was climbed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
-    SoftLimit,
-    HardLimit,
-    Cancelled,
-}
-
-impl Stops {
-    fn cancelled(&self) -> bool {
-        self.tokens.iter().flatten().any(CancelToken::is_cancelled)
-    }
-
-    fn asked(&self) -> Option<Ask> {
-        self.asks.as_ref().and_then(|(asks, number)| asks.asked(*number))
-    }
-}
-
 impl<'a> Exchange<'a> {
     pub(crate) fn new(request: u64, frames: Vec<u8>, stops: Stops, collector: Collector<'a>) -> Exchange<'a> {
         Exchange {
@@ -111,6 +63,8 @@ impl<'a> Exchange<'a> {
             frame_cap: protocol::DEFAULT_FRAME_CAP,
             input_timeout: None,
             sent: 0,
+            replying: false,
+            events: 0,
             ladder: None,
             question: None,
         }
@@ -126,22 +80,29 @@ impl<'a> Exchange<'a> {
         if self.unsent.is_empty() {
             return None;
         }
-        match transport.write_some(&self.unsent) {
-            Ok(written) => self.sent = written,
-            Err(error) => return Some(cannot_send(process, error)),
+        let end = self.start_sending(transport).err().map(|error| cannot_send(process, error))?;
+        Some(self.wind_up(end, transport, process))
+    }
+
+    fn start_sending(&mut self, transport: &Transport) -> rustix::io::Result<()> {
+        self.sent = transport.write_some(&self.unsent)?;
+        if self.is_sending() {
+            return transport.watch_requests(true);
         }
-        if self.is_sending()
-            && let Err(error) = transport.watch_requests(true)
-        {
-            return Some(cannot_send(process, error));
-        }
-        None
+        // A large request is not kept while its code runs.
+        (self.unsent, self.sent) = (Vec::new(), 0);
+        Ok(())
     }
 
     /// Waits until something happens, at most until the next deadline, and sees to it. The end of
     /// the exchange, if this was it.
     pub(crate) fn step(&mut self, transport: &mut Transport, process: &Process) -> Option<End> {
         let end = self.advance(transport, process)?;
+        Some(self.wind_up(end, transport, process))
+    }
+
+    /// What is left to do at every end.
+    fn wind_up(&mut self, end: End, transport: &mut Transport, process: &Process) -> End {
         if let End::Broken(reason) = &end {
             process.kill_group(Cause::Protocol(reason.clone()));
         }
@@ -150,7 +111,7 @@ impl<'a> Exchange<'a> {
             self.drain(transport, true, true);
         }
         self.collector.finish();
-        Some(end)
+        end
     }
 
     /// Takes every step up to the end.
@@ -183,116 +144,55 @@ impl<'a> Exchange<'a> {
         {
             return Some(cannot_send(process, error));
         }
+        let events = self.events;
         let end = self.read_frames(transport, process, ready)?;
         if end == End::Answered {
-            if self.is_sending() {
-                // The rest would be taken for the next request.
-                return Some(End::Broken("it answered a request that it had not read".to_owned()));
+            if self.is_sending()
+                && let Err(end) = self.send_needless(transport, process)
+            {
+                return Some(end);
             }
-            self.drain(transport, ready.stdout(), ready.stderr());
+            // What was written before the answer was there when the answer came. But if an event woke us,
+            // the answer may have come after the look at the pipes.
+            let later = self.events > events;
+            self.drain(transport, ready.stdout() || later, ready.stderr() || later);
         }
         Some(end)
     }
 
-    fn is_sending(&self) -> bool {
+    /// Sends what is left after the answer: an input reply that the code, stopped meanwhile, does not
+    /// wait for any more. A worker that takes requests again reads it and forgets it.
+    fn send_needless(&mut self, transport: &mut Transport, process: &Process) -> Result<(), End> {
+        let deadline = Moment::after(END_PATIENCE);
+        while self.replying && self.is_sending() {
+            let ready = transport
+                .wait(Some(deadline))
+                .map_err(|error| End::Broken(format!("waiting for it failed: {error}")))?;
+            if ready.nothing() || ready.exit() {
+                break;
+            }
+            if ready.wake() {
+                transport.waker().clear();
+            }
+            self.read_output(transport, ready);
+            self.send_rest(transport).map_err(|error| cannot_send(process, error))?;
+            if ready.replies() && !transport.is_inline() {
+                break;
+            }
+        }
+        if self.is_sending() {
+            // The rest would be taken for the next request.
+            return Err(End::Broken("it answered a request that it had not read".to_owned()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_sending(&self) -> bool {
         self.sent < self.unsent.len()
     }
 
-    /// One look at everything that may stop the request: returns until when to wait, or the end.
-    fn climb(&mut self, transport: &mut Transport, process: &Process) -> Result<Option<Moment>, End> {
-        let asked = self.stops.asked();
-        let mut deadline = self.stops.hard;
-        if asked == Some(Ask::Kill) {
-            return Err(self.kill(process, Stop::Cancelled));
-        }
-        if self.stops.hard.is_some_and(|hard| Moment::now() >= hard) {
-            return Err(self.kill(process, Stop::HardLimit));
-        }
-        if self.question.is_some() {
-            sooner(&mut deadline, self.settle_question(transport, process)?);
-        }
-        let kills = self.ladder.as_ref().is_some_and(|ladder| ladder.kill_at.is_some());
-        if !kills {
-            let why = if asked == Some(Ask::Cancel) || self.stops.cancelled() {
-                Some(Stop::Cancelled)
-            } else if self.stops.soft.is_some_and(|soft| Moment::now() >= soft) {
-                Some(Stop::SoftLimit)
-            } else {
-                sooner(&mut deadline, self.stops.soft);
-                None
-            };
-            if why.is_some() || (asked.is_some() && self.ladder.is_none()) {
-                self.mount(transport, process, why);
-            }
-        }
-        if self.ladder.is_some() {
-            sooner(&mut deadline, self.climb_on(transport, process)?);
-        }
-        Ok(deadline)
-    }
-
-    /// The first rung. Without a reason, the code is only asked, and never killed.
-    fn mount(&mut self, transport: &Transport, process: &Process, why: Option<Stop>) {
-        let now = Moment::now();
-        self.interrupt(transport, process, 0);
-        // A start that nobody wants any more is not worth a grace.
-        let given_up = why == Some(Stop::Cancelled) && self.stops.asks.is_none();
-        let grace = if given_up { Duration::ZERO } else { self.stops.grace };
-        self.ladder = Some(Ladder {
-            why: why.unwrap_or(Stop::Cancelled),
-            again_at: Some(now + grace / 2),
-            resend_at: transport.is_inline().then(|| now + RESEND),
-            kill_at: why.map(|_| now + grace),
-        });
-    }
-
-    /// The other rungs.
-    fn climb_on(&mut self, transport: &Transport, process: &Process) -> Result<Option<Moment>, End> {
-        let Some(ladder) = &mut self.ladder else { return Ok(None) };
-        let now = Moment::now();
-        let why = ladder.why;
-        if ladder.kill_at.is_some_and(|kill_at| now >= kill_at) {
-            return Err(self.kill(process, why));
-        }
-        let again = ladder.again_at.is_some_and(|again_at| now >= again_at);
-        let resend = ladder.resend_at.is_some_and(|resend_at| now >= resend_at);
-        if again {
-            ladder.again_at = None;
-        }
-        if resend {
-            ladder.resend_at = Some(now + RESEND);
-        }
-        let attempt = u8::from(ladder.again_at.is_none());
-        let mut deadline = ladder.kill_at;
-        sooner(&mut deadline, ladder.again_at);
-        sooner(&mut deadline, ladder.resend_at);
-        if again || resend {
-            self.interrupt(transport, process, attempt);
-        }
-        Ok(deadline)
-    }
-
-    fn interrupt(&self, transport: &Transport, process: &Process, attempt: u8) {
-        // In line it would land in the middle of the request; the worker has not begun anyway.
-        if !(self.is_sending() && transport.is_inline()) {
-            transport.cancel(self.request, attempt);
-        }
-        if self.stops.sigint {
-            process.interrupt_group();
-        }
-    }
-
-    fn kill(&mut self, process: &Process, why: Stop) -> End {
-        process.kill_group(match why {
-            Stop::SoftLimit | Stop::HardLimit => Cause::TimeLimit,
-            Stop::Cancelled => Cause::Cancelled,
-        });
-        self.ladder = Some(Ladder { why, again_at: None, resend_at: None, kill_at: None });
-        End::Killed
-    }
-
     /// Passes an answer on, or tells the worker that none came; until when to wait for one.
-    fn settle_question(
+    pub(super) fn settle_question(
         &mut self,
         transport: &mut Transport,
         process: &Process,
@@ -326,19 +226,20 @@ impl<'a> Exchange<'a> {
         // A line beyond the cap is no line.
         let frame = encode(flags, line).or_else(|| encode(flag::END_OF_INPUT, "")).unwrap_or_default();
         let was_sending = self.is_sending();
+        self.replying |= !was_sending;
         self.unsent.drain(..self.sent);
         self.unsent.extend_from_slice(&frame);
         self.sent = 0;
-        if was_sending {
-            return Ok(());
-        }
-        self.sent = transport.write_some(&self.unsent)?;
-        if self.is_sending() { transport.watch_requests(true) } else { Ok(()) }
+        if was_sending { Ok(()) } else { self.start_sending(transport) }
     }
 
     fn send_rest(&mut self, transport: &mut Transport) -> rustix::io::Result<()> {
         self.sent += transport.write_some(&self.unsent[self.sent..])?;
-        if self.is_sending() { Ok(()) } else { transport.watch_requests(false) }
+        if self.is_sending() {
+            return Ok(());
+        }
+        (self.unsent, self.sent) = (Vec::new(), 0);
+        transport.watch_requests(false)
     }
 
     fn read_output(&mut self, transport: &mut Transport, ready: Ready) {
@@ -393,12 +294,24 @@ impl<'a> Exchange<'a> {
         let Ok(Some((frame, used))) = transport.next_frame() else { return Ok(()) };
         let reaction = self.collector.take(&frame, &waker).map_err(End::Broken)?;
         transport.consume(used);
-        match reaction {
-            Reaction::Nothing => {}
-            Reaction::Await(_) if self.question.is_some() => {
+        self.events += 1;
+        if !matches!(reaction, Reaction::Nothing) && self.ladder.is_none() {
+            // Code that is interrupted gives up its question and may ask anew; else it waits.
+            if self.question.is_some() {
                 return Err(End::Broken("it asked again before it had an answer".to_owned()));
             }
+            if self.is_sending() {
+                return Err(End::Broken("it asked before it had read what it was sent".to_owned()));
+            }
+        }
+        match reaction {
+            Reaction::Nothing => {}
             Reaction::Await(question) => {
+                if self.question.take().is_some() {
+                    // Each question has one answer, in their order: so the worker can tell them apart.
+                    self.reply(transport, flag::END_OF_INPUT, "")
+                        .map_err(|error| cannot_send(process, error))?;
+                }
                 self.question = Some((question, self.input_timeout.map(Moment::after)));
             }
             Reaction::NoInput => {
@@ -425,11 +338,5 @@ fn cannot_send(process: &Process, error: rustix::io::Errno) -> End {
         End::Died
     } else {
         End::Broken(format!("it does not take requests: {error}"))
-    }
-}
-
-fn sooner(deadline: &mut Option<Moment>, other: Option<Moment>) {
-    if let Some(other) = other {
-        *deadline = Some(deadline.map_or(other, |deadline| deadline.min(other)));
     }
 }

@@ -63,7 +63,8 @@ pub enum Outcome {
     Completed,
     /// It raised an exception.
     Failed,
-    /// Its token was cancelled and it ended because of that.
+    /// Its token was cancelled, or its [`InterruptHandle`](crate::InterruptHandle) used, and it ended
+    /// because of that.
     Cancelled {
         /// Whether the process group had to be killed.
         killed: bool,
@@ -207,9 +208,9 @@ pub enum Exit {
 pub enum Cause {
     /// It ended by itself, or somebody outside remuda killed it.
     Itself,
-    /// Killed after its grace: the time limit had passed.
+    /// Killed: the hard time limit had passed, or the grace after the soft one.
     TimeLimit,
-    /// Killed after its grace: the token was cancelled.
+    /// Killed after its grace because the token was cancelled, or by an interrupt handle.
     Cancelled,
     /// Killed: it broke the protocol in this way.
     Protocol(String),
@@ -246,6 +247,8 @@ impl fmt::Display for Outcome {
             Outcome::TimedOut { killed: false, .. } => "timed out",
             Outcome::TimedOut { killed: true, .. } => "timed out (killed)",
             Outcome::LimitExceeded { limit: Limit::Data, .. } => "memory limit exceeded",
+            Outcome::LimitExceeded { limit: Limit::AddressSpace, .. } => "address space limit exceeded",
+            Outcome::LimitExceeded { limit: Limit::Processes, .. } => "process limit exceeded",
             Outcome::LimitExceeded { limit: Limit::CpuTime, .. } => "CPU time limit exceeded",
             Outcome::LimitExceeded { limit: Limit::OpenFiles, .. } => "open file limit exceeded",
             Outcome::LimitExceeded { limit: Limit::FileSize, .. } => "file size limit exceeded",

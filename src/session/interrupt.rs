@@ -24,7 +24,11 @@ pub(crate) enum Ask {
 ///
 /// Each call concerns the execution that is running at that moment and no other: one that comes
 /// late does nothing. Nothing here blocks. The handle stays valid when the session is restarted,
-/// and may outlive it.
+/// and may outlive it. One of a [`PooledSession`](crate::PooledSession) ends with the lease: it never
+/// stops the code of the next user.
+///
+/// What is asked is done by the thread that waits for the code: in [`Running`](crate::Running) not
+/// before the next event is asked for.
 #[derive(Clone)]
 pub struct InterruptHandle {
     asks: Arc<Asks>,
@@ -48,6 +52,14 @@ impl Asks {
     /// Whom to wake; changes with the worker process.
     pub(crate) fn set_waker(&self, waker: Arc<WakeFd>) {
         *self.waker.lock() = Some(waker);
+    }
+
+    /// The worker process with this waker is done with. Handles that outlive it keep no descriptor.
+    pub(crate) fn let_go(&self, waker: &Arc<WakeFd>) {
+        let mut current = self.waker.lock();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, waker)) {
+            *current = None;
+        }
     }
 
     /// An execution begins; returns its number.
@@ -93,7 +105,8 @@ impl InterruptHandle {
     }
 
     /// Asks the running code to stop (Python: `KeyboardInterrupt`) and leaves it at that: code that
-    /// goes on is not killed. Returns whether code was running.
+    /// goes on is not killed, and is asked once, however often this is called. Returns whether code
+    /// was running.
     pub fn interrupt(&self) -> bool {
         self.asks.ask(Ask::Interrupt)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::exchange::STDERR_TAIL;
 use super::output::Pipe;
 use super::transport::channel_error;
-use super::{Cause, PostMortem, Process, Session, SessionConfig, start};
+use super::{Cause, PostMortem, Process, Session, SessionConfig, Worker, start};
 use crate::cancel::CancelToken;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -34,10 +34,27 @@ impl Session {
         self.bound = token;
     }
 
+    /// Handles that the last user has kept concern nobody else's code.
+    #[inline]
+    pub(crate) fn forget_handles(&mut self) {
+        if Arc::strong_count(&self.asks) > 1 {
+            self.replace_asks();
+        }
+    }
+
+    #[cold]
+    fn replace_asks(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        let waker = worker.transport.waker();
+        self.asks.let_go(waker);
+        self.asks = Arc::default();
+        self.asks.set_waker(Arc::clone(waker));
+    }
+
     /// Whether only a new process is clean: the session is dead, or its last user's code was stopped
-    /// in the middle.
+    /// in the middle or may run yet.
     pub(crate) fn is_tainted(&self) -> bool {
-        self.tainted || !self.process().is_alive()
+        self.tainted || self.executing || !self.process().is_alive()
     }
 
     /// Asks the worker to go back to its warm state. Does not block (about 2 µs).
@@ -61,6 +78,9 @@ impl Session {
         self.discard_output();
         let id = self.requests;
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        // A late wake-up, as of a question that is answered now. Left there, it would wake the monitor
+        // again and again.
+        worker.transport.waker().clear();
         let open = worker.transport.read_replies().map_err(channel_error)?;
         let report = match worker.transport.next_frame() {
             Ok(Some((frame, used))) if (frame.header.kind, frame.header.request) == (Kind::Clean, id) => {
@@ -117,10 +137,16 @@ impl Session {
     }
 
     /// Drops what the pipes hold now; returns its size and the last of stderr.
-    fn discard_output(&mut self) -> (u64, String) {
-        let Some(worker) = &mut self.worker else { return (0, String::new()) };
-        let (_, stdout) = worker.transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
-        let (last, stderr) = worker.transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
+    pub(super) fn discard_output(&mut self) -> (u64, String) {
+        let Some(Worker { transport, .. }) = &mut self.worker else { return (0, String::new()) };
+        let (_, stdout, stdout_open) = transport.stdout.as_mut().map(Pipe::discard).unwrap_or_default();
+        let (last, stderr, stderr_open) = transport.stderr.as_mut().map(Pipe::discard).unwrap_or_default();
+        if !stdout_open {
+            transport.close_stdout();
+        }
+        if !stderr_open {
+            transport.close_stderr();
+        }
         let tail = &last[last.len().saturating_sub(STDERR_TAIL)..];
         (stdout + stderr, String::from_utf8_lossy(tail).into_owned())
     }
@@ -150,5 +176,31 @@ impl Session {
         gone: impl FnOnce(PostMortem) + Send + 'static,
     ) {
         self.hand_over(grace, gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::Wake;
+    use crate::session::{Runtime, transport::Transport};
+
+    fn session() -> Session {
+        Session::start(&Session::builder(Runtime::python("python3"))).expect("starts")
+    }
+
+    fn transport(session: &Session) -> &Transport {
+        &session.worker.as_ref().expect("alive").transport
+    }
+
+    #[test]
+    fn a_late_wake_up_does_not_wake_whoever_waits_for_a_reset_again_and_again() {
+        let mut session = session();
+        session.begin_reset().expect("asked");
+        transport(&session).waker().wake();
+        while session.poll_reset().expect("an answer").is_none() {
+            transport(&session).wait(None).expect("a sign of life");
+        }
+        assert!(transport(&session).look().expect("a look").nothing(), "a monitor would wake at once");
     }
 }

@@ -35,6 +35,7 @@ mod files;
 mod info;
 mod interrupt;
 mod keeper;
+mod ladder;
 mod lending;
 mod limits;
 mod output;
@@ -144,6 +145,9 @@ pub struct Session {
     created_at: SystemTime,
     last_used_at: SystemTime,
     last_answer: Moment,
+    /// Between the request of an execution and its end. Still set afterwards if a [`Running`] was
+    /// forgotten, or kept over a panic: its code may run yet, its request may be half sent.
+    executing: bool,
     post_mortem: Option<Box<PostMortem>>,
 }
 
@@ -303,6 +307,16 @@ impl Session {
     /// Fails if the session cannot take a request; drops output that came late.
     fn ensure_usable(&mut self, now: Moment) -> Result<()> {
         if !self.process().is_alive() {
+            if self.post_mortem.is_none() {
+                // Somebody only looked whether it lives.
+                let tail = self.discard_output().1;
+                self.bury(tail, None);
+            }
+            return Err(self.dead());
+        }
+        if self.executing {
+            self.process().kill_group(Cause::Retired);
+            self.bury(String::new(), Some(self.requests));
             return Err(self.dead());
         }
         if now.saturating_since(self.last_answer) < FRESH {
@@ -367,8 +381,12 @@ impl Session {
             None => self.post_mortem_now(String::new(), None),
         };
         let Some(mut worker) = self.worker.take() else { return };
+        self.asks.let_go(worker.transport.waker());
         self.requests += 1;
-        let polite = !grace.is_zero() && worker.process.is_alive() && worker.ask_to_leave(self.requests);
+        let polite = !grace.is_zero()
+            && !self.executing
+            && worker.process.is_alive()
+            && worker.ask_to_leave(self.requests);
         if !polite {
             worker.process.kill_group(Cause::Retired);
         }

@@ -194,19 +194,27 @@ impl Pipe {
         }
     }
 
-    /// Reads and forgets what waits in it now, however fast more comes; returns the last bytes of it
-    /// and how many there were.
-    pub(crate) fn discard(&mut self) -> (Vec<u8>, u64) {
+    /// Reads and forgets what waits in it now, however fast more comes; returns the last bytes of it,
+    /// how many there were, and whether anybody can write more.
+    pub(crate) fn discard(&mut self) -> (Vec<u8>, u64, bool) {
         let mut left = self.waiting();
         let (mut last, mut total) = (Vec::new(), 0);
-        while left > 0 {
-            let mut buffer = Vec::with_capacity(PIECE.min(left));
-            let Read::Bytes(count) = read_into(self, &mut buffer) else { break };
-            left -= count.min(left);
-            total += count as u64;
-            last = buffer;
+        // One read at least: that a pipe is closed shows only there.
+        loop {
+            let mut buffer = Vec::with_capacity(left.clamp(1, PIECE));
+            match read_into(self, &mut buffer) {
+                Read::Bytes(count) => {
+                    left -= count.min(left);
+                    total += count as u64;
+                    last = buffer;
+                }
+                Read::Empty => return (last, total, true),
+                Read::Closed => return (last, total, false),
+            }
+            if left == 0 {
+                return (last, total, true);
+            }
         }
-        (last, total)
     }
 }
 
@@ -299,8 +307,10 @@ mod tests {
 
     #[test]
     fn discarding_ends_with_what_was_there() {
-        let (mut pipe, _input) = filled(b"late");
-        assert_eq!(pipe.discard(), (b"late".to_vec(), 4));
-        assert_eq!(pipe.waiting(), 0);
+        let (mut pipe, input) = filled(b"late");
+        assert_eq!(pipe.discard(), (b"late".to_vec(), 4, true));
+        assert_eq!(pipe.discard(), (Vec::new(), 0, true));
+        drop(input);
+        assert_eq!(pipe.discard(), (Vec::new(), 0, false));
     }
 }

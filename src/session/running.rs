@@ -8,9 +8,10 @@ use super::answer::Answer;
 use super::artefacts::Snapshot;
 use super::collector::Collector;
 use super::events::Event;
-use super::exchange::{End, Exchange, STDERR_TAIL, Stop, Stops};
+use super::exchange::{End, Exchange, STDERR_TAIL};
 use super::execution::{Cause, Execution, Limit, Outcome, TimeLimit};
 use super::features::Feature;
+use super::ladder::{Stop, Stops};
 use super::request::{Request, Work};
 use super::{Session, Worker};
 use crate::cancel::{CancelToken, Registration, Wake};
@@ -119,6 +120,7 @@ impl Session {
         let mut exchange = Exchange::new(id, frames, stops, collector);
         exchange.frame_cap = config.frame_cap;
         exchange.input_timeout = request.input_timeout;
+        self.executing = true;
         let end = exchange.begin(&mut worker.transport, &worker.process);
         Ok(Running { session: self, exchange, end, meter, snapshot, registrations, started, finished: false })
     }
@@ -241,11 +243,17 @@ impl Running<'_, '_> {
     /// # Errors
     /// As [`Session::execute`].
     pub fn finish(mut self) -> Result<Execution> {
+        self.run_to_end();
+        self.conclude()
+    }
+
+    fn run_to_end(&mut self) {
+        // Also what the caller has not looked at: a question in there would wait for an answer.
+        while self.exchange.collector.pop().is_some() {}
         while self.end.is_none() {
             self.step();
             while self.exchange.collector.pop().is_some() {}
         }
-        self.conclude()
     }
 
     fn step(&mut self) {
@@ -259,6 +267,7 @@ impl Running<'_, '_> {
     fn conclude(&mut self) -> Result<Execution> {
         self.finished = true;
         let session = &mut *self.session;
+        session.executing = false;
         session.asks.end();
         self.registrations = [None, None];
         let exchange = &mut self.exchange;
@@ -357,9 +366,7 @@ impl Drop for Running<'_, '_> {
         let token = CancelToken::new();
         token.cancel();
         self.exchange.stops.tokens[0] = Some(token);
-        while self.end.is_none() {
-            self.step();
-        }
+        self.run_to_end();
         let _ = self.conclude();
     }
 }

@@ -8,9 +8,10 @@ use rustix::io::Errno;
 
 use super::answer::ReadyReport;
 use super::config::WorkDir;
-use super::exchange::{END_PATIENCE, Stops};
+use super::exchange::END_PATIENCE;
 use super::features::{Feature, Features};
 use super::interrupt::Asks;
+use super::ladder::Stops;
 use super::scratch::Scratch;
 use super::transport::Unstarted;
 use super::warm::WarmReport;
@@ -52,7 +53,6 @@ pub(crate) fn start_as(
     let transport = starting.go(unstarted, &launch.boot, &config, &directory, deadline)?;
     // From here on the session's own end cleans up.
     let Some(process) = starting.process.take() else { unreachable!("taken here only") };
-    asks.set_waker(Arc::clone(transport.waker()));
     let now = clock::wall();
     let mut session = Session {
         id,
@@ -79,10 +79,16 @@ pub(crate) fn start_as(
         created_at: now,
         last_used_at: now,
         last_answer: Moment::LONG_AGO,
+        executing: false,
         post_mortem: None,
     };
     session.wait_until_ready(deadline)?;
     session.warm_up(deadline)?;
+    // Not before: a restart that fails leaves the handles to the old process.
+    session.asks.end();
+    if let Some(worker) = &session.worker {
+        session.asks.set_waker(Arc::clone(worker.transport.waker()));
+    }
     let milliseconds = Moment::now().saturating_since(started).as_secs_f64() * 1e3;
     log::debug!(session = id.0, pid = session.pid(); "session started in {milliseconds:.1} ms");
     Ok(session)

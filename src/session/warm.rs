@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::ask::{Asked, Silence};
 use super::collector::Collector;
-use super::exchange::{STDERR_TAIL, Stops};
+use super::exchange::STDERR_TAIL;
 use super::execution::ExecutionError;
 use super::features::Feature;
+use super::ladder::Stops;
 use super::{Session, answer::ImportReport};
-use crate::cancel::{CancelToken, Wake};
+use crate::cancel::CancelToken;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
@@ -130,12 +131,7 @@ impl Session {
         stops: Stops,
     ) -> Result<Result<Vec<u8>, ExecutionError>> {
         let bound = self.bound.clone();
-        let registration = match (&bound, &self.worker) {
-            (Some(token), Some(worker)) => {
-                Some(token.register(Arc::clone(worker.transport.waker()) as Arc<dyn Wake>))
-            }
-            _ => None,
-        };
+        let registration = self.register(bound.as_ref());
         let stops = Stops { tokens: [bound.clone(), None], ..stops };
         let Asked { answer, stderr } = self.ask(id, frame, kind, stops, Collector::quiet(OUTPUT_CAP));
         drop(registration);

@@ -1,9 +1,9 @@
 //! Running code: values, output, errors, state, scripts, calls.
 
-use remuda::{Call, Error, Omitted, Outcome, Request, SessionState, Stream, WorkDir};
+use remuda::{Call, Error, Exit, Omitted, Outcome, Request, SessionState, Stream, WorkDir};
 use serde_json::{Value, json};
 
-use crate::support::{ScratchDir, isolated, python, session};
+use crate::support::{ScratchDir, isolated, poll, python, session};
 
 isolated! {
     fn the_value_of_the_trailing_expression_is_returned_and_evaluated_once() {
@@ -77,6 +77,18 @@ isolated! {
         let error = session.execute("raise SystemExit(3)").unwrap().error.unwrap();
         assert_eq!(error.exit_code, Some(3));
         assert_eq!(session.execute("1").unwrap().value, 1);
+    }
+}
+
+isolated! {
+    fn a_death_that_was_only_looked_at_is_explained_all_the_same() {
+        let mut session = session();
+        session.execute("import os, signal, threading\nthreading.Timer(0.05, lambda: (os.write(2, b'last words'), os.kill(os.getpid(), signal.SIGKILL))).start()").unwrap();
+        poll(|| !session.is_alive(), || "it kills itself".to_owned());
+        let Error::SessionDead { post_mortem: Some(death), .. } = session.execute("1").unwrap_err() else {
+            panic!("a death without a post-mortem");
+        };
+        assert_eq!((death.exit, death.stderr_tail.as_str()), (Exit::Signal(9), "last words"));
     }
 }
 

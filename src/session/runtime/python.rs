@@ -47,7 +47,8 @@ const LATE: &str = worker_files![
 /// Starts it.
 const MAIN: &str = worker_files!["main.py"];
 
-/// What `python -c` is given: reads the worker's two code objects from fd 0 and runs the first.
+/// What `python -c` is given: reads the worker's two code objects from fd 0 and runs the first. It has
+/// builtins of its own: user code may put others in their place.
 const PYTHON_STUB: &str = "\
 import posix,marshal
 def r(n):
@@ -58,7 +59,7 @@ def r(n):
         b+=c
     return b
 c,l=marshal.loads(r(int.from_bytes(r(4),'little')))
-exec(c,{'__name__':'remuda_worker','LATE':l})
+exec(c,{'__name__':'remuda_worker','__builtins__':dict(__builtins__.__dict__),'LATE':l})
 ";
 
 /// As [`PYTHON_STUB`], for an interpreter whose version nobody knows: it gets the source.
@@ -72,7 +73,7 @@ def r(n):
         if not c:posix._exit(0)
         b+=c
     return b
-exec(compile(r(int.from_bytes(r(4),'little')),'<remuda worker>','exec',0,True),{'__name__':'remuda_worker'})
+exec(compile(r(int.from_bytes(r(4),'little')),'<remuda worker>','exec',0,True),{'__name__':'remuda_worker','__builtins__':dict(__builtins__.__dict__)})
 ";
 
 /// Run once per interpreter: prints its version, its path and the worker as code objects. The

@@ -18,6 +18,8 @@ const TAKE = Symbol.for('remuda.take');
 const SHOW = Symbol.for('remuda.display');
 let taken;
 let context;
+/** Threads that user code has started. */
+const threads = new Set();
 
 /** Names that Node gives its programs, as far as a new context has none of its own. */
 const nodeNames = Object.getOwnPropertyNames(globalThis).filter(
@@ -42,8 +44,11 @@ function createContext() {
     session.removeListener('Runtime.executionContextCreated', listen);
   }
   const global = vm.runInContext('globalThis', made);
-  context = { id, global, cells: 0, slots: [] };
+  context = { id, global, take: null, cells: 0, slots: [] };
   furnish(global);
+  ask('Runtime.releaseObjectGroup', { objectGroup: 'worker' });
+  const expression = "globalThis[Symbol.for('remuda.take')]";
+  context.take = ask('Runtime.evaluate', { expression, contextId: id, objectGroup: 'worker' }).result.objectId;
   context.base = new Set(Object.getOwnPropertyNames(global));
 }
 
@@ -95,7 +100,7 @@ function evaluate(source, name, done) {
   const params = {
     expression: `${source}\n//# sourceURL=${name}`, contextId: context.id, replMode: true, awaitPromise: true, objectGroup: 'console',
   };
-  const { id } = context;
+  const { take } = context;
   session.post('Runtime.evaluate', params, (error, reply) => {
     if (error) {
       // A termination comes here too: the reader tells about that.
@@ -104,9 +109,12 @@ function evaluate(source, name, done) {
     }
     const thrown = reply.exceptionDetails;
     const object = thrown ? thrown.exception : reply.result;
-    let value = object.value;
-    if (object.type !== 'undefined' && (thrown ? object.objectId : object.type !== 'number' || value === undefined)) {
-      value = fetchValue(id, thrown ? object.objectId : null);
+    let value;
+    try {
+      value = object.objectId ? fetchValue(take, object.objectId) : plainValue(object);
+    } catch (failure) {
+      done(false, failure);
+      return;
     }
     const place = thrown && object.className === 'SyntaxError' && !/^\s+at [^(]*(cell-|\/)/m.test(object.description.split(' (node:inspector')[0])
       ? `${name}:${thrown.lineNumber + 1}:${thrown.columnNumber + 1}` : '';
@@ -114,16 +122,16 @@ function evaluate(source, name, done) {
   });
 }
 
-/** The object that the inspector speaks of, or the last result. */
-function fetchValue(contextId, objectId) {
+/** A value that the inspector tells as it is. */
+function plainValue({ type, value, unserializableValue }) {
+  if (type === 'bigint') return BigInt(unserializableValue.slice(0, -1));
+  return type === 'number' && value === undefined ? Number(unserializableValue) : value;
+}
+
+/** The object that the inspector speaks of. No name is looked up on the way: user code may have its own. */
+function fetchValue(take, objectId) {
   taken = undefined;
-  if (objectId) {
-    const functionDeclaration = "function (value) { globalThis[Symbol.for('remuda.take')](value) }";
-    ask('Runtime.callFunctionOn', { executionContextId: contextId, functionDeclaration, arguments: [{ objectId }] });
-  } else {
-    const expression = "globalThis[Symbol.for('remuda.take')]($_)";
-    ask('Runtime.evaluate', { expression, contextId, includeCommandLineAPI: true });
-  }
+  ask('Runtime.callFunctionOn', { objectId: take, functionDeclaration: 'function (value) { this(value) }', arguments: [{ objectId }] });
   const value = taken;
   taken = undefined;
   return value;
@@ -149,14 +157,33 @@ function outputStream(number) {
   return stream;
 }
 
-function prepareProcess() {
-  closeForeign();
+/** What user code prints with: made anew for each user, who may have changed it. */
+function prepareStreams() {
   const streams = [outputStream(0), outputStream(1)];
   ['stdout', 'stderr'].forEach((name, i) => {
     Object.defineProperty(process, name, { get: () => streams[i], configurable: true, enumerable: true });
   });
   // The built-in console keeps the arguments of old messages for a debugger.
   globalThis.console = new Console({ stdout: streams[0], stderr: streams[1], ignoreErrors: false });
+}
+
+function countThreads() {
+  const plain = threading.Worker;
+  threading.Worker = class Worker extends plain {
+    constructor(...args) {
+      super(...args);
+      threads.add(this);
+      this.once('exit', () => threads.delete(this));
+    }
+  };
+  // For those that `import` it.
+  Module.syncBuiltinESMExports();
+}
+
+function prepareProcess() {
+  closeForeign();
+  prepareStreams();
+  countThreads();
   process.exit = (code) => { throw new ProcessExit(exitCode(code ?? process.exitCode)); };
   process.emitWarning = function (warning, ...rest) {
     // Said about our own choice, once, when user code first calls `import()`.

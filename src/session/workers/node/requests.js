@@ -100,15 +100,22 @@ function execute(message) {
 }
 
 function setSlot(name, number, value) {
-  const list = context.global[name];
-  // User code may have put something else there.
-  if (Array.isArray(list)) list[number] = value;
+  try {
+    const list = context.global[name];
+    if (Array.isArray(list)) list[number] = value;
+  } catch {
+    // User code has put something else there.
+  }
 }
 
 function dropSlots(number) {
   for (const name of ['In', 'Out']) {
-    const list = context.global[name];
-    if (Array.isArray(list)) delete list[number];
+    try {
+      const list = context.global[name];
+      if (Array.isArray(list)) delete list[number];
+    } catch {
+      // As above.
+    }
   }
 }
 

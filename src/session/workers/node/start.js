@@ -15,10 +15,11 @@ const path = require('path');
 const util = require('util');
 const vm = require('vm');
 const { Console } = require('console');
-const { MessageChannel, Worker, receiveMessageOnPort } = require('worker_threads');
+const threading = require('worker_threads');
 const { Writable } = require('stream');
 const { pathToFileURL } = require('url');
 // User code may put others in the place of these.
+const { MessageChannel, Worker, receiveMessageOnPort } = threading;
 const { readFileSync, readdirSync, readlinkSync, writeSync } = fs;
 const { clearImmediate, clearInterval, clearTimeout, setImmediate, setInterval, setTimeout } = globalThis;
 const { emitWarning, exit: leaveProcess, kill, nextTick } = process;
@@ -109,8 +110,10 @@ function send(kind, flags, id, first = NOTHING, second = NOTHING) {
   if (!small) writeAll(REPLIES_FD, second);
 }
 
+/** JSON that every reader takes: lone surrogates are replaced. */
 function json(value) {
-  return Buffer.from(JSON.stringify(value));
+  const text = JSON.stringify(value).replace(/\\(?:\\|ud[89a-f][0-9a-f]{2})/g, (found) => (found.length > 2 ? '\ufffd' : found));
+  return Buffer.from(text);
 }
 
 /** Sends an event of the request under way; false if there is none. */

@@ -52,6 +52,7 @@ function takeWarmState() {
   warm = {
     cwd: process.cwd(), env: { ...process.env }, umask: process.umask(), title: process.title, argv: [...process.argv],
     modules: new Set(Object.keys(require.cache)), globals: Object.getOwnPropertyDescriptors(globalThis),
+    process: Object.getOwnPropertyDescriptors(process), inspection: { ...util.inspect.defaultOptions },
     names: new Set(userNames()), listeners: listeners(), resources: resources(), descriptors: descriptors(),
   };
 }
@@ -114,6 +115,7 @@ function reset(message) {
   for (const [kind, count] of resources()) {
     if (count > (warm.resources.get(kind) ?? 0)) taint.push(kind === 'ProcessWrap' ? 'children' : kind === 'Timeout' ? 'timers' : `open handles: ${kind}`);
   }
+  if (threads.size > 0) taint.push('threads');
   const opened = newDescriptors();
   if (opened.length > 0) taint.push(`open descriptors: ${opened.slice(0, 10).join(', ')}`);
   for (const file of Object.keys(require.cache)) {
@@ -128,6 +130,7 @@ function reset(message) {
   for (const [name, value] of Object.entries(warm.env)) {
     if (process.env[name] !== value) process.env[name] = value;
   }
+  restoreProcess();
   process.argv = [...warm.argv];
   process.umask(warm.umask);
   if (process.title !== warm.title) process.title = warm.title;
@@ -144,6 +147,21 @@ function reset(message) {
   };
   if (warmCode) evaluate(warmCode, 'warm-up', answer);
   else answer(warmCompleted);
+}
+
+/** What user code has put in the place of `process.exit` and the like, and of what it prints with. */
+function restoreProcess() {
+  for (const [name, found] of Object.entries(Object.getOwnPropertyDescriptors(process))) {
+    // `_events` and its like are Node's own.
+    if (found.configurable && !name.startsWith('_') && !Object.hasOwn(warm.process, name)) delete process[name];
+  }
+  for (const [name, known] of Object.entries(warm.process)) {
+    const found = Object.getOwnPropertyDescriptor(process, name);
+    const same = found && Object.is(found.value, known.value) && found.get === known.get;
+    if (!same && known.configurable && !name.startsWith('_')) Object.defineProperty(process, name, known);
+  }
+  prepareStreams();
+  util.inspect.defaultOptions = warm.inspection;
 }
 
 function inspect(message) {
@@ -198,6 +216,5 @@ function fingerprint() {
     fds: newDescriptors(),
   };
   for (const name of Object.keys(lists)) lists[name] = lists[name].slice(0, MOST);
-  const threads = Math.max(0, countOf('MessagePort') - (warm.resources.get('MessagePort') ?? 0));
-  return { ...lists, cwd: directory === warm.cwd ? null : directory, threads, children: children() };
+  return { ...lists, cwd: directory === warm.cwd ? null : directory, threads: threads.size, children: children() };
 }

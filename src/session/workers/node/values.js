@@ -66,17 +66,26 @@ function notJson(value, above, where) {
   return null;
 }
 
+const inTypedArray = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(Uint8Array.prototype));
+const [bufferOf, offsetOf, lengthOf] = ['buffer', 'byteOffset', 'byteLength'].map((name) => inTypedArray[name].get);
+
+/** What a byte array holds, whatever its class says; nothing if its buffer was given away. */
+function bytesOf(array) {
+  const length = lengthOf.call(array);
+  return length === 0 ? NOTHING : new Uint8Array(bufferOf.call(array), offsetOf.call(array), length);
+}
+
 /** Flags and the two parts of a *result*. */
 function encodeValue(value) {
   if (value === undefined) return [0, NOTHING, NOTHING];
   const second = Buffer.from(repr(value));
   const room = frameCap - second.length - 64;
-  if (util.types.isUint8Array(value)) {
-    const bytes = new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-    if (bytes.length <= room) return [HAS_VALUE | IS_BYTES, bytes, second];
-    return [HAS_VALUE | TOO_LARGE, Buffer.from(String(bytes.length)), second];
-  }
   try {
+    if (util.types.isUint8Array(value)) {
+      const bytes = bytesOf(value);
+      if (bytes.length <= room) return [HAS_VALUE | IS_BYTES, bytes, second];
+      return [HAS_VALUE | TOO_LARGE, Buffer.from(String(bytes.length)), second];
+    }
     const reason = notJson(value, new Set(), '');
     if (reason !== null) return [HAS_VALUE | NOT_JSON, Buffer.from(reason), second];
     const text = Buffer.from(JSON.stringify(value));

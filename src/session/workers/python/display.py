@@ -28,13 +28,13 @@ def rich_forms(value):
             bundle = value._repr_mimebundle_()
             forms.update(bundle[0] if isinstance(bundle, tuple) else bundle or {})
         except Exception as error:
-            complain("_repr_mimebundle_ of " + kind.__name__, error)
+            complain("_repr_mimebundle_ of " + type_name(kind), error)
     for name, method in FORMS:
         if name not in forms and getattr(kind, method, None) is not None:
             try:
                 content = getattr(value, method)()
             except Exception as error:
-                complain("%s of %s" % (method, kind.__name__), error)
+                complain("%s of %s" % (method, type_name(kind)), error)
                 continue
             forms[name] = content[0] if isinstance(content, tuple) else content
     return forms
@@ -75,7 +75,7 @@ def display(value, raw=False):
     else:
         forms = rich_forms(value)
         forms.setdefault("text/plain", safe_repr(value))
-    send_display(forms, type(value).__name__)
+    send_display(forms, type_name(type(value)))
 
 
 def show_result(value):
@@ -83,9 +83,9 @@ def show_result(value):
     try:
         forms = rich_forms(value)
         if forms:
-            send_display(forms, type(value).__name__, result=True)
+            send_display(forms, type_name(type(value)), result=True)
     except Exception as error:
-        complain("display of " + type(value).__name__, error)
+        complain("display of " + type_name(type(value)), error)
 
 
 def show_figures():

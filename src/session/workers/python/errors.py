@@ -9,7 +9,7 @@ LIMITS = {errno.EMFILE: "open_files", errno.EFBIG: "file_size"}
 
 def encode_error(error):
     """The first part of an *error* frame."""
-    kind, message, more = type(error).__name__, "", {}
+    kind, message, more = type_name(type(error)), "", {}
     try:
         message = str(error)
     except Exception:
@@ -27,7 +27,7 @@ def encode_error(error):
         trace = format_trace(error)
     except Exception as failure:
         trace = "%s: %s (no traceback: %s)" % (kind, message, brief(failure))
-    strings = [part.encode("utf-8", "backslashreplace").decode() for part in (kind, message, trace)]
+    strings = [text_bytes(part).decode() for part in (kind, message, trace)]
     if sum(map(len, strings)) > 1 << 20:
         strings = [part[:1 << 18] for part in strings]
     return dump_json(dict(zip(("type", "message", "traceback"), strings), **more))

@@ -7,8 +7,8 @@ PIECE = 4096
 
 
 def write_pieces(data):
-    """Writes all of `data`, whatever the user's signal handlers raise meanwhile; that is raised at the
-    end. Writes of 4 096 bytes go whole or not at all, and `extend` counts them without a step of the
+    """Writes all of `data` or nothing, whatever the user's signal handlers raise meanwhile; that is raised
+    at the end. Writes of 4 096 bytes go whole or not at all, and `extend` counts them without a step of the
     interpreter in between: the number of those that are done is always known."""
     view = memoryview(data)
     pieces = [view[i:i + PIECE] for i in range(0, len(data), PIECE)]
@@ -20,6 +20,9 @@ def write_pieces(data):
         except OSError:
             die()
         except BaseException as error:
+            if not done:
+                # The frame has not begun; and where the stack is full, no attempt would succeed.
+                raise
             raised = error
     if sum(done) != len(data):
         refuse(b"its output took a part of a frame")
@@ -30,7 +33,7 @@ def write_pieces(data):
 def send_event(kind, flags, first, second=b""):
     """Sends an event of the running request; a RuntimeError if there is none (any more). Anything
     that would interrupt the main thread in here waits until the frame is out."""
-    global events_used, masked
+    global events_used, masked, questions
     if in_child:
         raise RuntimeError("a forked child cannot speak for the session")
     if 4 + len(first) + len(second) > frame_cap:
@@ -46,6 +49,9 @@ def send_event(kind, flags, first, second=b""):
             if not current:
                 raise RuntimeError("no request is running that this could belong to")
             write_pieces(frame(kind, flags, current, first, second))
+            if kind == INPUT:
+                # Counted before anything that waits can strike.
+                questions += 1
     finally:
         if on_main:
             masked = False

@@ -18,6 +18,16 @@ import posix
 import sys
 from time import perf_counter
 
+
+def private(module):
+    """A copy: user code may put something else in the place of what a module holds."""
+    copy = type(sys)(module.__name__)
+    copy.__dict__.update(module.__dict__)
+    return copy
+
+
+_signal, _thread, fcntl, posix = map(private, (_signal, _thread, fcntl, posix))
+
 # --- frames -------------------------------------------------------------------------------------
 
 VERSION = 1
@@ -127,12 +137,18 @@ def send(data):
 
 
 def text_bytes(text):
-    """UTF-8 that never fails: lone surrogates become escapes."""
-    return text.encode("utf-8", "backslashreplace")
+    """UTF-8 that never fails: lone surrogates become escapes, and what a subclass says is not asked."""
+    return str.encode(text, "utf-8", "backslashreplace")
+
+
+encode_json = None
 
 
 def dump_json(value):
-    return own("json").dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    global encode_json
+    if encode_json is None:
+        encode_json = own("json").JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    return encode_json(value).encode("utf-8")
 
 
 late = None              # the second piece of code, marshalled, until it is loaded

@@ -9,12 +9,9 @@ NO_ANSWER = 2
 
 
 def offer_input():
-    global stream_of_input
     if stream_of_input is None:
-        import io
         builtins = own("builtins")
         getpass = own("getpass")
-        stream_of_input = io.TextIOWrapper(io.BufferedReader(Questions()), encoding="utf-8", errors="replace")
         plain_input, plain_getpass = builtins.input, getpass.getpass
 
         def input(prompt="", /):
@@ -31,31 +28,39 @@ def offer_input():
 
         builtins.input = warm["builtins"]["input"] = input
         getpass.getpass = ask_secret
-        warm["streams"] = (stream_of_input, *warm["streams"][1:])
+        renew_input()
     if sys.stdin is plain_stdin:
         sys.stdin = stream_of_input
 
 
+def renew_input():
+    """A stream that holds nothing of what was read before."""
+    global stream_of_input
+    import io
+    stream_of_input = io.TextIOWrapper(io.BufferedReader(Questions()), encoding="utf-8", errors="replace")
+    warm["streams"] = (stream_of_input, *warm["streams"][1:])
+
+
 def ask(prompt, secret):
     """The line that the host answers with, without its end."""
+    global asking
+    if asking:
+        raise RuntimeError("a question is waiting for its answer already")
     if _thread.get_ident() != MAIN_THREAD:
         raise RuntimeError("only the main thread can ask for input in a remuda session")
-    global questions
     flush_output()
     number = current
     head = dump_json({"prompt": text_bytes(prompt).decode(), "secret": secret})
-    questions += 1
     try:
-        send_event(INPUT, 0, head)
-    except (ValueError, RuntimeError):
-        questions -= 1
-        raise
-    while True:
+        asking = True
+        given_up = questions
+        send_question(head)
+        for _ in range(given_up):
+            # The host ends a question that was given up as soon as it sees the next one.
+            next_reply(number)
         flags, line = next_reply(number)
-        questions -= 1
-        # What came before answers a question that was given up.
-        if questions == 0:
-            break
+    finally:
+        asking = False
     if flags == END_OF_INPUT:
         raise EOFError("end of input")
     if flags == NO_ANSWER:
@@ -63,28 +68,50 @@ def ask(prompt, secret):
     return line.decode("utf-8", "replace")
 
 
+asking = False           # some code waits in `ask`
+
+
+def send_question(head):
+    """The user's signal handlers wait: what they raise must not come between a frame and its count."""
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED_SIGNALS)
+    try:
+        send_event(INPUT, 0, head)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
 def next_reply(number):
-    """Waits for the next *input reply* to this request; an interrupt ends the waiting, never the reading
-    of a frame in its middle."""
-    global masked
+    """Waits for the next *input reply* to this request; an interrupt or a signal ends the waiting, never
+    the reading of a frame in its middle."""
+    global masked, questions
     while True:
         wait_for_request()
         masked = True
         try:
-            kind, flags, request, second = read_reply()
+            mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED_SIGNALS)
+            try:
+                kind, flags, request, second = read_reply()
+                found = kind == INPUT_REPLY and request == number
+                if found:
+                    questions -= 1
+            finally:
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         finally:
             masked = False
             if held:
                 late_strike()
-        if kind == INPUT_REPLY and request == number:
+        if found:
             return flags, second
 
 
 def wait_for_request():
+    """Where another thread was given the signal of a cancel, `control` ends this one's sleep."""
     if inline:
         wait_inline()
-    else:
-        own("select").select([requests], [], [])
+        return
+    select = own("select").select
+    while requests not in select([requests, control], [], [])[0]:
+        on_signal(0, None)
 
 
 def read_reply():

@@ -22,7 +22,7 @@ def inspect(request, options):
 
 
 def is_shown(name):
-    return isinstance(name, str) and name not in WORKERS_NAMES and not (name[:2] == "__" == name[-2:])
+    return type(name) is str and name not in WORKERS_NAMES and not (name[:2] == "__" == name[-2:])
 
 
 def plain(text):
@@ -35,11 +35,11 @@ def names():
         if is_shown(name):
             try:
                 size = sys.getsizeof(value)
-            except Exception:
+            except BaseException:
                 size = None
             made_warm = name in before and before[name] is value
             found.append({
-                "name": plain(name), "type": plain(type(value).__name__), "size": size, "warm": made_warm})
+                "name": plain(name), "type": plain(type_name(type(value))), "size": size, "warm": made_warm})
     return found
 
 

@@ -29,6 +29,13 @@ def reset():
         pass
     sys.settrace(None)
     sys.setprofile(None)
+    if "threading" in sys.modules:
+        # For threads that start later.
+        sys.modules["threading"].settrace(None)
+        sys.modules["threading"].setprofile(None)
+    gc.callbacks[:] = warm["gc"][2]
+    if audit_hooks != warm["audit_hooks"]:
+        taint.append("audit hooks")
     if list(map(_signal.getsignal, WATCHED_SIGNALS)) != warm["signals"]:
         for number, handler in zip(WATCHED_SIGNALS, warm["signals"]):
             if handler is not None and _signal.getsignal(number) is not handler:
@@ -44,8 +51,12 @@ def reset():
     for fd, known, spare in zip(range(3), warm["fds"], kept):
         if identity(fd) != known:
             posix.dup2(spare, fd)
+    if stream_of_input is not None:
+        renew_input()
     sys.stdin, sys.stdout, sys.stderr = warm["streams"]
-    sys.displayhook, sys.excepthook = warm["hooks"]
+    for name, hook in zip(HOOKS, warm["hooks"]):
+        setattr(sys, name, hook)
+    sys.addaudithook = addaudithook
     if any(stream.closed for stream in warm["streams"]):
         taint.append("closed streams")
     sys.path[:] = warm["path"]
@@ -53,7 +64,7 @@ def reset():
     sys.meta_path[:] = warm["meta_path"]
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
-    enabled, threshold = warm["gc"]
+    enabled, threshold, _ = warm["gc"]
     gc.set_threshold(*threshold)
     (gc.enable if enabled else gc.disable)()
     if posix.nice(0) != warm["nice"]:

@@ -91,7 +91,7 @@ def flush_output():
     try:
         flush_stdout()
         flush_stderr()
-        if (sys.stdout, sys.stderr) == own_streams:
+        if sys.stdout is own_streams[0] and sys.stderr is own_streams[1]:
             return
     except Exception:
         pass
@@ -101,6 +101,14 @@ def flush_output():
             stream.flush()
         except Exception:
             pass
+
+
+def flush_at_last():
+    """As `flush_output` where the request has failed already: a stream of the user's may raise anything."""
+    try:
+        flush_output()
+    except BaseException:
+        pass
 
 
 def execute(kind, request, flags, options, source):
@@ -137,7 +145,7 @@ def execute(kind, request, flags, options, source):
             fail_child(error)
         kind, answer_flags, second = ERROR, 0, b""
         first = describe(error)
-        flush_output()
+        flush_at_last()
     if events_used:
         close_request()
     if stopped:
@@ -154,7 +162,7 @@ def describe(error):
         forget_figures()
         return encode_error(error)
     except BaseException as failure:
-        return minimal_error(type(error).__name__, type(failure).__name__)
+        return minimal_error(type_name(type(error)), type_name(type(failure)))
 
 
 def close_request():

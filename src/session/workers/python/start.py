@@ -85,6 +85,7 @@ def prepare_interpreter():
     sys.argv[:] = [""]
     # Figures are sent as images; without this, matplotlib looks for a screen.
     sys.modules["os"].environ.setdefault("MPLBACKEND", "agg")
+    sys.addaudithook = addaudithook
     remuda.cancelled = cancelled
     remuda.session_id = session_id
     remuda.attachments = {}
@@ -94,7 +95,7 @@ def prepare_interpreter():
 
 
 def fill_namespace():
-    namespace.update(__name__="__main__", __builtins__=__builtins__, __doc__=None)
+    namespace.update(__name__="__main__", __builtins__=sys.modules["builtins"], __doc__=None)
     if slots:
         namespace["In"], namespace["Out"] = In, Out
 
@@ -146,6 +147,18 @@ def open_fds():
     return {fd for fd in listed - own if identity(fd) is not None}
 
 
+HOOKS = ("displayhook", "excepthook", "unraisablehook", "breakpointhook")
+plain_addaudithook = sys.addaudithook
+audit_hooks = 0
+
+
+def addaudithook(hook, /):
+    """The original, counted: nothing takes such a hook away again."""
+    global audit_hooks
+    audit_hooks += 1
+    plain_addaudithook(hook)
+
+
 def take_warm_state():
     """Remembers what a reset goes back to."""
     import os
@@ -157,10 +170,10 @@ def take_warm_state():
         namespace=dict(namespace), threads=_thread._count(), cwd=posix.getcwd(), umask=umask,
         environ=dict(os.environ), environ_object=os.environ, environ_data=dict(raw_environ()),
         path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
-        streams=(sys.stdin, sys.stdout, sys.stderr), hooks=(sys.displayhook, sys.excepthook),
+        streams=(sys.stdin, sys.stdout, sys.stderr), hooks=[getattr(sys, name) for name in HOOKS],
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
         signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
         mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
-        gc=(gc.isenabled(), gc.get_threshold()), modules=frozenset(sys.modules), children=frozenset(), loop=None, tasks=frozenset(),
+        gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), audit_hooks=audit_hooks, modules=frozenset(sys.modules), children=frozenset(), loop=None, tasks=frozenset(),
         open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
     )

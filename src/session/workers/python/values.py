@@ -47,19 +47,23 @@ def safe_repr(value):
     try:
         if type(value) in (str, bytes, bytearray) and len(value) > REPR_CAP:
             return repr(value[:REPR_CAP]) + "… (length %d)" % len(value)
-        text = repr(value)
+        text = str.__str__(repr(value))
         if len(text) > REPR_CAP:
             text = text[:REPR_CAP] + "… (length %d)" % len(text)
         return text
     except Exception as error:
-        return "<%s object, its repr failed: %s>" % (type(value).__name__, brief(error))
+        return "<%s object, its repr failed: %s>" % (type_name(type(value)), brief(error))
+
+
+# The name that a class was given: a metaclass may say something else, or raise.
+type_name = type.__dict__["__name__"].__get__
 
 
 def brief(error):
     try:
-        return "%s: %s" % (type(error).__name__, error)
+        return "%s: %s" % (type_name(type(error)), error)
     except Exception:
-        return type(error).__name__
+        return type_name(type(error))
 
 
 def minimal_error(kind, failure):
