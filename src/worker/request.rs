@@ -103,7 +103,14 @@ impl<'a> Call<'a> {
 
 #[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
 fn argument_error(error: serde_json::Error) -> Failure {
-    Failure::new("ArgumentError", error.to_string())
+    // Where it was found in the frame says nothing to who called.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = error.to_string();
+    let message = match text.strip_suffix(&place).unwrap_or(&text) {
+        "trailing characters" => "too many arguments, or an array among them is too long",
+        other => other,
+    };
+    Failure::new("ArgumentError", message)
 }
 
 #[cfg(test)]
@@ -132,7 +139,9 @@ mod tests {
     fn other_arguments_are_an_error_that_says_so() {
         let call = Call::decode(BODY).expect("a call");
         let error = call.args::<(String,)>().expect_err("two are not one");
-        assert!(error.to_string().starts_with("ArgumentError: "), "{error}");
+        assert!(error.to_string().starts_with("ArgumentError: too many arguments"), "{error}");
+        let error = call.args::<(String, String)>().expect_err("a number is no text");
+        assert_eq!(error.to_string(), "ArgumentError: invalid type: integer `2`, expected a string");
         assert!(Call::decode(b"{}").is_err());
         assert!(Code::decode(b"", b"\xff").is_err());
         assert!(Code::decode(b"{}", b"").is_err());

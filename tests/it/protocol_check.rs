@@ -120,10 +120,10 @@ isolated! {
             ("kind == 9 and (send(8, number) or 1)", "cancel: after the answer", "EOF"),
             ("kind == 24 and (send(13, number) or 1)", "garbage: an unknown kind", "Pong"),
             ("kind == 14 and os._exit(4)", "end: shutdown ends the worker with code 0", "code 4"),
-            ("kind == 5 and (flags_ignored(number) or 1)", "usage: processor time before the answer where it is asked for", "0 of them"),
+            ("kind == 5 and (made_up(number) or 1)", "usage: processor time before the answer where it is asked for", "1e9"),
         ] {
             let script = format!(
-                "{LEAST}\ndef flags_ignored(number): result(number, b'4')\nserve_least(lambda kind, number, body: {change})"
+                "{LEAST}\ndef made_up(number): send(23, number, b'{{\"cpu_seconds\":1e9}}'), result(number, b'4')\nserve_least(lambda kind, number, body: {change})"
             );
             let (status, rows) = check_script(&script, &["--execute", "2 + 2=4", "--row", row]);
             assert_eq!(status, Some(1), "{change}: {rows:?}");
@@ -158,6 +158,19 @@ isolated! {
 }
 
 isolated! {
+    fn the_small_worker_of_the_guide_passes() {
+        let page = include_str!("../../docs/guide/writing-a-worker.md");
+        let code = page.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+        let dir = ScratchDir::new();
+        let args = ["--timeout", "60", "--call", "add=[1,2]=3", "--", "python3", "-I", "-S", "-c", code];
+        let (status, found) = rows(&dir, &args);
+        assert_eq!((status, with(&found, "failed")), (Some(0), Vec::<&Value>::new()));
+        assert_eq!(found["call: a function with arguments"]["status"], "ok");
+        assert!(with(&found, "ok").len() > 20, "{found:?}");
+    }
+}
+
+isolated! {
     fn a_program_that_is_no_worker_fails_once_and_not_in_every_row() {
         let dir = ScratchDir::new();
         let (status, stdout, stderr) = check(&dir, &["--", "echo", "I am no worker, and never was one"]);
@@ -165,9 +178,13 @@ isolated! {
         assert_eq!(stdout.matches("FAILED").count(), 1, "{stdout}");
         assert!(stdout.contains("bytes:    49 20 61 6d"), "{stdout}");
         assert!(stdout.contains("the worker does not start"), "{stdout}");
-        let (status, stdout, _) = check(&dir, &["--", "no-such-worker"]);
-        assert_eq!(status, Some(1));
-        assert!(stdout.contains("No such file"), "{stdout}");
+        assert!(stdout.lines().count() < 10, "{stdout}");
+        let (status, stdout, stderr) = check(&dir, &["--", "no-such-worker"]);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""));
+        assert!(stderr.contains("cannot start no-such-worker: No such file"), "{stderr}");
+        let (status, _, stderr) = check(&dir, &["--row", "no such row", "--", "true"]);
+        assert_eq!(status, Some(2));
+        assert!(stderr.contains("no row has"), "{stderr}");
         let (status, _, stderr) = check(&dir, &["--python", "no-such-python"]);
         assert_eq!(status, Some(2));
         assert!(stderr.contains("no such program"), "{stderr}");

@@ -100,7 +100,9 @@ impl Subject {
         let failed = |error: std::io::Error| Miss::failed("a worker that starts", error.to_string());
         let (ends, worker_ends) =
             Ends::open(self.channels, opening.one_socket).map_err(|error| failed(error.into()))?;
-        let child = Child::spawn(&self.launch, &self.directory, worker_ends).map_err(failed)?;
+        let child = Child::spawn(&self.launch, &self.directory, worker_ends).map_err(|error| {
+            Miss::NoProcess(format!("cannot start {}: {error}", self.launch.program.display()))
+        })?;
         let mut driver = Driver {
             child,
             ends,

@@ -16,7 +16,7 @@ mod rows;
 use std::env;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -25,10 +25,13 @@ use remuda::CancelToken;
 
 use crate::lines::write_through;
 use crate::signals::Signals;
-use crate::{BROKEN_PIPE, refused, say, unusable};
+use crate::{BROKEN_PIPE, UNUSABLE, complain, refused, say, unusable};
 use driver::Subject;
 use options::Wanted;
 use report::{Miss, Tally};
+
+/// Why the other rows of a worker that never gets ready are not driven.
+const DOES_NOT_START: &str = "the worker does not start";
 
 /// What `remuda help protocol` prints.
 pub(crate) const HELP: &str = "\
@@ -39,7 +42,10 @@ Usage: remuda protocol check [OPTIONS] -- PROGRAM [ARG...]
        remuda protocol check [OPTIONS] --node PATH
 
 docs/worker-protocol.md is the protocol. Most rows start a process of their own; each has a deadline
-and leaves no process behind. Rows about what the worker does not announce are skipped, and say so.
+and leaves no process behind. Rows about what the worker does not announce are skipped, and say so; so
+are rows that need code in a language that this program does not know.
+
+Workers run in an empty directory: name the files among their arguments by absolute paths.
 
 Options:
       --stdio           everything on fds 0 and 1 [default for PROGRAM and node]
@@ -58,7 +64,7 @@ Options:
                         reason, expected, found, hex (the first bytes of a broken frame)
   -h, --help            show this
 
-Exit status: 0 if no row failed, 1 if one did, 2 if the command line or the interpreter cannot be used,
+Exit status: 0 if no row failed, 1 if one did, 2 if the command line or the program cannot be used,
 130 after Ctrl-C, 143 after SIGTERM.
 ";
 
@@ -106,18 +112,32 @@ fn check(subject: &Subject, wanted: Option<&str>, as_json: bool) -> Result<Tally
     let print =
         |text: &str| write_through(&mut io::stdout().lock(), text.as_bytes()).map_err(|_| BROKEN_PIPE);
     let mut tally = Tally::default();
+    let mut rows = rows::all().collect::<Vec<_>>();
+    rows.retain(|(name, _)| wanted.is_none_or(|wanted| name.contains(wanted)));
+    if rows.is_empty() {
+        complain(format!("no row has {:?} in its name", wanted.unwrap_or_default()));
+        return Err(UNUSABLE);
+    }
     // A worker that never gets ready would fail every row for one reason.
     let never_ready = match subject.start() {
+        Err(Miss::NoProcess(why)) => {
+            complain(why);
+            return Err(UNUSABLE);
+        }
         Err(Miss::Failed(_)) => true,
         Ok(_) | Err(_) => false,
     };
-    for (name, row) in rows::all() {
-        if wanted.is_some_and(|wanted| !name.contains(wanted)) {
-            continue;
+    for (index, (name, row)) in rows.iter().enumerate() {
+        if never_ready && tally.failed > 0 && !as_json {
+            print(&tally.leave_out(rows.len() - index, DOES_NOT_START))?;
+            if let Some(file) = relative_file(subject) {
+                print(&format!("Workers run in an empty directory: is {file} to be found from there?\n"))?;
+            }
+            break;
         }
         let started = Instant::now();
         let checked = match tally.failed {
-            1.. if never_ready => Err(Miss::skipped("the worker does not start")),
+            1.. if never_ready => Err(Miss::skipped(DOES_NOT_START)),
             _ => row(subject),
         };
         let stopped = matches!(checked, Err(Miss::Stopped));
@@ -130,6 +150,13 @@ fn check(subject: &Subject, wanted: Option<&str>, as_json: bool) -> Result<Tally
         print(&tally.summary())?;
     }
     Ok(tally)
+}
+
+/// An argument that names a file from here, but not from where workers run.
+fn relative_file(subject: &Subject) -> Option<String> {
+    let mut args = subject.launch.args.iter();
+    args.find(|arg| Path::new(arg).is_relative() && Path::new(arg).is_file())
+        .map(|arg| arg.to_string_lossy().into_owned())
 }
 
 /// Where workers run; removed with what they left.

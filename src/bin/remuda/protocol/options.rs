@@ -70,6 +70,10 @@ fn read(mut parser: Parser) -> Result<Wanted, String> {
                 given.execute.push(execute(&text("--execute", parser.value().map_err(wrong)?)?)?);
             }
             Arg::Long("call") => given.call.push(call(&text("--call", parser.value().map_err(wrong)?)?)?),
+            Arg::Value(program) => {
+                let program = program.display();
+                return Err(format!("a worker program stands behind --, as in 'check -- {program}'"));
+            }
             other => return Err(wrong(other.unexpected())),
         }
     }
@@ -144,7 +148,7 @@ mod tests {
             (&["fly"][..], "'protocol fly'"),
             (&["check"][..], "which worker"),
             (&["check", "--"][..], "which program"),
-            (&["check", "worker"][..], "worker"),
+            (&["check", "worker"][..], "'check -- worker'"),
             (&["check", "--python", "a", "--", "b"][..], "more than one"),
             (&["check", "--timeout", "0"][..], "--timeout 0"),
             (&["check", "--execute", "1 + 1"][..], "CODE=JSON"),

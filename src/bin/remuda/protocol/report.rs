@@ -13,6 +13,8 @@ pub(super) enum Miss {
     /// There is nothing to check: why.
     Skipped(String),
     Failed(Box<Failure>),
+    /// There is no process at all: why.
+    NoProcess(String),
     /// The user has had enough.
     Stopped,
 }
@@ -61,10 +63,16 @@ impl Tally {
     pub(super) fn add(&mut self, row: &str, checked: &Checked, took: Duration, as_json: bool) -> String {
         match checked {
             Ok(()) => self.passed += 1,
-            Err(Miss::Failed(_)) => self.failed += 1,
+            Err(Miss::Failed(_) | Miss::NoProcess(_)) => self.failed += 1,
             Err(Miss::Skipped(_) | Miss::Stopped) => self.skipped += 1,
         }
         if as_json { object(row, checked, took) } else { lines(row, checked) }
+    }
+
+    /// Counts rows that would all fail for the reason of the one before, and says so in a line.
+    pub(super) fn leave_out(&mut self, rows: usize, why: &str) -> String {
+        self.skipped += rows;
+        format!("skipped  {rows} more rows: {why}\n")
     }
 
     pub(super) fn summary(&self) -> String {
@@ -77,6 +85,7 @@ fn lines(row: &str, checked: &Checked) -> String {
         Ok(()) => format!("ok       {row}\n"),
         Err(Miss::Skipped(why)) => format!("skipped  {row}: {why}\n"),
         Err(Miss::Stopped) => format!("skipped  {row}: stopped\n"),
+        Err(Miss::NoProcess(why)) => format!("FAILED   {row}\n           {why}\n"),
         Err(Miss::Failed(failure)) => {
             let Failure { expected, found, bytes } = &**failure;
             let mut lines =
@@ -102,6 +111,10 @@ fn object(row: &str, checked: &Checked, took: Duration) -> String {
         Err(Miss::Stopped) => {
             object["reason"] = "stopped".into();
             "skipped"
+        }
+        Err(Miss::NoProcess(why)) => {
+            object["reason"] = why.as_str().into();
+            "failed"
         }
         Err(Miss::Failed(failure)) => {
             object["expected"] = failure.expected.as_str().into();
