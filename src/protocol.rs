@@ -192,7 +192,11 @@ impl Header {
         let [l0, l1, l2, l3, kind, flags, z0, z1, request @ ..] = *header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         if length > cap {
-            return Err(Malformed(format!("a frame of {length} bytes is over the cap of {cap}")));
+            let start = &header[..4];
+            let text = std::str::from_utf8(start).ok().filter(|_| start.iter().all(u8::is_ascii_graphic));
+            // What a program prints where its frames should be.
+            let hint = text.map(|text| format!(", or a text that begins with {text:?}")).unwrap_or_default();
+            return Err(Malformed(format!("a frame of {length} bytes is over the cap of {cap}{hint}")));
         }
         let Some(kind) = Kind::from_byte(kind) else {
             return Err(Malformed(format!("unknown frame kind {kind}")));

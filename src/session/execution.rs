@@ -218,6 +218,9 @@ pub enum Cause {
     Retired,
 }
 
+/// Lines of stderr that a message shows; the post-mortem has them all.
+const LAST_LINES: usize = 3;
+
 impl Execution {
     /// Whether it ran to its end.
     pub fn is_completed(&self) -> bool {
@@ -283,9 +286,11 @@ impl fmt::Display for PostMortem {
             Cause::Protocol(reason) => write!(f, ", killed because it broke the protocol: {reason}")?,
             Cause::Retired => f.write_str(", retired")?,
         }
-        match self.stderr_tail.trim_end() {
-            "" => Ok(()),
-            tail => write!(f, "; its last words: {tail}"),
+        let last_lines: Vec<&str> = self.stderr_tail.trim_end().lines().rev().take(LAST_LINES).collect();
+        if last_lines.is_empty() {
+            return Ok(());
         }
+        f.write_str("; its last words:")?;
+        last_lines.iter().rev().try_for_each(|line| write!(f, " {line}"))
     }
 }

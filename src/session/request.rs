@@ -92,9 +92,9 @@ impl<'a> Request<'a> {
     pub fn script(
         source: impl Into<String>,
         file: impl Into<String>,
-        args: impl IntoIterator<Item = String>,
+        args: impl IntoIterator<Item = impl Into<String>>,
     ) -> Request<'a> {
-        let script = Script { file: file.into(), args: args.into_iter().collect() };
+        let script = Script { file: file.into(), args: args.into_iter().map(Into::into).collect() };
         Request::new(Work::Code { source: source.into(), script: Some(script) })
     }
 

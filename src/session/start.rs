@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::io::Errno;
-
 use super::answer::ReadyReport;
 use super::config::WorkDir;
 use super::exchange::END_PATIENCE;
@@ -133,23 +131,9 @@ impl Starting {
             .watchdog
             .add(process.group(), listed)
             .map_err(|error| Error::io("telling the watchdog of a worker", error))?;
-        unstarted.go(process, boot, (config.frame_cap, config.history), deadline).map_err(|error| {
-            if !matches!(error, Errno::PIPE | Errno::CONNRESET) {
-                return Error::io("sending a worker its channels", error);
-            }
-            // It closed its end, most likely by ending: then its exit says more than our broken pipe.
-            process.ends_within(END_PATIENCE);
-            match process.exit() {
-                Some(exit) => Error::Runtime {
-                    program: config.runtime.program().to_owned(),
-                    reason: format!("it ended at once with {exit}"),
-                    source: None,
-                },
-                None => {
-                    Error::Protocol { session: process.session(), reason: "it closed its fd 0".to_owned() }
-                }
-            }
-        })
+        unstarted
+            .go(process, boot, (config.frame_cap, config.history), deadline)
+            .map_err(|error| Error::io("sending a worker its channels", error))
     }
 }
 

@@ -151,17 +151,17 @@ impl Unstarted {
     ) -> rustix::io::Result<Transport> {
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
         ftruncate(&flag, 8)?;
-        write_all(&self.control, boot, deadline)?;
+        unless_closed(write_all(&self.control, boot, deadline))?;
         let numbers = protocol::go_numbers(process.session().0, frame_cap, history);
         let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
         let data = match self.data {
             None => {
-                write_all(&self.control, &go, deadline)?;
+                unless_closed(write_all(&self.control, &go, deadline))?;
                 None
             }
             Some((requests, replies, ends)) => {
                 let fds = [ends.requests.as_fd(), ends.replies.as_fd(), flag.as_fd()];
-                send_with_fds(&self.control, &go, &fds, deadline)?;
+                unless_closed(send_with_fds(&self.control, &go, &fds, deadline))?;
                 Some((requests, replies))
             }
         };
@@ -340,6 +340,15 @@ fn reading_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
     ioctl_fionbio(&output, true)?;
     Ok((output, input))
+}
+
+/// A worker that does not take its first words has ended, most likely: waiting for *ready* tells how,
+/// and with which last words.
+fn unless_closed(sent: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match sent {
+        Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes everything to the control socket before the deadline.

@@ -66,6 +66,18 @@ impl Session {
             self.warm.code_time = Some(Moment::now().saturating_since(started));
             match report {
                 Ok(_) => {}
+                Err(error)
+                    if limit.is_some_and(|limit| Moment::now() >= limit) && !config.ignore_warmup_errors =>
+                {
+                    let limit = config.warmup_time_limit.unwrap_or_default();
+                    let message =
+                        format!("it was interrupted after its time limit of {limit:?} ({})", error.kind);
+                    return Err(Error::WarmUp {
+                        what: "warmup_code".to_owned(),
+                        message,
+                        traceback: error.traceback,
+                    });
+                }
                 Err(error) if config.ignore_warmup_errors => {
                     log::warn!(session = self.id.0; "the warm-up code failed with {}", error.kind);
                     self.warm.code_error = Some(error);

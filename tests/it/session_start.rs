@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use remuda::{Error, Limits, Request, Runtime, SessionConfig, WorkDir};
+use remuda::{Error, Exit, Limits, Request, Runtime, SessionConfig, WorkDir};
 use serde_json::json;
 
 use crate::support::{GENEROUS, ScratchDir, isolated, python, session};
@@ -26,6 +26,30 @@ isolated! {
         assert!(traceback.contains("1 / 0"), "{traceback}");
         let error = python().warm_import("no_such_module").require_warm_imports(true).start().unwrap_err();
         assert!(matches!(&error, Error::WarmUp { what, .. } if what.contains("no_such_module")), "{error}");
+    }
+}
+
+isolated! {
+    fn a_wrapper_that_fails_at_once_is_explained_by_its_last_words() {
+        let runtime = Runtime::python("python3").remote(["/bin/sh", "-c", "echo 'hop: no route' >&2; exit 255", "hop"]);
+        for _ in 0..20 {
+            let error = SessionConfig::new(runtime.clone()).start().unwrap_err();
+            let Error::StartDied { post_mortem } = &error else { panic!("{error}") };
+            assert_eq!((post_mortem.exit, post_mortem.stderr_tail.as_str()), (Exit::Code(255), "hop: no route\n"));
+        }
+    }
+}
+
+isolated! {
+    fn warm_up_code_that_takes_too_long_is_told_so() {
+        let limited = |code: &str| python().warmup_code(code).warmup_time_limit(Duration::from_millis(200));
+        let error = limited("import time; time.sleep(600)").start().unwrap_err().to_string();
+        assert!(error.contains("time limit of 200ms (KeyboardInterrupt)"), "{error}");
+        let error = limited("import signal, time\nfor s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\ntime.sleep(600)");
+        let error = error.start().unwrap_err().to_string();
+        assert!(error.contains("did not end within 200ms"), "{error}");
+        let session = limited("while True: pass").ignore_warmup_errors(true).start().unwrap();
+        assert_eq!(session.warm_report().code_error.as_ref().unwrap().kind, "KeyboardInterrupt");
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 /// Starts Node, see [`launch_args`].
 pub(super) const SHELL: &str = "/bin/sh";
@@ -17,7 +18,11 @@ const REDIRECT: &str = r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>&2"#;
 
 /// What `node -e` is given: reads the worker from fd 3 and runs it.
 const STUB: &str = "\
-{const f=require('fs'),p=new Int32Array(new SharedArrayBuffer(4)),r=n=>{
+{if(parseInt(process.versions.node)<18){
+console.error('remuda needs Node 18 or later, this is '+process.version)
+process.exit(78)
+}
+const f=require('fs'),p=new Int32Array(new SharedArrayBuffer(4)),r=n=>{
 const b=Buffer.alloc(n)
 for(let i=0,c;i<n;i+=c){
 try{c=f.readSync(3,b,i,n-i)}catch(e){if(e.code!=='EAGAIN')throw e;Atomics.wait(p,0,0,1);c=0;continue}
@@ -64,7 +69,7 @@ pub(super) fn check(program: &Path) -> io::Result<()> {
         return executable(program);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    let mut failure = io::Error::from(Errno::NOENT);
     for directory in std::env::split_paths(&path) {
         match executable(&directory.join(program)) {
             Ok(()) => return Ok(()),
