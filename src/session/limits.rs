@@ -16,8 +16,9 @@ const LEAST_MEMORY: u64 = 1 << 20;
 /// What `nice` knows.
 const NICENESS: std::ops::RangeInclusive<i32> = -20..=19;
 
-/// Resource limits of one worker process, held by the kernel (`setrlimit(2)`) and set before any
-/// code of the worker runs. Children inherit them; each process has an account of its own.
+/// Resource limits of one worker process, held by the kernel (`setrlimit(2)`) and set before the
+/// worker is told to go (what a program does before it listens to that is not limited). Children
+/// inherit them; each process has an account of its own.
 ///
 /// `None`, the default of all, leaves the limit that the host itself has. Core files are never
 /// written. Code that runs into a limit that was set here ends with
