@@ -1,14 +1,12 @@
 //! Native workers: cancels, deaths, events, the end of the host.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use remuda::{Call, CancelToken, Cause, Execution, Exit, Outcome, Request, Session, TimeLimit};
 use serde_json::json;
 
 use crate::native_support::{native, native_config, relayed_config};
-use crate::support::{GENEROUS, is_running, poll};
+use crate::support::{GENEROUS, doomed, is_running, nothing_outlives_a_killed_host, run_until_killed};
 
 /// Cancels the call when it has printed its first bytes, so that it is surely running.
 fn cancelled_while_running(session: &mut Session, function: &str) -> Execution {
@@ -150,38 +148,14 @@ native! {
     }
 }
 
-/// The host of the next test: a busy session with a child of its own, until it is killed.
-const HOST: &str = "REMUDA_TEST_HOST";
-
 native! {
     fn killing_the_host_leaves_no_native_process() {
-        if let Ok(way) = std::env::var(HOST) {
+        if let Some(way) = doomed() {
             let config = if way == "pipes" { native_config() } else { relayed_config() };
-            let print = |_, bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
-            let _ = config.start().unwrap().execute(Request::from(Call::new("orphan")).on_output(print));
-            unreachable!("the host is killed while its session is busy");
+            run_until_killed(&mut config.start().unwrap(), Request::from(Call::new("orphan")));
         }
         for way in ["pipes", "stdio"] {
-            let mut host = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "native_stop::killing_the_host_leaves_no_native_process", "--nocapture", "--test-threads=1"])
-                .env(HOST, way)
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut pids = Vec::new();
-            for line in BufReader::new(host.stdout.take().unwrap()).lines() {
-                // The harness prints the test's name without a line end before it.
-                pids = line.unwrap().split_whitespace().filter_map(|word| word.parse::<u32>().ok()).collect();
-                if pids.len() == 2 {
-                    break;
-                }
-            }
-            assert_eq!(pids.len(), 2, "the host says what it started");
-            host.kill().unwrap();
-            host.wait().unwrap();
-            for pid in pids {
-                poll(|| !is_running(pid), || format!("process {pid} outlives its killed host"));
-            }
+            nothing_outlives_a_killed_host("native_stop::killing_the_host_leaves_no_native_process", way);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Node sessions: limits, cancels, late cancels, the end of the host.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use remuda::{CancelToken, Execution, Outcome, Request, Session, TimeLimit};
 use serde_json::json;
 
 use crate::node_basics::{config, session, value};
-use crate::support::{GENEROUS, is_running, isolated, poll};
+use crate::support::{GENEROUS, doomed, isolated, nothing_outlives_a_killed_host, run_until_killed};
 
 /// Options with a grace that a loaded machine does not exceed.
 fn patient() -> Option<Session> {
@@ -183,9 +181,6 @@ isolated! {
     }
 }
 
-/// The host of the next test: a busy session with a child of its own, until it is killed.
-const HOST: &str = "REMUDA_TEST_NODE_HOST";
-
 isolated! {
     fn killing_the_host_leaves_no_process() {
         if config().is_none() {
@@ -195,32 +190,12 @@ isolated! {
             "const child = require('child_process').spawn('sleep', ['600']); console.log(process.pid, child.pid); while (true) {}",
             "const child = require('child_process').spawn('sleep', ['600']); console.log(process.pid, child.pid); await new Promise(() => {})",
         ];
-        if let Ok(number) = std::env::var(HOST) {
+        if let Some(number) = doomed() {
             let code = codes[number.parse::<usize>().unwrap()];
-            let print = |_, bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
-            let _ = session().unwrap().execute(Request::code(code).on_output(print));
-            unreachable!("the host is killed while its session is busy");
+            run_until_killed(&mut session().unwrap(), Request::code(code));
         }
         for number in 0..codes.len() {
-            let mut host = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "node_stop::killing_the_host_leaves_no_process", "--nocapture", "--test-threads=1"])
-                .env(HOST, number.to_string())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut pids = Vec::new();
-            for line in BufReader::new(host.stdout.take().unwrap()).lines() {
-                pids = line.unwrap().split_whitespace().filter_map(|word| word.parse::<u32>().ok()).collect();
-                if pids.len() == 2 {
-                    break;
-                }
-            }
-            assert_eq!(pids.len(), 2, "the host says what it started");
-            host.kill().unwrap();
-            host.wait().unwrap();
-            for pid in pids {
-                poll(|| !is_running(pid), || format!("process {pid} outlives its killed host"));
-            }
+            nothing_outlives_a_killed_host("node_stop::killing_the_host_leaves_no_process", &number.to_string());
         }
     }
 }

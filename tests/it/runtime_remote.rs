@@ -1,14 +1,16 @@
 //! Workers that nothing but a byte stream reaches, as by `ssh` or `docker exec -i`: through a relay
 //! that keeps signals, descriptors, directory and environment to itself.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use remuda::{Error, Outcome, Request, Runtime, Session, SessionConfig, Stream, TimeLimit};
 use serde_json::json;
 
-use crate::support::{GENEROUS, cancelled_when_busy, is_running, isolated, poll};
+use crate::support::{
+    GENEROUS, cancelled_when_busy, doomed, is_running, isolated, nothing_outlives_a_killed_host, poll,
+    run_until_killed,
+};
 
 const RELAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/relay.py");
 
@@ -92,33 +94,17 @@ isolated! {
     }
 }
 
-const HOST: &str = "REMUDA_TEST_REMOTE_HOST";
-
 isolated! {
     fn killing_the_host_leaves_nothing_on_the_other_side() {
-        if let Ok(number) = std::env::var(HOST) {
+        if let Some(number) = doomed() {
             let mut session = remote()[number.parse::<usize>().unwrap()].1.start().unwrap();
             let pids = settle(&mut session);
             println!("\nsettled {} {}", pids[0], pids[1]);
-            let _ = session.execute("while True: pass");
-            unreachable!("the host is killed while its session is busy");
+            run_until_killed(&mut session, Request::code("while True: pass"));
         }
         for number in 0..remote().len() {
-            let mut host = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "runtime_remote::killing_the_host_leaves_nothing_on_the_other_side", "--nocapture", "--test-threads=1"])
-                .env(HOST, number.to_string())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let settled = BufReader::new(host.stdout.take().unwrap())
-                .lines()
-                .find_map(|line| line.unwrap().strip_prefix("settled ").map(str::to_owned))
-                .expect("the host says what it started");
-            host.kill().unwrap();
-            host.wait().unwrap();
-            for pid in settled.split(' ').map(|word| word.parse().unwrap()) {
-                poll(|| !is_running(pid), || format!("process {pid} outlives its killed host"));
-            }
+            let test = "runtime_remote::killing_the_host_leaves_nothing_on_the_other_side";
+            nothing_outlives_a_killed_host(test, &number.to_string());
         }
     }
 }

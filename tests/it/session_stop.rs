@@ -1,13 +1,14 @@
 //! Stopping: time limits, tokens, the ladder, shutdown, and the end of the host.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use remuda::{CancelToken, Cause, Error, Exit, Outcome, Request, Session, TimeLimit};
 
-use crate::support::{GENEROUS, is_running, isolated, poll, python, session};
+use crate::support::{
+    GENEROUS, doomed, is_running, isolated, nothing_outlives_a_killed_host, poll, python, run_until_killed,
+    session,
+};
 
 /// Cancels `token` when the code has printed its first bytes, so that it is surely running.
 fn cancelled_while_running(session: &mut Session, code: &str) -> remuda::Execution {
@@ -152,9 +153,6 @@ isolated! {
     }
 }
 
-/// The host of the next test: a busy session with a child of its own, until it is killed.
-const HOST: &str = "REMUDA_TEST_HOST";
-
 isolated! {
     fn killing_the_host_leaves_no_process() {
         let codes = [
@@ -162,33 +160,12 @@ isolated! {
             // No signal reaches this one: the watchdog has to.
             "import subprocess, os, signal\np = subprocess.Popen(['sleep', '600'])\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nprint(os.getpid(), p.pid, flush=True)\nsum(range(10**12))",
         ];
-        if let Ok(number) = std::env::var(HOST) {
+        if let Some(number) = doomed() {
             let code = codes[number.parse::<usize>().unwrap()];
-            let print = |_, bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
-            let _ = session().execute(Request::code(code).on_output(print));
-            unreachable!("the host is killed while its session is busy");
+            run_until_killed(&mut session(), Request::code(code));
         }
         for number in 0..codes.len() {
-            let mut host = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "session_stop::killing_the_host_leaves_no_process", "--nocapture", "--test-threads=1"])
-                .env(HOST, number.to_string())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut pids = Vec::new();
-            for line in BufReader::new(host.stdout.take().unwrap()).lines() {
-                // The harness prints the test's name without a line end before it.
-                pids = line.unwrap().split_whitespace().filter_map(|word| word.parse::<u32>().ok()).collect();
-                if pids.len() == 2 {
-                    break;
-                }
-            }
-            assert_eq!(pids.len(), 2, "the host says what it started");
-            host.kill().unwrap();
-            host.wait().unwrap();
-            for pid in pids {
-                poll(|| !is_running(pid), || format!("process {pid} outlives its killed host"));
-            }
+            nothing_outlives_a_killed_host("session_stop::killing_the_host_leaves_no_process", &number.to_string());
         }
     }
 }

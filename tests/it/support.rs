@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use remuda::{CancelToken, Outcome, PoolConfig, Request, Runtime, Session, SessionConfig, SessionPool};
@@ -203,4 +203,41 @@ fn processes_in(directory: &Path) -> Vec<String> {
         .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory)))
         .filter_map(|process| fs::read_to_string(process.join("cmdline")).ok())
         .collect()
+}
+
+/// What a test that was started again as a host is asked to run; `None` in the test itself.
+pub(crate) fn doomed() -> Option<String> {
+    std::env::var("REMUDA_TEST_HOST").ok()
+}
+
+/// Runs `request` as a [`doomed`] host: what it prints goes on to the test.
+pub(crate) fn run_until_killed(session: &mut Session, request: Request<'_>) -> ! {
+    let print = |_, bytes: &[u8]| print!("{}", String::from_utf8_lossy(bytes));
+    let _ = session.execute(request.on_output(print));
+    unreachable!("the host is killed while its session is busy");
+}
+
+/// Starts the named test again as a host of a session whose code prints the numbers of two processes,
+/// kills it with SIGKILL, and waits until both are gone.
+pub(crate) fn nothing_outlives_a_killed_host(test: &str, way: &str) {
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("REMUDA_TEST_HOST", way)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pids = Vec::new();
+    for line in BufReader::new(host.stdout.take().unwrap()).lines() {
+        // The harness prints the test's name without a line end before it.
+        pids = line.unwrap().split_whitespace().filter_map(|word| word.parse::<u32>().ok()).collect();
+        if pids.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(pids.len(), 2, "the host says what it started");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    for pid in pids {
+        poll(|| !is_running(pid), || format!("process {pid} outlives its killed host"));
+    }
 }
