@@ -70,6 +70,15 @@ impl PooledSession {
         self.session_mut().names()
     }
 
+    /// Has the worker go back to its warm state in the middle of the lease: see [`Session::reset`]. (At
+    /// its end that is what [`Reuse::Reset`](super::Reuse::Reset) does by itself.)
+    ///
+    /// # Errors
+    /// As [`Session::reset`].
+    pub fn reset(&mut self) -> Result<Vec<String>> {
+        self.session_mut().reset()
+    }
+
     /// What differs from the worker's warm state: see [`Session::fingerprint`].
     ///
     /// # Errors

@@ -119,6 +119,23 @@ impl Session {
         self.inspect("fingerprint")
     }
 
+    /// Has the worker go back to the state after its warm-up: namespace, history, environment,
+    /// directory, streams, signal handlers. Returns what could not be undone (threads, children, open
+    /// descriptors, …): if that is not empty, only a [`restart`](Session::restart) makes it clean.
+    /// Modules stay imported, and objects of the warm state that were changed in place stay changed.
+    /// Blocks as [`names`](Session::names) does.
+    ///
+    /// # Errors
+    /// As [`names`](Session::names).
+    pub fn reset(&mut self) -> Result<Vec<String>> {
+        self.require(Feature::Reset)?;
+        let answer = self.question(Kind::Reset, b"", Kind::Clean, INSPECTION_LIMIT)?;
+        let left: Vec<String> = serde_json::from_slice(&answer)
+            .map_err(|error| self.break_off(format!("a reset report that cannot be read: {error}")))?;
+        self.tainted |= !left.is_empty();
+        Ok(left)
+    }
+
     fn inspect<T: for<'de> Deserialize<'de>>(&mut self, what: &str) -> Result<T> {
         self.require(Feature::Inspect)?;
         let first = serde_json::json!({ "what": what }).to_string();

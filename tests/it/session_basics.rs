@@ -93,6 +93,19 @@ isolated! {
 }
 
 isolated! {
+    fn a_reset_goes_back_to_the_warm_state_and_says_what_it_cannot_undo() {
+        let mut session = python().warmup_code("base = 40").start().unwrap();
+        session.execute("import os\nbase, extra = 1, 2\nos.environ['X'] = 'y'\nos.chdir('/')").unwrap();
+        assert_eq!(session.reset().unwrap(), Vec::<String>::new());
+        assert_eq!(session.execute("import os\n[base, 'extra' in globals(), 'X' in os.environ, os.getcwd() == '/']").unwrap().value, json!([40, false, false, false]));
+        assert!(session.fingerprint().unwrap().globals.iter().all(|name| name == "os" || name == "_"));
+        session.execute("import threading\nstop = threading.Event()\nthreading.Thread(target=stop.wait, daemon=True).start()").unwrap();
+        assert_eq!(session.reset().unwrap(), ["threads"]);
+        assert_eq!(session.execute("base").unwrap().value, 40);
+    }
+}
+
+isolated! {
     fn a_session_keeps_its_state_and_a_restart_does_not() {
         let mut session = session();
         session.execute("secret = 42").unwrap();
