@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use remuda::{BreakerState, CancelToken, Cause, Error, Exit, Outcome, Request, Reuse, Runtime, SessionPool};
 
+use crate::hostile_worker;
 use crate::support::{GENEROUS, is_running, isolated, poll, pool};
 
 fn kill(pid: u32) {
@@ -276,13 +277,11 @@ isolated! {
 
 isolated! {
     fn a_worker_that_says_more_than_that_it_is_clean_is_replaced() {
-        let pool = pool().min_idle(1).max_sessions(1).start().unwrap();
-        let mut session = pool.acquire().unwrap();
+        let script = "ready('execute reset')\nresult(request(5))\nnumber = request(10)\nraw(frame(11, number, b'[]') + b'more')\nhang()";
+        let pool = SessionPool::builder(hostile_worker::runtime(script)).min_idle(1).max_sessions(1).start().unwrap();
+        let mut session = pool.acquire_timeout(GENEROUS).unwrap();
         let pid = session.pid();
-        let code = "import posix\ndef write(fd, data, real=posix.write):\n    \
-                    if fd > 2 and data[4] == 11: return real(fd, data + b'more') - 4\n    return real(fd, data)\n\
-                    posix.write = write";
-        assert!(session.execute(code).unwrap().is_completed());
+        assert_eq!(session.execute("1").unwrap().value, 1);
         drop(session);
         let mut session = pool.acquire_timeout(GENEROUS).unwrap();
         assert_ne!(session.pid(), pid);
