@@ -95,6 +95,7 @@ impl Session {
         };
         let report = report.and_then(|(report, used)| {
             worker.transport.consume(used);
+            worker.transport.answered();
             if worker.transport.has_unread() {
                 Err("it sent more than its answer".to_owned())
             } else {

@@ -84,7 +84,7 @@ use scratch::Scratch;
 use transport::Transport;
 
 use crate::cancel::CancelToken;
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind};
 
@@ -143,7 +143,6 @@ pub struct Session {
     asks: Arc<Asks>,
     warm: WarmReport,
     created_at: SystemTime,
-    last_used_at: SystemTime,
     last_answer: Moment,
     /// Between the request of an execution and its end. Still set afterwards if a [`Running`] was
     /// forgotten, or kept over a panic: its code may run yet, its request may be half sent.
@@ -218,7 +217,7 @@ impl Session {
             state: if alive { SessionState::Ready } else { SessionState::Dead },
             runtime: format!("{} {}", self.language, self.language_version),
             created_at: self.created_at,
-            last_used_at: self.last_used_at,
+            last_used_at: self.last_used_at(),
             execution_count: self.executions,
             error_count: self.errors,
             late_output: self.late_output,
@@ -271,6 +270,15 @@ impl Session {
     /// What came of the warm-up of this process.
     pub fn warm_report(&self) -> &WarmReport {
         &self.warm
+    }
+
+    /// Told from the time that has passed since: an execution reads one clock less.
+    fn last_used_at(&self) -> SystemTime {
+        if self.last_answer == Moment::LONG_AGO {
+            return self.created_at;
+        }
+        let passed = Moment::now().saturating_since(self.last_answer);
+        clock::wall().checked_sub(passed).unwrap_or(self.created_at)
     }
 
     /// Executions begun since the process was started.

@@ -15,7 +15,7 @@ use super::ladder::{Stop, Stops};
 use super::request::{Request, Work};
 use super::{Session, Worker};
 use crate::cancel::{CancelToken, Registration, Wake};
-use crate::clock::{self, Moment};
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::protocol::{self, Kind, flag};
 
@@ -229,6 +229,7 @@ impl Session {
             Err(malformed) => return Err(malformed.to_string()),
         };
         worker.transport.consume(used);
+        worker.transport.answered();
         if worker.transport.has_unread() {
             return Err("it sent more than its answer".to_owned());
         }
@@ -283,7 +284,6 @@ impl Running<'_, '_> {
         session.last_answer = now;
         let collector = &mut exchange.collector;
         let usage = self.meter.take().map(|meter| meter.stop(session.process(), collector.cpu_time));
-        session.last_used_at = clock::wall();
         session.executions += 1;
 
         let end = self.end.take().unwrap_or(End::Died);

@@ -75,7 +75,6 @@ pub(crate) fn start_as(
         asks,
         warm: WarmReport::default(),
         created_at: now,
-        last_used_at: now,
         last_answer: Moment::LONG_AGO,
         executing: false,
         post_mortem: None,

@@ -117,6 +117,11 @@ pub(crate) struct Transport {
     inbox: Vec<u8>,
     /// Bytes at the start of the inbox that are done with.
     consumed: usize,
+    /// Whether the reply pipe may hold more, or have been closed, without another event: after each
+    /// read, until one finds nothing, or an answer was complete.
+    more: bool,
+    /// Whether the last read filled the room it had.
+    filled: bool,
     frame_cap: usize,
 }
 
@@ -176,6 +181,8 @@ impl Unstarted {
             flag,
             inbox: Vec::new(),
             consumed: 0,
+            more: false,
+            filled: false,
             frame_cap,
         };
         transport.watch(transport.replies_fd(), REPLIES)?;
@@ -193,7 +200,13 @@ impl Unstarted {
 
 impl Transport {
     fn watch(&self, fd: BorrowedFd<'_>, bit: u64) -> rustix::io::Result<()> {
-        let flags = if bit == REQUESTS { EventFlags::OUT } else { EventFlags::IN };
+        let flags = match bit {
+            REQUESTS => EventFlags::OUT,
+            // Edges are cheaper: a level is looked at again by the next wait, when nothing is there any
+            // more. See `more`.
+            REPLIES if self.data.is_some() => EventFlags::IN | EventFlags::ET,
+            _ => EventFlags::IN,
+        };
         epoll::add(&self.epoll, fd, EventData::new_u64(bit), flags)
     }
 
@@ -224,10 +237,14 @@ impl Transport {
     pub(crate) fn wait(&self, deadline: Option<Moment>) -> rustix::io::Result<Ready> {
         let mut events = [MaybeUninit::<Event>::uninit(); 8];
         loop {
-            let timeout = deadline.map(|deadline| timespec(deadline.saturating_since(Moment::now())));
+            let timeout = match deadline {
+                _ if self.more => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
+                deadline => deadline.map(|deadline| timespec(deadline.saturating_since(Moment::now()))),
+            };
             match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((ready, _)) => {
-                    return Ok(Ready(ready.iter().fold(0, |bits, event| bits | event.data.u64())));
+                    let first = if self.more { REPLIES } else { 0 };
+                    return Ok(Ready(ready.iter().fold(first, |bits, event| bits | event.data.u64())));
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
@@ -291,11 +308,29 @@ impl Transport {
         // Memory follows what has arrived, not what a header announces.
         self.inbox.reserve(missing.clamp(FIRST_READ, 1 << 20));
         let fd = self.data.as_ref().map_or(&self.control, |(_, replies)| replies);
+        let room = self.inbox.capacity() - self.inbox.len();
         match read(fd, spare_capacity(&mut self.inbox)) {
             Ok(0) | Err(Errno::CONNRESET) => Ok(false),
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Ok(count) => {
+                self.filled = count == room;
+                self.more = self.data.is_some();
+                Ok(true)
+            }
+            Err(Errno::AGAIN) => {
+                self.more = false;
+                Ok(true)
+            }
+            Err(Errno::INTR) => {
+                self.more = self.data.is_some();
+                Ok(true)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// The answer that was waited for is there: what else the pipe holds nobody waits for.
+    pub(crate) fn answered(&mut self) {
+        self.more &= self.filled;
     }
 
     /// The first frame in the inbox, if it is complete; [`consume`](Transport::consume) removes it.

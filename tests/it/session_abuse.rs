@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remuda::{Exit, Outcome, Request, TimeLimit};
 
-use crate::support::{is_running, isolated, poll, python, session};
+use crate::support::{GENEROUS, is_running, isolated, poll, python, session};
 
 isolated! {
     fn leaving_by_os_exit_is_a_death_with_its_code() {
@@ -173,6 +173,17 @@ isolated! {
         }
         let error = result.unwrap_err();
         assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}");
+    }
+}
+
+isolated! {
+    fn a_channel_that_closes_in_the_middle_of_a_frame_is_not_waited_for() {
+        let mut session = session();
+        let code = "import os, time\nfor fd in range(20, 64):\n    try: os.write(fd, b'\\x20\\0\\0\\0\\x07')\n    except OSError: pass\n\
+                    os.closerange(20, 64)\ntime.sleep(600)";
+        let error = session.execute(Request::code(code).time_limit(GENEROUS)).unwrap_err();
+        assert!(matches!(error, remuda::Error::Protocol { .. }), "{error}");
+        assert!(!session.is_alive());
     }
 }
 

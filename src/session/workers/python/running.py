@@ -8,47 +8,41 @@ IS_COROUTINE = 0x80       # inspect.CO_COROUTINE
 
 def compile_cell(source):
     """(body, trailing expression, whether one awaits, text, file name); a part that is missing is None."""
-    global cell_number
+    global cell_number, code_cache, older_code
     entry = older_code.get(source)
-    if entry is not None:
-        keep_code(source, entry)
-        return entry
-    cell_number += 1
-    filename = "<cell %d>" % cell_number
-    # As text: a PEP 263 cookie means nothing in what arrives as UTF-8.
-    text = source.decode()
-    if text[:1] == "\ufeff":
-        text = text[1:]
-    try:
-        body, last = None, compile(text, filename, "eval", TOP_LEVEL_AWAIT, True)
-    except SyntaxError:
-        # Not an expression alone. Its own errors come below, without this one as their context.
-        last = None
-    if last is None:
-        body, last = split_cell(text, filename)
-    awaits = (body.co_flags if body else 0) | (last.co_flags if last else 0)
-    entry = body, last, awaits & IS_COROUTINE, text, filename
-    if len(source) <= CACHED_SOURCE_SIZE:
-        keep_code(source, entry)
-    return entry
-
-
-def keep_code(source, entry):
-    """Two generations: dropping the older one whole is cheaper than dropping one source at a time."""
-    global code_cache, older_code
+    if entry is None:
+        cell_number += 1
+        filename = f"<cell {cell_number}>"
+        # As text: a PEP 263 cookie means nothing in what arrives as UTF-8.
+        text = source.decode()
+        try:
+            last = compile(text, filename, "eval", TOP_LEVEL_AWAIT, True)
+            entry = None, last, last.co_flags & IS_COROUTINE, text, filename
+        except SyntaxError:
+            # Not an expression alone. Its own errors come below, without this one as their context.
+            pass
+        if entry is None:
+            entry = split_cell(text, filename)
+        if len(source) > CACHED_SOURCE_SIZE:
+            return entry
+    # Two generations: dropping the older one whole is cheaper than dropping one source at a time.
     if len(code_cache) >= CACHED_SOURCES:
         older_code, code_cache = code_cache, {}
     code_cache[source] = entry
+    return entry
 
 
 def split_cell(text, filename):
     import _ast
+    if text[:1] == "\ufeff":
+        text = text[1:]
     tree = compile(text, filename, "exec", _ast.PyCF_ONLY_AST | TOP_LEVEL_AWAIT, True)
     last = None
     if tree.body and isinstance(tree.body[-1], _ast.Expr):
         last = compile(_ast.Expression(tree.body.pop().value), filename, "eval", TOP_LEVEL_AWAIT, True)
     body = compile(tree, filename, "exec", TOP_LEVEL_AWAIT, True) if tree.body else None
-    return body, last
+    flags = (body.co_flags if body else 0) | (last.co_flags if last else 0)
+    return body, last, flags & IS_COROUTINE, text, filename
 
 
 def run(kind, source, options):
@@ -65,8 +59,9 @@ def run(kind, source, options):
         number = executions = executions + 1
         In[number] = text
         if number > slots:
-            In.pop(number - slots, None)
-            Out.pop(number - slots, None)
+            oldest = number - slots
+            In.pop(oldest, None)
+            Out.pop(oldest, None)
     if awaits:
         load()
         value = run_awaiting(body, last)
@@ -123,7 +118,7 @@ def execute(kind, request, flags, options, source):
             if flags or inline or incoming:
                 load()
                 prepare_request(flags)
-            if request in early:
+            if early and request in early:
                 early.discard(request)
                 interrupted, stopped = request, True
                 raise KeyboardInterrupt
