@@ -191,7 +191,7 @@ isolated! {
     fn a_frame_that_announces_too_much_is_refused_without_being_awaited() {
         let mut session = session();
         let code = "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\xff\\xff\\x7f' + bytes([7]) + bytes(11))\n    except OSError: pass\nwhile True: pass";
-        let error = session.execute(Request::code(code).time_limit(crate::support::GENEROUS)).unwrap_err();
+        let error = session.execute(Request::code(code).time_limit(GENEROUS)).unwrap_err();
         assert!(matches!(&error, remuda::Error::Protocol { reason, .. } if reason.contains("over the cap")), "{error}");
     }
 }
@@ -214,7 +214,7 @@ isolated! {
         // Stands for a stack that is full, or a handler of the user's that raises, at this moment.
         let code = "import posix\nread = posix.read\ndef fails_once(*args):\n    posix.read = read\n    raise RecursionError\n\
                     posix.read = fails_once\nwhile True:\n    try:\n        for _ in iter(int, 1): pass\n    except RecursionError: pass";
-        let mut session = python().grace(crate::support::GENEROUS).start().unwrap();
+        let mut session = python().grace(GENEROUS).start().unwrap();
         let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
         assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{run:?}");
     }
