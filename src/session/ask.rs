@@ -237,7 +237,6 @@ impl Session {
             Err(malformed) => return Err(malformed.to_string()),
         };
         worker.transport.consume(used);
-        worker.transport.answered();
         if worker.transport.has_unread() {
             return Err(format!("it sent more than {kind:?}"));
         }

@@ -147,6 +147,7 @@ impl<'a> Exchange<'a> {
         let events = self.events;
         let end = self.read_frames(transport, process, ready)?;
         if end == End::Answered {
+            transport.answered();
             if self.is_sending()
                 && let Err(end) = self.send_needless(transport, process)
             {

@@ -229,7 +229,6 @@ impl Session {
             Err(malformed) => return Err(malformed.to_string()),
         };
         worker.transport.consume(used);
-        worker.transport.answered();
         if worker.transport.has_unread() {
             return Err("it sent more than its answer".to_owned());
         }
