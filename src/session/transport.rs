@@ -120,8 +120,6 @@ pub(crate) struct Transport {
     /// Whether the reply pipe may hold more, or have been closed, without another event: after each
     /// read, until one finds nothing, or an answer was complete.
     more: bool,
-    /// Whether the last read filled the room it had.
-    filled: bool,
     frame_cap: usize,
 }
 
@@ -182,7 +180,6 @@ impl Unstarted {
             inbox: Vec::new(),
             consumed: 0,
             more: false,
-            filled: false,
             frame_cap,
         };
         transport.watch(transport.replies_fd(), REPLIES)?;
@@ -308,11 +305,9 @@ impl Transport {
         // Memory follows what has arrived, not what a header announces.
         self.inbox.reserve(missing.clamp(FIRST_READ, 1 << 20));
         let fd = self.data.as_ref().map_or(&self.control, |(_, replies)| replies);
-        let room = self.inbox.capacity() - self.inbox.len();
         match read(fd, spare_capacity(&mut self.inbox)) {
             Ok(0) | Err(Errno::CONNRESET) => Ok(false),
-            Ok(count) => {
-                self.filled = count == room;
+            Ok(_) | Err(Errno::INTR) => {
                 self.more = self.data.is_some();
                 Ok(true)
             }
@@ -320,17 +315,14 @@ impl Transport {
                 self.more = false;
                 Ok(true)
             }
-            Err(Errno::INTR) => {
-                self.more = self.data.is_some();
-                Ok(true)
-            }
             Err(error) => Err(error),
         }
     }
 
-    /// The answer that was waited for is there: what else the pipe holds nobody waits for.
+    /// The answer that was waited for is there: nobody reads on. What else the pipe may hold is met by
+    /// the first read of the next request, and belongs to none.
     pub(crate) fn answered(&mut self) {
-        self.more &= self.filled;
+        self.more = false;
     }
 
     /// The first frame in the inbox, if it is complete; [`consume`](Transport::consume) removes it.
