@@ -53,7 +53,7 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
         }
         let retry = inner.state.next_attempt(now);
         inner.parked_spawners += 1;
-        wait_until(&core.starts, &mut inner, retry);
+        wait_until(&core.gate.starts, &mut inner, retry);
         inner.parked_spawners -= 1;
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn call(core: &Arc<Core>) {
         spawn
     };
     if !spawn {
-        core.starts.notify_one();
+        core.gate.starts.notify_one();
     } else if let Err(error) = core.spawn_thread(NAME, run) {
         core.lock().spawners -= 1;
         log::warn!("sessions start one after the other: {error}");
