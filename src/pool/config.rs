@@ -6,6 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SessionPool;
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::clock::ManualClock;
 use crate::error::{Error, Result};
 use crate::session::{Limits, Runtime, SessionConfig, WorkDir};
 
@@ -59,6 +62,9 @@ pub struct PoolConfig {
     pub max_waiters: Option<usize>,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
+    /// For tests: the clock that this pool goes by. Default: the system's.
+    #[cfg(feature = "testing")]
+    pub clock: Option<ManualClock>,
 }
 
 /// What happens to a session between two users.
@@ -137,6 +143,8 @@ impl PoolConfig {
             max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
             max_waiters: None,
             retire_grace: Duration::from_millis(250),
+            #[cfg(feature = "testing")]
+            clock: None,
         }
     }
 
@@ -239,6 +247,13 @@ impl PoolConfig {
     /// Sets [`retire_grace`](PoolConfig::retire_grace).
     pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
         self.retire_grace = grace;
+        self
+    }
+
+    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
+        self.clock = Some(clock.into());
         self
     }
 
@@ -348,6 +363,15 @@ impl PoolConfig {
     /// The execution budget, with zero read as "never".
     pub(crate) fn budget(&self) -> Option<u64> {
         self.recycle_after_executions.filter(|executions| *executions > 0)
+    }
+
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
+    pub(crate) fn the_clock(&self) -> Clock {
+        #[cfg(feature = "testing")]
+        if let Some(clock) = &self.clock {
+            return Clock::manual(clock.clone());
+        }
+        Clock::system()
     }
 
     pub(crate) fn summary(&self) -> ConfigSummary {
