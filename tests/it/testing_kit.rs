@@ -38,7 +38,7 @@ isolated! {
             let pool = pool.clone();
             thread::spawn(move || pool.acquire_timeout(60 * MINUTE).map(drop))
         };
-        eventually(|| pool.info().counts.waiting == 1, || "nobody waits".to_owned());
+        eventually(|| pool.info().counts.waiters == 1, || "nobody waits".to_owned());
         eventually(
             || {
                 clock.advance(20 * MINUTE);
