@@ -109,7 +109,7 @@ impl fmt::Debug for ManualClock {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Clock;
