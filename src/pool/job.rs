@@ -216,20 +216,29 @@ impl fmt::Debug for Shared {
 pub(super) struct Jobs {
     queue: Mutex<Queue>,
     wanted: Condvar,
-    max_runners: usize,
 }
 
 struct Queue {
     open: bool,
     waiting: VecDeque<Arc<Shared>>,
     runners: usize,
+    max_runners: usize,
     idle: usize,
+}
+
+impl Queue {
+    /// Whether one more runner is to be started; counts it.
+    fn another_runner(&mut self) -> bool {
+        let spawn = self.waiting.len() > self.idle && self.runners < self.max_runners;
+        self.runners += usize::from(spawn);
+        spawn
+    }
 }
 
 impl Jobs {
     pub(super) fn new(max_runners: usize) -> Jobs {
-        let queue = Queue { open: true, waiting: VecDeque::new(), runners: 0, idle: 0 };
-        Jobs { queue: Mutex::new(queue), wanted: Condvar::new(), max_runners }
+        let queue = Queue { open: true, waiting: VecDeque::new(), runners: 0, max_runners, idle: 0 };
+        Jobs { queue: Mutex::new(queue), wanted: Condvar::new() }
     }
 
     /// Ends the runners; queued jobs end with [`Error::Closed`].
@@ -281,9 +290,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
             return job;
         }
         queue.waiting.push_back(shared);
-        let spawn = queue.waiting.len() > queue.idle && queue.runners < jobs.max_runners;
-        queue.runners += usize::from(spawn);
-        spawn
+        queue.another_runner()
     };
     if spawn {
         start_runner(core);
@@ -291,6 +298,14 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
         jobs.wanted.notify_one();
     }
     job
+}
+
+/// From now on at most `max_runners` jobs run at the same time; those that run go on.
+pub(super) fn resize(core: &Arc<Core>, max_runners: usize) {
+    core.jobs.queue.lock().max_runners = max_runners;
+    while core.jobs.queue.lock().another_runner() {
+        start_runner(core);
+    }
 }
 
 /// A job that is done before it began.

@@ -14,6 +14,7 @@ mod job;
 mod maintenance;
 mod metrics;
 mod monitor;
+mod operate;
 mod scope;
 mod shared;
 mod spawner;

@@ -83,7 +83,12 @@ impl Reservation<'_> {
         let core = self.core;
         let Some(slot) = self.slot else { return };
         let started = shielded("starting a session", || {
-            let session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            if let Some(hook) = &core.config.on_create {
+                let id = session.id();
+                hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
+                session.forget_handles();
+            }
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
