@@ -8,6 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SessionPool;
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::clock::ManualClock;
 use crate::error::{Error, Result};
 use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 
@@ -89,6 +92,9 @@ pub struct PoolConfig {
     pub(crate) on_create: Option<Hook<CreateHook>>,
     /// Called with a session before somebody gets it: see [`validate_with`](PoolConfig::validate_with()).
     pub(crate) validate: Option<Hook<ValidateHook>>,
+    /// For tests: the clock that this pool goes by. Default: the system's.
+    #[cfg(feature = "testing")]
+    pub clock: Option<ManualClock>,
 }
 
 /// Prepares a new session or says why it cannot.
@@ -197,6 +203,8 @@ impl PoolConfig {
             reclaim_leaks: false,
             on_create: None,
             validate: None,
+            #[cfg(feature = "testing")]
+            clock: None,
         }
     }
 
@@ -383,6 +391,13 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
+        self.clock = Some(clock.into());
+        self
+    }
+
     /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
     pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
         self.session = self.session.warm_import(module);
@@ -501,6 +516,15 @@ impl PoolConfig {
     /// The execution budget, with zero read as "never".
     pub(crate) fn budget(&self) -> Option<u64> {
         self.recycle_after_executions.filter(|executions| *executions > 0)
+    }
+
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
+    pub(crate) fn the_clock(&self) -> Clock {
+        #[cfg(feature = "testing")]
+        if let Some(clock) = &self.clock {
+            return Clock::manual(clock.clone());
+        }
+        Clock::system()
     }
 
     pub(crate) fn summary(&self) -> ConfigSummary {

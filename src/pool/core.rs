@@ -8,8 +8,8 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse, ValidateHook};
@@ -22,7 +22,7 @@ use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal
 use super::state::{State, Take, Ticket};
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
 use crate::sync::{Mutex, MutexGuard};
@@ -121,11 +121,12 @@ impl Core {
         #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
         let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
         let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
-        Ok(Arc::new(Core {
+        let clock = config.the_clock();
+        let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
-            jobs: Jobs::new(config.max_sessions),
+            jobs: Jobs::new(config.max_sessions, clock.clone()),
             config,
-            gate: Gate::new(state),
+            gate: Gate::new(state, clock),
             monitor: Monitor::new()?,
             stop: CancelToken::new(),
             killing: AtomicBool::new(false),
@@ -133,7 +134,16 @@ impl Core {
             joining: Mutex::new(()),
             post_mortems: Mutex::new(VecDeque::new()),
             keeper: Keeper::get()?,
-        }))
+        });
+        let sleepers: Weak<dyn Wake> = Arc::<Core>::downgrade(&core);
+        core.clock().on_advance(sleepers);
+        Ok(core)
+    }
+
+    /// What everything in this pool goes by; never [`Moment::now`].
+    #[inline]
+    pub(super) fn clock(&self) -> &Clock {
+        &self.gate.clock
     }
 
     /// One event of the state machine: locks, changes, unlocks, carries out what follows.
@@ -176,7 +186,7 @@ impl Core {
         session.retire(grace, move |post_mortem| {
             as_insider(|| {
                 core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, Moment::now(), fx));
+                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
             });
         });
     }
@@ -189,11 +199,11 @@ impl Core {
         self.keeper.reclaim(&handle.process, move |post_mortem| {
             as_insider(|| {
                 core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, Moment::now(), fx));
+                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
             });
         });
         // The slot may be needed, and its replacement was ordered.
-        self.with(|state, fx| state.reconsider(Moment::now(), fx));
+        self.with(|state, fx| state.reconsider(self.clock().now(), fx));
     }
 
     fn remember(&self, post_mortem: PostMortem) {
@@ -246,7 +256,7 @@ impl Core {
         token: Option<&CancelToken>,
         fit: &ValidateHook,
     ) -> Result<PooledSession> {
-        let began = Moment::now();
+        let began = self.clock().now();
         let given = patience;
         for _ in 0..MOST_REFUSALS {
             let mut session = self.acquire_any(patience, token)?;
@@ -256,7 +266,7 @@ impl Core {
             session.refuse();
             // One limit for all of it.
             if let Patience::For(limit) = given {
-                patience = Patience::For(limit.saturating_sub(Moment::now().saturating_since(began)));
+                patience = Patience::For(limit.saturating_sub(self.clock().now().saturating_since(began)));
             }
         }
         Err(Error::Unfit { refused: MOST_REFUSALS })
@@ -272,7 +282,7 @@ impl Core {
         if token.is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
-        let now = Moment::coarse();
+        let now = self.clock().coarse();
         let mut lease = match self.with(|state, fx| state.take(now, fx)) {
             Take::Hit(lease) => lease,
             Take::Empty => self.wait(patience, token)?,
@@ -290,7 +300,7 @@ impl Core {
         patience: Patience,
         token: Option<&CancelToken>,
     ) -> Result<Lease<Box<Session>>> {
-        let began = Moment::now();
+        let began = self.clock().now();
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(began));
@@ -319,7 +329,7 @@ impl Core {
     fn refused(&self, refusal: Refusal, began: Moment) -> Error {
         match refusal {
             Refusal::TimedOut { ahead } => {
-                let now = Moment::now();
+                let now = self.clock().now();
                 let trouble = self.lock().state.start_trouble(now);
                 Error::AcquireTimeout {
                     waited: now.saturating_since(began),
@@ -348,11 +358,11 @@ impl Core {
             None
         };
         if let Some(reason) = unusable {
-            let now = Moment::now();
+            let now = self.clock().now();
             let lease = Lease { slot, session };
             self.with(|state, fx| state.discard(lease, reason, restart_if_dead, now, fx));
         } else if self.config.reuse == Reuse::Keep {
-            self.with(|state, fx| state.release(Lease { slot, session }, Moment::coarse(), fx));
+            self.with(|state, fx| state.release(Lease { slot, session }, self.clock().coarse(), fx));
         } else {
             self.reset(slot, session, restart_if_dead);
         }
@@ -366,7 +376,7 @@ impl Core {
         let asked = session.can(Feature::Reset).then(|| session.begin_reset());
         let reason = match asked {
             Some(Ok(())) => {
-                let now = Moment::coarse();
+                let now = self.clock().coarse();
                 let look = self.with(|state, fx| state.resetting(Lease { slot, session }, now, fx));
                 if look {
                     self.listen(slot);
@@ -389,7 +399,7 @@ impl Core {
         reason: Removal,
         replace: bool,
     ) {
-        let now = Moment::now();
+        let now = self.clock().now();
         self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
     }
 
@@ -397,7 +407,7 @@ impl Core {
     /// vain: that counts as a failed start, or a check that is never content would start processes
     /// without end.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
-        let now = Moment::now();
+        let now = self.clock().now();
         self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));
     }
 
@@ -411,6 +421,14 @@ impl Core {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Session>>> {
         self.gate.lock()
+    }
+}
+
+/// A test has moved the clock.
+impl Wake for Core {
+    fn wake(&self) {
+        self.gate.clock_moved();
+        self.jobs.clock_moved();
     }
 }
 

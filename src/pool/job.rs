@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::core::{Core, Patience};
 use crate::cancel::{CancelToken, Registration, Wake};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::session::{Execution, Request};
-use crate::sync::{Condvar, Mutex, wait_until};
+use crate::sync::{Condvar, Mutex, wait_by, wait_until};
 
 /// A runner without work ends after this time.
 const LINGER: Duration = Duration::from_secs(10);
@@ -216,6 +216,7 @@ impl fmt::Debug for Shared {
 pub(super) struct Jobs {
     queue: Mutex<Queue>,
     wanted: Condvar,
+    clock: Clock,
 }
 
 struct Queue {
@@ -236,9 +237,9 @@ impl Queue {
 }
 
 impl Jobs {
-    pub(super) fn new(max_runners: usize) -> Jobs {
+    pub(super) fn new(max_runners: usize, clock: Clock) -> Jobs {
         let queue = Queue { open: true, waiting: VecDeque::new(), runners: 0, max_runners, idle: 0 };
-        Jobs { queue: Mutex::new(queue), wanted: Condvar::new() }
+        Jobs { queue: Mutex::new(queue), wanted: Condvar::new(), clock }
     }
 
     /// Ends the runners; queued jobs end with [`Error::Closed`].
@@ -254,10 +255,16 @@ impl Jobs {
         }
     }
 
+    /// Has runners without work look at the clock, which a test has moved.
+    pub(super) fn clock_moved(&self) {
+        let _queue = self.queue.lock();
+        self.wanted.notify_all();
+    }
+
     /// The next job, or `None` when this runner should end.
     fn next(&self) -> Option<Arc<Shared>> {
         let mut queue = self.queue.lock();
-        let deadline = Moment::after(LINGER);
+        let deadline = self.clock.after(LINGER);
         loop {
             if let Some(job) = queue.waiting.pop_front() {
                 return Some(job);
@@ -266,7 +273,7 @@ impl Jobs {
                 break;
             }
             queue.idle += 1;
-            let late = wait_until(&self.wanted, &mut queue, Some(deadline));
+            let late = wait_by(&self.clock, &self.wanted, &mut queue, Some(deadline));
             queue.idle -= 1;
             if late && queue.waiting.is_empty() {
                 break;

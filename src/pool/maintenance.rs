@@ -8,27 +8,27 @@ use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
 use crate::clock::Moment;
 use crate::error::Error;
-use crate::sync::wait_until;
 
 /// Rest after a pass that failed: the Python ancestor's.
 const ERROR_REST: Duration = Duration::from_secs(1);
 
-/// The maintenance thread.
-pub(super) fn run(core: &Arc<Core>) {
-    let mut due = Moment::after(core.config.health_check_interval);
+/// The maintenance thread. The first pass is `due` by itself.
+pub(super) fn run(core: &Arc<Core>, mut due: Moment) {
     while wait_for_request(core, due) {
-        let next = shielded("a health pass", || pass(core));
-        let rest = if next.is_some() { SETTLE } else { ERROR_REST };
-        due = next.unwrap_or_else(|| Moment::after(ERROR_REST));
-        if !sleep(core, rest) {
+        // Read once: time that passes during the pass counts for the rest and for the next pass.
+        let now = core.clock().now();
+        let next = shielded("a health pass", || pass(core, now));
+        let rest = now + if next.is_some() { SETTLE } else { ERROR_REST };
+        due = next.unwrap_or(rest);
+        if !sleep_until(core, rest) {
             return;
         }
     }
 }
 
 /// One pass; returns when the next one is due.
-fn pass(core: &Arc<Core>) -> Moment {
-    let pass = core.with(|state, fx| state.health_pass(Moment::now(), fx));
+fn pass(core: &Arc<Core>, now: Moment) -> Moment {
+    let pass = core.with(|state, fx| state.health_pass(now, fx));
     for slot in pass.arm {
         core.listen(slot);
     }
@@ -55,9 +55,9 @@ fn weigh(core: &Arc<Core>, sessions: Vec<(SlotId, Handle)>) {
     for (slot, handle) in sessions {
         let Some(memory) = handle.process.memory_in_detail() else { continue };
         let bytes = memory.proportional.unwrap_or(memory.resident);
-        core.with(|state, _| state.weighed(slot, bytes, Moment::now()));
+        core.with(|state, _| state.weighed(slot, bytes, core.clock().now()));
     }
-    core.with(|state, fx| state.enforce_memory(Moment::now(), fx));
+    core.with(|state, fx| state.enforce_memory(core.clock().now(), fx));
 }
 
 /// Asks an idle session whether it still answers. It is in nobody's reach meanwhile: some 0.1 ms, or
@@ -67,11 +67,11 @@ fn ping(core: &Arc<Core>, slot: SlotId) {
     let id = session.id().number();
     match shielded("pinging an idle session", || session.ping(core.config.ping_timeout)) {
         Some(Ok(_)) => {
-            core.with(|state, fx| state.clean(Lease { slot, session }, Moment::now(), fx));
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
         }
         // A worker that knows no ping can only be taken at its word.
         Some(Err(Error::Unsupported { .. })) => {
-            core.with(|state, fx| state.clean(Lease { slot, session }, Moment::now(), fx));
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
         }
         Some(Err(error)) => {
             log::info!(session = id; "an idle session does not answer: {error}");
@@ -88,18 +88,17 @@ fn wait_for_request(core: &Core, due: Moment) -> bool {
         if !inner.state.is_open() {
             return false;
         }
-        if inner.state.health_requested() || wait_until(&core.gate.health, &mut inner, Some(due)) {
+        if inner.state.health_requested() || core.gate.sleep(&core.gate.health, &mut inner, Some(due)) {
             return inner.state.is_open();
         }
     }
 }
 
 /// Sleeps through requests, which wait for the next pass; false once the pool is closed.
-fn sleep(core: &Core, rest: Duration) -> bool {
-    let until = Moment::after(rest);
+fn sleep_until(core: &Core, until: Moment) -> bool {
     let mut inner = core.lock();
     while inner.state.is_open() {
-        if wait_until(&core.gate.closing, &mut inner, Some(until)) {
+        if core.gate.sleep(&core.gate.closing, &mut inner, Some(until)) {
             break;
         }
     }

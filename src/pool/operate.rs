@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::SessionPool;
 use super::job;
-use crate::clock::Moment;
 use crate::error::{Error, Result};
 
 impl SessionPool {
@@ -20,7 +19,7 @@ impl SessionPool {
     /// Hands out sessions again after [`pause`](SessionPool::pause) or [`drain`](SessionPool::drain),
     /// to those who wait first.
     pub fn resume(&self) {
-        if self.core().with(|state, fx| state.resume(Moment::now(), fx)) {
+        if self.core().with(|state, fx| state.resume(self.core().clock().now(), fx)) {
             log::info!("pool resumed");
         }
     }
@@ -39,7 +38,7 @@ impl SessionPool {
     /// [`Error::Closed`] if the pool is or gets closed.
     pub fn drain(&self, timeout: Duration) -> Result<bool> {
         self.pause();
-        let deadline = Moment::after(timeout);
+        let deadline = self.core().clock().now() + timeout;
         let core = self.core();
         let drained = core.gate.observe(Some(deadline), |state| {
             !state.is_open() || (state.counts().busy == 0 && state.is_paused())
@@ -62,7 +61,7 @@ impl SessionPool {
         }
         core.with(|state, fx| {
             state.prime(fx);
-            state.resize(min_idle, max_sessions, Moment::now(), fx);
+            state.resize(min_idle, max_sessions, core.clock().now(), fx);
         });
         job::resize(core, max_sessions);
         log::info!(min_idle = min_idle, max_sessions = max_sessions; "pool resized");
@@ -75,7 +74,7 @@ impl SessionPool {
     /// imported, for example. Sessions in use leave when they come back. Returns how many are to be
     /// replaced; does not wait for it.
     pub fn recycle_all(&self) -> usize {
-        let marked = self.core().with(|state, fx| state.outdate(Moment::now(), fx));
+        let marked = self.core().with(|state, fx| state.outdate(self.core().clock().now(), fx));
         log::info!(sessions = marked; "all sessions are to be replaced");
         marked
     }
@@ -86,7 +85,7 @@ impl SessionPool {
     /// # Errors
     /// [`Error::Closed`].
     pub fn wait_recycled(&self, timeout: Duration) -> Result<bool> {
-        let deadline = Moment::after(timeout);
+        let deadline = self.core().clock().now() + timeout;
         let gone = |state: &super::core::PoolState| !state.is_open() || state.outdated() == 0;
         let reached = self.core().gate.observe(Some(deadline), gone);
         if self.is_open() { Ok(reached) } else { Err(Error::Closed) }
