@@ -14,12 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse};
+use super::events::{Outlet, PoolEvent, TARGET};
 use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
 use super::spawner;
 use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
 use super::state::{State, Take, Ticket};
+use super::tallies::Tallies;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
@@ -49,6 +51,8 @@ pub(super) struct Core {
     pub(super) closing: Condvar,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
+    pub(super) outlet: Outlet,
+    pub(super) tallies: Arc<Tallies>,
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
@@ -141,6 +145,8 @@ impl Core {
         Ok(Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(config.max_sessions),
+            outlet: Outlet::new(config.listener.as_ref()),
+            tallies: Arc::default(),
             config,
             inner: Mutex::new(Inner { state, observers: 0, spawners: 0, parked_spawners: 0 }),
             changed: Condvar::new(),
@@ -192,24 +198,29 @@ impl Core {
 
     /// Sends a session to the reaper; its slot is free once the process is gone.
     fn retire(self: &Arc<Core>, departure: Departure<Box<Session>>) {
-        let Departure { slot, session, reason } = departure;
-        let id = session.id().number();
-        match reason {
-            Removal::Recycled => log::info!(session = id; "session recycled"),
-            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved => {
-                log::info!(session = id; "session replaced: {}", reason.word());
-            }
-            _ => log::debug!(session = id; "session removed: {}", reason.word()),
+        let Departure { slot, session: worker, reason, replaced } = departure;
+        let (session, pid, began) = (worker.id(), worker.pid(), Moment::now());
+        if replaced && reason.is_recycling() {
+            self.emit(PoolEvent::Recycled { session, pid, reason });
+        } else if replaced {
+            self.emit(PoolEvent::Restarted { session, pid, reason });
         }
-        let gentle =
-            !matches!(reason, Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved)
-                && !self.killing.load(Ordering::SeqCst);
+        let gentle = !reason.is_defect() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
-        session.retire(grace, move |post_mortem| {
+        worker.retire(grace, move |post_mortem| {
             as_insider(|| {
-                core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, Moment::now(), fx));
+                core.remember(post_mortem.clone());
+                let (time, post_mortem) = (Moment::now().saturating_since(began), Box::new(post_mortem));
+                // Before the slot is free: whoever waits for the pool's end has all of them queued.
+                core.emit(PoolEvent::Removed { session, pid, reason, time, post_mortem });
+                let ended = core.with(|state, fx| {
+                    state.retired(slot, Moment::now(), fx);
+                    !state.is_open() && state.counts().total == 0
+                });
+                if ended {
+                    core.outlet.finish();
+                }
             });
         });
     }
@@ -275,7 +286,7 @@ impl Core {
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(began));
-                return Err(self.refused(refusal, began));
+                return Err(self.refused(refusal, began, true));
             }
             Patience::For(timeout) => Some(began + timeout),
             Patience::Forever => None,
@@ -285,7 +296,7 @@ impl Core {
         let until = deadline.unwrap_or(Moment::FAR_FUTURE);
         let ticket = self
             .with(|state, fx| state.enqueue(until, queued, began, fx))
-            .map_err(|refusal| self.refused(refusal, began))?;
+            .map_err(|refusal| self.refused(refusal, began, false))?;
         // After the ticket exists: a token that has fired already cancels it here.
         let registration =
             token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
@@ -305,20 +316,23 @@ impl Core {
         drop(registration);
         match decision {
             Decision::Granted(lease) => Ok(lease),
-            Decision::Refused(refusal) => Err(self.refused(refusal, began)),
+            Decision::Refused(refusal) => Err(self.refused(refusal, began, false)),
         }
     }
 
-    fn refused(&self, refusal: Refusal, began: Moment) -> Error {
+    fn refused(&self, refusal: Refusal, began: Moment, tried_once: bool) -> Error {
+        if let Some(reason) = refusal.reason() {
+            self.emit(PoolEvent::Refused { reason });
+        }
         match refusal {
             Refusal::TimedOut { ahead } => {
                 let now = Moment::now();
                 let trouble = self.inner.lock().state.start_trouble(now);
-                Error::AcquireTimeout {
-                    waited: now.saturating_since(began),
-                    ahead,
-                    last_start_error: trouble.map(|(cause, _)| cause),
+                let waited = now.saturating_since(began);
+                if !tried_once {
+                    self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
                 }
+                Error::AcquireTimeout { waited, ahead, last_start_error: trouble.map(|(cause, _)| cause) }
             }
             Refusal::Cancelled => Error::Cancelled,
             Refusal::Closed => Error::Closed,
@@ -367,7 +381,9 @@ impl Core {
                 return;
             }
             Some(Err(error)) => {
-                log::debug!(session = session.id().number(); "reset could not be asked for: {error}");
+                let (pool, reason) = (self.config.name.as_str(), error.to_string());
+                let session = session.id().number();
+                log::debug!(target: TARGET, pool, session, reason = reason.as_str(); "a reset could not be asked for");
                 Removal::ResetFailed
             }
             None => Removal::Fresh,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
+use super::events::PoolEvent;
 use super::state::SETTLE;
 use crate::background::shielded;
 use crate::clock::Moment;
@@ -32,7 +33,7 @@ fn pass(core: &Arc<Core>) -> Moment {
         core.listen(slot);
     }
     if pass.removed > 0 {
-        log::info!("health pass: {} sessions removed", pass.removed);
+        core.emit(PoolEvent::HealthPass { removed: pass.removed });
     }
     pass.next
 }

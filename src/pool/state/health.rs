@@ -68,9 +68,9 @@ impl<S: Resource, W> State<S, W> {
             } else if now >= slot.expires && !recycled {
                 // One in a pass, so that those that were born together do not leave together.
                 recycled = true;
-                Some(Removal::Recycled)
+                Some(Removal::MaxAge)
             } else if left > self.bounds.min_idle && now >= timeout {
-                Some(Removal::IdleTimeout)
+                Some(Removal::Idle)
             } else {
                 None
             };

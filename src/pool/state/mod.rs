@@ -29,7 +29,10 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::breaker::{Breaker, Roll};
+use super::explain::Misses;
 use super::metrics::Counters;
 use crate::clock::Moment;
 use crate::error::Error;
@@ -37,6 +40,7 @@ use crate::error::Error;
 pub(crate) use health::SETTLE;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
+pub(crate) use view::Row;
 
 /// What the pool hands out.
 pub(crate) trait Resource {
@@ -81,8 +85,10 @@ pub(crate) struct Lease<S> {
 }
 
 /// Why a session leaves the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Removal {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Removal {
     /// Its process ended.
     Dead,
     /// Its last lease left it in a state that only a new process gets rid of.
@@ -91,32 +97,78 @@ pub(crate) enum Removal {
     ResetFailed,
     /// It sent bytes that nobody asked for.
     Misbehaved,
-    /// Its execution budget or lifetime is spent.
+    /// Its execution budget is spent.
     Recycled,
+    /// Its lifetime is over.
+    MaxAge,
+    /// It, or all idle sessions together, took more memory than allowed.
+    Memory,
+    /// It did not answer a ping.
+    Hung,
     /// It was idle too long.
-    IdleTimeout,
+    Idle,
     /// Its user asked for it.
     Discarded,
     /// The pool gives each user a new process.
     Fresh,
+    /// The pool was made smaller.
+    Resized,
+    /// Its user held it for too long, and the pool took it back.
+    Reclaimed,
     /// The pool is closed.
-    Closing,
+    Shutdown,
 }
 
 impl Removal {
-    /// For the log.
-    pub(crate) fn word(self) -> &'static str {
+    /// Each reason, at the place of its number.
+    pub(crate) const ALL: [Removal; 14] = [
+        Removal::Dead,
+        Removal::Tainted,
+        Removal::ResetFailed,
+        Removal::Misbehaved,
+        Removal::Recycled,
+        Removal::MaxAge,
+        Removal::Memory,
+        Removal::Hung,
+        Removal::Idle,
+        Removal::Discarded,
+        Removal::Fresh,
+        Removal::Resized,
+        Removal::Reclaimed,
+        Removal::Shutdown,
+    ];
+
+    /// Its name in metrics and in the log.
+    pub fn label(self) -> &'static str {
         match self {
-            Removal::Dead => "its process has ended",
-            Removal::Tainted => "only a new process is clean",
-            Removal::ResetFailed => "it could not be reset",
-            Removal::Misbehaved => "it sent what nobody asked for",
-            Removal::Recycled => "its budget is spent",
-            Removal::IdleTimeout => "idle too long",
-            Removal::Discarded => "discarded by its user",
-            Removal::Fresh => "each user gets a new process",
-            Removal::Closing => "the pool is closed",
+            Removal::Dead => "dead",
+            Removal::Tainted => "tainted",
+            Removal::ResetFailed => "reset_failed",
+            Removal::Misbehaved => "misbehaved",
+            Removal::Recycled => "recycled",
+            Removal::MaxAge => "max_age",
+            Removal::Memory => "memory",
+            Removal::Hung => "hung",
+            Removal::Idle => "idle",
+            Removal::Discarded => "discarded",
+            Removal::Fresh => "fresh",
+            Removal::Resized => "resized",
+            Removal::Reclaimed => "reclaimed",
+            Removal::Shutdown => "shutdown",
         }
+    }
+
+    /// Whether a session that served well is replaced because of its age or size.
+    pub(crate) fn is_recycling(self) -> bool {
+        matches!(self, Removal::Recycled | Removal::MaxAge | Removal::Memory)
+    }
+
+    /// Whether the session is dead or unusable.
+    pub(crate) fn is_defect(self) -> bool {
+        matches!(
+            self,
+            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved | Removal::Hung
+        )
     }
 }
 
@@ -127,6 +179,8 @@ pub(crate) struct Departure<S> {
     pub(crate) slot: SlotId,
     pub(crate) session: S,
     pub(crate) reason: Removal,
+    /// Whether a new session was ordered for it.
+    pub(crate) replaced: bool,
 }
 
 /// What the caller must do after unlocking.
@@ -234,6 +288,7 @@ pub(crate) struct State<S: Resource, W> {
     health_requested: bool,
     roll: Roll,
     counters: Counters,
+    misses: Misses,
 }
 
 impl<S: Resource, W> State<S, W> {
@@ -261,6 +316,7 @@ impl<S: Resource, W> State<S, W> {
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
+            misses: Misses::default(),
         }
     }
 
@@ -298,6 +354,7 @@ impl<S: Resource, W> State<S, W> {
                 slot.since = None;
                 slot.signalled = false;
                 slot.leases += 1;
+                self.counters.busy_max = self.counters.busy_max.max(self.busy);
                 return Some(Lease { slot: SlotId { index, generation: slot.generation }, session });
             }
             self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
@@ -394,7 +451,7 @@ impl<S: Resource, W> State<S, W> {
             let slot = &mut self.slots[lease.slot.index as usize];
             slot.place = Place::Resetting(Some(lease.session));
         } else {
-            let reason = if self.open { Removal::Dead } else { Removal::Closing };
+            let reason = if self.open { Removal::Dead } else { Removal::Shutdown };
             self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
             self.announce(fx);
         }
@@ -463,14 +520,14 @@ impl<S: Resource, W> State<S, W> {
         while let Some(index) = self.idle.pop() {
             if let Place::Idle(session) = mem::replace(&mut self.slots[index as usize].place, Place::Busy) {
                 self.busy += 1;
-                self.depart(index, session, Removal::Closing, false, fx);
+                self.depart(index, session, Removal::Shutdown, false, fx);
             }
         }
         for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
             if let Place::Resetting(held @ Some(_)) = &mut self.slots[index as usize].place
                 && let Some(session) = held.take()
             {
-                self.depart(index, session, Removal::Closing, false, fx);
+                self.depart(index, session, Removal::Shutdown, false, fx);
             }
         }
         self.check();
@@ -483,11 +540,13 @@ impl<S: Resource, W> State<S, W> {
         debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
         entry.executions = executions;
         if !self.open {
-            Some(Removal::Closing)
+            Some(Removal::Shutdown)
         } else if !session.is_alive() {
             Some(Removal::Dead)
-        } else if executions >= entry.budget || now >= entry.expires {
+        } else if executions >= entry.budget {
             Some(Removal::Recycled)
+        } else if now >= entry.expires {
+            Some(Removal::MaxAge)
         } else {
             None
         }
@@ -503,6 +562,7 @@ impl<S: Resource, W> State<S, W> {
             slot.since = Some(now);
             slot.leases += 1;
             self.busy += 1;
+            self.counters.busy_max = self.counters.busy_max.max(self.busy);
             let slot = SlotId { index, generation: slot.generation };
             self.decide(ticket, Decision::Granted(Lease { slot, session }), fx);
         } else {
@@ -517,7 +577,7 @@ impl<S: Resource, W> State<S, W> {
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
         // What dies with the pool is not replaced.
-        let reason = if self.open { reason } else { Removal::Closing };
+        let reason = if self.open { reason } else { Removal::Shutdown };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -527,19 +587,17 @@ impl<S: Resource, W> State<S, W> {
         slot.since = None;
         self.retiring += 1;
         self.counters.sessions_removed += 1;
-        match reason {
-            Removal::Recycled => {
-                self.counters.sessions_recycled += 1;
-                self.owe();
-            }
-            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved if replace => {
-                self.counters.sessions_restarted += 1;
-                self.owe();
-            }
-            _ => {}
+        self.counters.removed_because[reason as usize] += 1;
+        let replaced = reason.is_recycling() || replace && reason.is_defect();
+        if reason.is_recycling() {
+            self.counters.sessions_recycled += 1;
+            self.owe();
+        } else if replaced {
+            self.counters.sessions_restarted += 1;
+            self.owe();
         }
         let slot = SlotId { index, generation: self.slots[index as usize].generation };
-        fx.retire.push(Departure { slot, session, reason });
+        fx.retire.push(Departure { slot, session, reason, replaced });
     }
 
     fn owe(&mut self) {
