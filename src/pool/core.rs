@@ -1,7 +1,6 @@
 //! What all handles, leases, jobs and threads of one pool share.
 //!
-//! The state machine stands behind one mutex. It is held in two ways only: for the length of a
-//! short closure ([`Core::with`]), and in the wait loops of acquire and of the background threads.
+//! The state machine stands behind the mutex of the [`Gate`].
 //! Nothing is spawned, killed, logged or dropped under it; what an event asks for comes out as
 //! [`Effects`] and is carried out after unlocking. The one system call made
 //! under it is `epoll_ctl`, which does not wait, when the monitor is to listen to a session that
@@ -15,6 +14,7 @@ use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse};
 use super::events::{Outlet, PoolEvent, TARGET};
+use super::gate::{Gate, Inner, Waiter};
 use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
@@ -27,7 +27,7 @@ use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
-use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Post-mortems that a pool remembers.
 const POST_MORTEMS: usize = 16;
@@ -39,16 +39,7 @@ pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
 pub(super) struct Core {
     pub(super) config: PoolConfig,
     pub(super) session_config: Arc<SessionConfig>,
-    pub(super) inner: Mutex<Inner>,
-    /// For those who wait for counts to change: `wait_ready`, `shutdown`. Only notified while
-    /// `Inner::observers` says that somebody does.
-    pub(super) changed: Condvar,
-    /// For spawners.
-    pub(super) starts: Condvar,
-    /// For the maintenance thread between two passes.
-    pub(super) health: Condvar,
-    /// For the maintenance thread when it must rest: notified when the pool closes.
-    pub(super) closing: Condvar,
+    pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
     pub(super) outlet: Outlet,
@@ -63,21 +54,6 @@ pub(super) struct Core {
     post_mortems: Mutex<VecDeque<PostMortem>>,
     /// Dropped last: retiring a session must not wait for the reaper's end.
     _keeper: Arc<Keeper>,
-}
-
-/// What the pool's mutex protects.
-pub(super) struct Inner {
-    pub(super) state: PoolState,
-    observers: usize,
-    /// Spawner threads that exist, and those of them that wait for work.
-    pub(super) spawners: usize,
-    pub(super) parked_spawners: usize,
-}
-
-/// A thread that waits for a session. The condvar belongs to the pool's mutex.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    decided: Condvar,
 }
 
 /// What the pool keeps of a session that somebody holds.
@@ -148,11 +124,7 @@ impl Core {
             outlet: Outlet::new(config.listener.as_ref()),
             tallies: Arc::default(),
             config,
-            inner: Mutex::new(Inner { state, observers: 0, spawners: 0, parked_spawners: 0 }),
-            changed: Condvar::new(),
-            starts: Condvar::new(),
-            health: Condvar::new(),
-            closing: Condvar::new(),
+            gate: Gate::new(state),
             monitor: Monitor::new()?,
             stop: CancelToken::new(),
             killing: AtomicBool::new(false),
@@ -167,29 +139,18 @@ impl Core {
     #[inline]
     pub(super) fn with<R>(self: &Arc<Core>, event: impl FnOnce(&mut PoolState, &mut Fx) -> R) -> R {
         let mut fx = Effects::none();
-        let mut inner = self.inner.lock();
-        let result = event(&mut inner.state, &mut fx);
-        let observed = inner.observers > 0;
-        drop(inner);
-        if observed || !fx.is_nothing() {
-            self.carry_out(fx, observed);
+        let (result, something) = self.gate.with(&mut fx, event);
+        if something {
+            self.carry_out(fx);
         }
         result
     }
 
     #[cold]
-    fn carry_out(self: &Arc<Core>, fx: Fx, observed: bool) {
-        if observed {
-            self.changed.notify_all();
-        }
-        for waiter in fx.wake {
-            waiter.decided.notify_one();
-        }
+    fn carry_out(self: &Arc<Core>, mut fx: Fx) {
+        self.gate.wake(&mut fx);
         if fx.starts {
             spawner::call(self);
-        }
-        if fx.health {
-            self.health.notify_one();
         }
         for departure in fx.retire {
             self.retire(departure);
@@ -291,7 +252,7 @@ impl Core {
             Patience::For(timeout) => Some(began + timeout),
             Patience::Forever => None,
         };
-        let waiter = Arc::new(Waiter { decided: Condvar::new() });
+        let waiter = Waiter::new();
         let queued = Arc::clone(&waiter);
         let until = deadline.unwrap_or(Moment::FAR_FUTURE);
         let ticket = self
@@ -300,19 +261,7 @@ impl Core {
         // After the ticket exists: a token that has fired already cancels it here.
         let registration =
             token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
-        let decision = {
-            let mut inner = self.inner.lock();
-            loop {
-                let so_far = Moment::now().saturating_since(began);
-                if let Some(decision) = inner.state.collect(ticket, so_far) {
-                    break decision;
-                }
-                if wait_until(&waiter.decided, &mut inner, deadline) {
-                    // Decided under the lock: a grant that came before stands.
-                    inner.state.expire(ticket);
-                }
-            }
-        };
+        let decision = self.gate.await_decision(&waiter, ticket, began, deadline);
         drop(registration);
         match decision {
             Decision::Granted(lease) => Ok(lease),
@@ -327,7 +276,7 @@ impl Core {
         match refusal {
             Refusal::TimedOut { ahead } => {
                 let now = Moment::now();
-                let trouble = self.inner.lock().state.start_trouble(now);
+                let trouble = self.lock().state.start_trouble(now);
                 let waited = now.saturating_since(began);
                 if !tried_once {
                     self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
@@ -404,30 +353,14 @@ impl Core {
 
     /// Has the monitor listen to a session that nobody has in hand.
     pub(super) fn listen(&self, slot: SlotId) {
-        let inner = self.inner.lock();
+        let inner = self.lock();
         if let Some(session) = inner.state.in_place(slot) {
             self.monitor.arm(slot, session);
         }
     }
 
-    /// Waits until `done` says so, looking after every change; false when `deadline` passes first.
-    pub(super) fn observe(&self, deadline: Option<Moment>, mut done: impl FnMut(&PoolState) -> bool) -> bool {
-        let mut inner = self.inner.lock();
-        inner.observers += 1;
-        let reached = loop {
-            if done(&inner.state) {
-                break true;
-            }
-            if wait_until(&self.changed, &mut inner, deadline) {
-                break done(&inner.state);
-            }
-        };
-        inner.observers -= 1;
-        reached
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Session>>> {
+        self.gate.lock()
     }
 }
 

@@ -29,14 +29,7 @@ impl Core {
             return;
         }
         self.emit(PoolEvent::Closed);
-        {
-            // Whoever waits looks at `is_open` under this lock before it sleeps.
-            let _inner = self.inner.lock();
-            self.starts.notify_all();
-            self.health.notify_all();
-            self.closing.notify_all();
-            self.changed.notify_all();
-        }
+        self.gate.wake_all();
         self.monitor.stop();
         self.stop.cancel();
         self.jobs.close();
@@ -49,7 +42,7 @@ impl Core {
     pub(super) fn shutdown(self: &Arc<Core>, deadline: Moment) {
         self.close();
         let killing = || self.killing.load(Ordering::SeqCst);
-        self.observe(Some(deadline), |state| state.counts().total == 0 || killing());
+        self.gate.observe(Some(deadline), |state| state.counts().total == 0 || killing());
         self.terminate();
     }
 
@@ -57,25 +50,22 @@ impl Core {
     pub(super) fn terminate(self: &Arc<Core>) {
         self.killing.store(true, Ordering::SeqCst);
         self.close();
-        let all = self.inner.lock().state.handles();
+        let all = self.lock().state.handles();
         for handle in all {
             handle.process.kill_group(Cause::Retired);
         }
-        {
-            let _inner = self.inner.lock();
-            self.changed.notify_all();
-        }
+        self.gate.wake_all();
         if inside() {
             // One of the pool's own threads: it cannot wait for itself. Whoever ends the pool from
             // outside waits.
             return;
         }
-        self.observe(Some(Moment::after(KILL_PATIENCE)), |state| {
+        self.gate.observe(Some(Moment::after(KILL_PATIENCE)), |state| {
             let counts = state.counts();
             counts.total == counts.busy
         });
         // Those in use are reaped when their holders let go; their processes end now.
-        let busy = self.inner.lock().state.busy_handles();
+        let busy = self.lock().state.busy_handles();
         for handle in busy {
             handle.process.ends_within(KILL_PATIENCE);
         }

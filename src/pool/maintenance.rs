@@ -45,7 +45,7 @@ fn wait_for_request(core: &Core, due: Moment) -> bool {
         if !inner.state.is_open() {
             return false;
         }
-        if inner.state.health_requested() || wait_until(&core.health, &mut inner, Some(due)) {
+        if inner.state.health_requested() || wait_until(&core.gate.health, &mut inner, Some(due)) {
             return inner.state.is_open();
         }
     }
@@ -56,7 +56,7 @@ fn sleep(core: &Core, rest: Duration) -> bool {
     let until = Moment::after(rest);
     let mut inner = core.lock();
     while inner.state.is_open() {
-        if wait_until(&core.closing, &mut inner, Some(until)) {
+        if wait_until(&core.gate.closing, &mut inner, Some(until)) {
             break;
         }
     }

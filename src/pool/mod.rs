@@ -10,6 +10,7 @@ mod core;
 mod end;
 mod events;
 mod explain;
+mod gate;
 mod guard;
 mod histogram;
 mod info;
@@ -173,7 +174,7 @@ impl SessionPool {
         let core = self.core();
         core.with(state::State::prime);
         let mut failed = None;
-        core.observe(None, |state| {
+        core.gate.observe(None, |state| {
             if state.is_open() && !state.is_filled() {
                 // Once the back-off has passed an attempt is made, and its outcome counts.
                 failed = state.start_trouble(Moment::now()).filter(|(_, retry_in)| !retry_in.is_zero());
@@ -197,7 +198,7 @@ impl SessionPool {
     pub fn wait_ready(&self, sessions: usize, timeout: Duration) -> Result<()> {
         let (core, began) = (self.core(), Moment::now());
         let reached =
-            core.observe(Some(began + timeout), |state| !state.is_open() || state.alive() >= sessions);
+            core.gate.observe(Some(began + timeout), |state| !state.is_open() || state.alive() >= sessions);
         if !self.is_open() {
             return Err(Error::Closed);
         }

@@ -59,7 +59,7 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
         }
         let retry = inner.state.next_attempt(now);
         inner.parked_spawners += 1;
-        wait_until(&core.starts, &mut inner, retry);
+        wait_until(&core.gate.starts, &mut inner, retry);
         inner.parked_spawners -= 1;
     }
 }
@@ -76,7 +76,7 @@ pub(super) fn call(core: &Arc<Core>) {
         spawn
     };
     if !spawn {
-        core.starts.notify_one();
+        core.gate.starts.notify_one();
     } else if let Err(error) = core.spawn_thread(NAME, run) {
         core.lock().spawners -= 1;
         let (pool, reason) = (core.config.name.as_str(), error.to_string());

@@ -195,6 +195,8 @@ pub(crate) struct Effects<S, W> {
     pub(crate) starts: bool,
     /// A health pass is asked for.
     pub(crate) health: bool,
+    /// Somebody waits for counts to change.
+    pub(crate) observed: bool,
 }
 
 /// Answer to [`State::take`].
@@ -633,7 +635,7 @@ const GENERATIONS: u32 = u32::MAX >> 1;
 
 impl<S, W> Effects<S, W> {
     pub(crate) fn none() -> Effects<S, W> {
-        Effects { wake: Vec::new(), retire: Vec::new(), starts: false, health: false }
+        Effects { wake: Vec::new(), retire: Vec::new(), starts: false, health: false, observed: false }
     }
 
     #[inline]
