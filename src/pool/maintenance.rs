@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::Core;
-use super::state::SETTLE;
+use super::core::{Core, Handle};
+use super::events::PoolEvent;
+use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
 use crate::clock::Moment;
+use crate::error::Error;
 
 /// Rest after a pass that failed: the Python ancestor's.
 const ERROR_REST: Duration = Duration::from_secs(1);
@@ -31,10 +33,53 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
     for slot in pass.arm {
         core.listen(slot);
     }
+    for leak in pass.leaks {
+        let (session, pid, held) = (leak.handle.id, leak.handle.process.id(), leak.held);
+        core.emit(PoolEvent::LeakSuspected { session, pid, held, holder: String::new() });
+        if core.config.reclaim_leaks {
+            core.reclaim(leak.slot);
+        }
+    }
+    weigh(core, pass.weigh);
+    pass.ping.into_iter().for_each(|slot| ping(core, slot));
     if pass.removed > 0 {
-        log::info!("health pass: {} sessions removed", pass.removed);
+        core.emit(PoolEvent::HealthPass { removed: pass.removed });
     }
     pass.next
+}
+
+/// Looks what sessions hold in memory, without the pool's lock: the kernel walks their pages.
+fn weigh(core: &Arc<Core>, sessions: Vec<(SlotId, Handle)>) {
+    if sessions.is_empty() {
+        return;
+    }
+    for (slot, handle) in sessions {
+        let Some(memory) = handle.process.memory_in_detail() else { continue };
+        let bytes = memory.proportional.unwrap_or(memory.resident);
+        core.with(|state, _| state.weighed(slot, bytes, core.clock().now()));
+    }
+    core.with(|state, fx| state.enforce_memory(core.clock().now(), fx));
+}
+
+/// Asks an idle session whether it still answers. It is in nobody's reach meanwhile: some 0.1 ms, or
+/// the time limit of a ping if it is stuck.
+fn ping(core: &Arc<Core>, slot: SlotId) {
+    let Some(Lease { mut session, .. }) = core.with(|state, _| state.check_out(slot)) else { return };
+    let id = session.id().number();
+    match shielded("pinging an idle session", || session.ping(core.config.ping_timeout)) {
+        Some(Ok(_)) => {
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
+        }
+        // A worker that knows no ping can only be taken at its word.
+        Some(Err(Error::Unsupported { .. })) => {
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
+        }
+        Some(Err(error)) => {
+            log::info!(session = id; "an idle session does not answer: {error}");
+            core.discard(slot, session, Removal::Hung, core.config.restart_if_dead);
+        }
+        None => core.discard(slot, session, Removal::Hung, core.config.restart_if_dead),
+    }
 }
 
 /// Waits until a pass is asked for or due; false once the pool is closed.
