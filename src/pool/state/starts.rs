@@ -73,6 +73,7 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Starting;
         slot.since = Some(now);
         slot.signalled = false;
+        slot.looked_at = None;
         slot.died = false;
         slot.due = None;
         slot.memory = None;
@@ -89,6 +90,7 @@ impl<S: Resource, W> State<S, W> {
             place: Place::Free,
             handle: None,
             since: None,
+            looked_at: None,
             ready_at: now,
             leases: 0,
             executions: 0,
