@@ -122,10 +122,8 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
-        #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
-        let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
-        let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
         let clock = config.the_clock();
+        let state = State::new(bounds, clock.seed());
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(config.max_sessions, clock.clone()),
