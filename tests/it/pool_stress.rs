@@ -94,8 +94,11 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
     };
     match lease.execute(request) {
         Ok(run) => match run.outcome {
-            Outcome::Completed | Outcome::Failed | Outcome::Died => {}
-            Outcome::TimedOut { .. } | Outcome::Cancelled { .. } => {}
+            Outcome::Completed
+            | Outcome::Failed
+            | Outcome::Died
+            | Outcome::TimedOut { .. }
+            | Outcome::Cancelled { .. } => {}
             other => panic!("{other:?}"),
         },
         // Killed or stopped from outside, or its user's token had fired.
