@@ -129,11 +129,11 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
-    PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
-    as_completed,
+    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, HolderRow, Job, JobId, NestedAcquire,
+    PlaceName, PoolConfig, PoolCounts, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Reuse, Scope,
+    SessionPool, SessionRow, SharedHandle, SharedPool, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -14,14 +14,12 @@ use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse};
 use super::gate::{Gate, Inner, Waiter};
-use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
 use super::spawner;
-use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
-use super::state::{State, Take, Ticket};
+use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
 use crate::background::Background;
-use crate::cancel::{CancelToken, Wake};
+use crate::cancel::CancelToken;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
@@ -57,14 +55,6 @@ pub(super) struct Core {
 pub(crate) struct Handle {
     pub(crate) id: SessionId,
     pub(crate) process: Arc<Process>,
-}
-
-/// How long an acquire may wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Patience {
-    Forever,
-    /// Zero tries once.
-    For(Duration),
 }
 
 impl Resource for Box<Session> {
@@ -113,7 +103,9 @@ impl Core {
         };
         #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
         let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
-        let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
+        let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
+        let state =
+            State::new(bounds, seed ^ u64::from(std::process::id()) << 32).with_quotas(config.quota, quotas);
         Ok(Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(config.max_sessions),
@@ -205,79 +197,6 @@ impl Core {
         Ok(())
     }
 
-    /// A session for somebody: from idle at once, or after a wait in the queue.
-    #[inline]
-    pub(super) fn acquire(
-        self: &Arc<Core>,
-        patience: Patience,
-        token: Option<&CancelToken>,
-    ) -> Result<PooledSession> {
-        if token.is_some_and(CancelToken::is_cancelled) {
-            return Err(Error::Cancelled);
-        }
-        let mut lease = match self.with(PoolState::take) {
-            Take::Hit(lease) => lease,
-            Take::Empty => self.wait(patience, token)?,
-            Take::Closed => return Err(Error::Closed),
-        };
-        if let Some(token) = token {
-            lease.session.bind(Some(token.clone()));
-        }
-        Ok(PooledSession::new(Arc::clone(self), lease, token.is_some()))
-    }
-
-    #[cold]
-    fn wait(
-        self: &Arc<Core>,
-        patience: Patience,
-        token: Option<&CancelToken>,
-    ) -> Result<Lease<Box<Session>>> {
-        let began = Moment::now();
-        let deadline = match patience {
-            Patience::For(Duration::ZERO) => {
-                let refusal = self.with(|state, _| state.give_up_at_once(began));
-                return Err(self.refused(refusal, began));
-            }
-            Patience::For(timeout) => Some(began + timeout),
-            Patience::Forever => None,
-        };
-        let waiter = Waiter::new();
-        let queued = Arc::clone(&waiter);
-        let until = deadline.unwrap_or(Moment::FAR_FUTURE);
-        let ticket = self
-            .with(|state, fx| state.enqueue(until, queued, began, fx))
-            .map_err(|refusal| self.refused(refusal, began))?;
-        // After the ticket exists: a token that has fired already cancels it here.
-        let registration =
-            token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
-        let decision = self.gate.await_decision(&waiter, ticket, began, deadline);
-        drop(registration);
-        match decision {
-            Decision::Granted(lease) => Ok(lease),
-            Decision::Refused(refusal) => Err(self.refused(refusal, began)),
-        }
-    }
-
-    fn refused(&self, refusal: Refusal, began: Moment) -> Error {
-        match refusal {
-            Refusal::TimedOut { ahead } => {
-                let now = Moment::now();
-                let trouble = self.lock().state.start_trouble(now);
-                Error::AcquireTimeout {
-                    waited: now.saturating_since(began),
-                    ahead,
-                    last_start_error: trouble.map(|(cause, _)| cause),
-                }
-            }
-            Refusal::Cancelled => Error::Cancelled,
-            Refusal::Closed => Error::Closed,
-            Refusal::StartFailing { cause, retry_in } => Error::StartFailing { cause, retry_in },
-            Refusal::TooManyWaiters => {
-                Error::TooManyWaiters { limit: self.config.max_waiters.unwrap_or(usize::MAX) }
-            }
-        }
-    }
-
     /// A lease ends. `restart_if_dead`: whether an unusable session is replaced.
     pub(super) fn give_back(self: &Arc<Core>, slot: SlotId, session: Box<Session>, restart_if_dead: bool) {
         let unusable = if !session.process().is_alive() {
@@ -345,17 +264,5 @@ impl Core {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Session>>> {
         self.gate.lock()
-    }
-}
-
-/// Ends the wait of a ticket when its token fires.
-struct CancelledWaiter {
-    core: Arc<Core>,
-    ticket: Ticket,
-}
-
-impl Wake for CancelledWaiter {
-    fn wake(&self) {
-        self.core.with(|state, fx| state.cancel(self.ticket, fx));
     }
 }

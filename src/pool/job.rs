@@ -11,7 +11,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Serialize;
 
-use super::core::{Core, Patience};
+use super::acquire::Patience;
+use super::core::Core;
 use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -325,7 +326,7 @@ fn run(core: &Arc<Core>) {
 
 /// Runs a job on the next free session, which is given back before the job is done.
 fn execute(core: &Arc<Core>, job: &Shared, request: Request<'static>) -> Result<Execution> {
-    let mut session = core.acquire(Patience::Forever, Some(&job.token))?;
+    let mut session = core.acquire(Patience::Forever, Some(&job.token), None)?;
     let id = session.id();
     // Only a user's output callback can panic in there; the session is dead then.
     catch_unwind(AssertUnwindSafe(|| session.execute(request))).unwrap_or_else(|_| {

@@ -4,6 +4,7 @@
 //! for; `spawner`, `monitor` and `maintenance` are its threads; `guard`, `job`, `scope` and `shared`
 //! are what users hold.
 
+mod acquire;
 mod breaker;
 mod config;
 mod core;
@@ -14,24 +15,31 @@ mod job;
 mod maintenance;
 mod metrics;
 mod monitor;
+mod quota;
 mod scope;
 mod shared;
 mod spawner;
 mod state;
+mod threads;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use acquire::{Acquire, NestedAcquire};
 pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use guard::PooledSession;
 pub use job::{AsCompleted, Job, JobId, as_completed};
-pub use metrics::{BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, SessionRow};
+pub use metrics::{
+    BreakerInfo, HolderRow, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, SessionRow,
+};
+pub use quota::Quota;
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 
-use self::core::{Core, Patience};
+use self::acquire::Patience;
+use self::core::Core;
 use crate::cancel::CancelToken;
 use crate::clock::{self, Moment};
 use crate::error::{Error, Result};
@@ -118,9 +126,10 @@ impl SessionPool {
     ///
     /// # Errors
     /// [`Error::Closed`]; [`Error::StartFailing`] when no session is alive and none can be started;
-    /// [`Error::TooManyWaiters`].
+    /// [`Error::TooManyWaiters`]; [`Error::NestedAcquire`] if the pool refuses that.
+    #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
-        self.core().acquire(Patience::Forever, None)
+        self.core().acquire(Patience::Forever, None, None)
     }
 
     /// As [`acquire`](SessionPool::acquire), waiting at most `timeout`; zero tries once.
@@ -128,14 +137,16 @@ impl SessionPool {
     /// # Errors
     /// Also [`Error::AcquireTimeout`], which carries the error of the last start if sessions could
     /// not be started lately. A session whose start outlives the wait is kept for the next caller.
+    #[track_caller]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
-        self.core().acquire(Patience::For(timeout), None)
+        self.core().acquire(Patience::For(timeout), None, None)
     }
 
     /// A session if one is idle. Never waits, and has no session started.
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] if none is idle; [`Error::Closed`], [`Error::StartFailing`].
+    #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.acquire_timeout(Duration::ZERO)
     }
@@ -145,8 +156,33 @@ impl SessionPool {
     ///
     /// # Errors
     /// Also [`Error::Cancelled`].
+    #[track_caller]
     pub fn acquire_cancellable(&self, token: &CancelToken) -> Result<PooledSession> {
-        self.core().acquire(Patience::Forever, Some(token))
+        self.core().acquire(Patience::Forever, Some(token), None)
+    }
+
+    /// As [`acquire`](SessionPool::acquire), in the name of a tenant, to whom the pool's quotas apply:
+    /// see [`Quota`].
+    ///
+    /// # Errors
+    /// Also [`Error::QuotaExceeded`] when as many of it wait as may, and [`Error::TenantName`].
+    #[track_caller]
+    pub fn acquire_as(&self, tenant: &str) -> Result<PooledSession> {
+        self.acquire_with(Acquire::new().tenant(tenant))
+    }
+
+    /// As [`acquire`](SessionPool::acquire), with a tenant, a priority, a time limit, a token or a
+    /// label.
+    ///
+    /// # Errors
+    /// As [`acquire_timeout`](SessionPool::acquire_timeout),
+    /// [`acquire_cancellable`](SessionPool::acquire_cancellable) and
+    /// [`acquire_as`](SessionPool::acquire_as) where these things are given. With a time limit of zero
+    /// [`Error::QuotaExceeded`] also says that the tenant holds as many sessions as it may.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "options that are made for one call")]
+    pub fn acquire_with(&self, ask: Acquire) -> Result<PooledSession> {
+        self.core().acquire(ask.patience(), ask.token.as_ref(), ask.who()?)
     }
 
     /// Fills the pool up to `min_idle` idle sessions, as far as `max_sessions` allows, and waits
@@ -211,11 +247,12 @@ impl SessionPool {
     pub fn info(&self) -> PoolInfo {
         let core = self.core();
         let now = Moment::now();
-        let (open, counts, counters, rows, breaker, last_error) = {
+        let (open, counts, counters, rows, breaker, last_error, tenants) = {
             let state = &core.lock().state;
             let last_error = state.last_start_error().cloned();
             let counters = state.counters().clone();
-            (state.is_open(), state.counts(), counters, state.rows(now), state.breaker(now), last_error)
+            let (rows, tenants) = (state.rows(now), state.tenant_rows());
+            (state.is_open(), state.counts(), counters, rows, state.breaker(now), last_error, tenants)
         };
         let sessions = rows.into_iter().map(|row| SessionRow {
             id: row.handle.id,
@@ -225,6 +262,7 @@ impl SessionPool {
             age: row.age,
             leases: row.leases,
             executions: row.executions,
+            holder: row.holder.as_ref().map(HolderRow::new),
         });
         let (state, failures, retry_in) = breaker;
         PoolInfo {
@@ -238,6 +276,7 @@ impl SessionPool {
                 retry_in,
                 last_error: last_error.map(|error| error.to_string()),
             },
+            quotas: tenants.iter().map(QuotaRow::new).collect(),
             sessions: sessions.collect(),
             post_mortems: core.post_mortems(),
             at: clock::wall(),

@@ -1,11 +1,13 @@
-//! The waiters: first come, first served, each with a deadline.
+//! The waiters: whose turn it is says `tenants.rs`; each has a deadline.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::holder::Claim;
 use super::{Effects, Lease, Resource, State};
 use crate::clock::Moment;
-use crate::error::Error;
+use crate::error::{Error, QuotaKind};
 
 /// A place in the queue. Smaller numbers came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +15,8 @@ pub(crate) struct Ticket(pub(super) u64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
-    deadline: Moment,
+    pub(super) deadline: Moment,
+    pub(super) claim: Claim,
     wake: W,
 }
 
@@ -28,7 +31,7 @@ pub(crate) enum Decision<S> {
 #[derive(Clone, Debug)]
 pub(crate) enum Refusal {
     TimedOut {
-        /// How many stood in front of it.
+        /// How many of its tenant stood in front of it.
         ahead: usize,
     },
     Cancelled,
@@ -38,6 +41,16 @@ pub(crate) enum Refusal {
         retry_in: Duration,
     },
     TooManyWaiters,
+    /// Its tenant has as much as it may.
+    Quota {
+        tenant: Arc<str>,
+        limit: usize,
+        kind: QuotaKind,
+    },
+    /// Its thread holds a session already.
+    Nested {
+        held_at: &'static Location<'static>,
+    },
 }
 
 /// Waiters in front are counted up to here only: the count is for a message, and a storm of
@@ -48,39 +61,53 @@ impl<S: Resource, W> State<S, W> {
     /// Somebody whom [`take`](State::take) could not serve waits until `deadline`.
     pub(crate) fn enqueue(
         &mut self,
+        claim: Claim,
         deadline: Moment,
         wake: W,
         now: Moment,
         fx: &mut Effects<S, W>,
     ) -> Result<Ticket, Refusal> {
-        let refusal = if !self.open {
-            Some(Refusal::Closed)
-        } else if self.waiters.len() >= self.bounds.max_waiters {
-            Some(Refusal::TooManyWaiters)
-        } else {
-            self.stuck(now)
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.no_entry(&claim, now) {
             self.counters.acquisitions_refused += 1;
+            self.tenants.turned_away(claim.tenant());
             return Err(refusal);
         }
         self.primed = true;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.insert(ticket, Waiter { deadline, wake });
+        self.tenants.join(claim.tenant(), claim.priority(), ticket);
+        self.queued_jobs += usize::from(claim.is_job());
+        self.waiters.insert(ticket, Waiter { deadline, claim, wake });
         self.evaluate(now, fx);
         self.check();
         Ok(ticket)
     }
 
+    /// Why somebody may not join the queue, if so.
+    fn no_entry(&self, claim: &Claim, now: Moment) -> Option<Refusal> {
+        if !self.open {
+            return Some(Refusal::Closed);
+        }
+        // Jobs hold no caller up.
+        if !claim.is_job() && self.callers() >= self.bounds.max_waiters {
+            return Some(Refusal::TooManyWaiters);
+        }
+        let full = self.tenants.queue_limit(claim.tenant());
+        full.and_then(|limit| over(claim, limit, QuotaKind::Queued)).or_else(|| self.stuck(now))
+    }
+
     /// Somebody who tries once was not served by [`take`](State::take).
-    pub(crate) fn give_up_at_once(&mut self, now: Moment) -> Refusal {
-        if let Some(refusal) = self.stuck(now) {
+    pub(crate) fn give_up_at_once(&mut self, claim: &Claim, now: Moment) -> Refusal {
+        let full = self.tenants.lease_limit(claim.tenant());
+        let over = full.and_then(|limit| over(claim, limit, QuotaKind::Leases));
+        if let Some(refusal) = over.or_else(|| self.stuck(now)) {
             self.counters.acquisitions_refused += 1;
+            self.tenants.turned_away(claim.tenant());
             return refusal;
         }
         self.counters.acquisition_timeouts += 1;
-        Refusal::TimedOut { ahead: self.waiters.len().min(COUNT_AHEAD) }
+        self.tenants.gave_up(claim.tenant());
+        Refusal::TimedOut { ahead: self.tenants.queued(claim.tenant(), COUNT_AHEAD) }
     }
 
     /// A waiter asks what became of it. `waited` is its time in the queue so far.
@@ -101,42 +128,69 @@ impl<S: Resource, W> State<S, W> {
 
     /// A waiter's time is over. A decision that was made before stands: nothing granted is lost.
     pub(crate) fn expire(&mut self, ticket: Ticket) {
-        if self.waiters.remove(&ticket).is_some() {
-            let ahead = self.waiters.range(..ticket).take(COUNT_AHEAD).count();
-            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
-        }
+        self.time_out(ticket);
         self.announced = self.announced.min(self.wanted());
         self.check();
     }
 
     /// The token of a waiter was cancelled.
     pub(crate) fn cancel(&mut self, ticket: Ticket, fx: &mut Effects<S, W>) {
-        if self.waiters.contains_key(&ticket) {
-            self.decide(ticket, Decision::Refused(Refusal::Cancelled), fx);
-        }
+        self.refuse(ticket, Refusal::Cancelled, fx);
         self.announced = self.announced.min(self.wanted());
         self.check();
     }
 
-    /// Moves a waiter to the decided and has it woken.
-    pub(super) fn decide(&mut self, ticket: Ticket, decision: Decision<S>, fx: &mut Effects<S, W>) {
-        if let Some(waiter) = self.waiters.remove(&ticket) {
-            fx.wake.push(waiter.wake);
-            self.decided.insert(ticket, decision);
+    /// Callers that wait; jobs are not among them.
+    pub(super) fn callers(&self) -> usize {
+        self.waiters.len() - self.queued_jobs
+    }
+
+    /// Removes a waiter that has left its line.
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.queued_jobs -= usize::from(waiter.claim.is_job());
+        Some(waiter)
+    }
+
+    /// Gives a waiter a session, which is busy from now on, and has it woken.
+    pub(super) fn grant(&mut self, ticket: Ticket, lease: Lease<S>, fx: &mut Effects<S, W>) {
+        let Some(Waiter { mut claim, wake, .. }) = self.remove(ticket) else {
+            unreachable!("invariant 4: who stands in a line waits")
+        };
+        let (name, priority) = (claim.tenant().cloned(), claim.priority());
+        // First: the tenant's entry must not fall to nothing between the line and the lease.
+        self.lend(lease.slot.index, &mut claim);
+        self.tenants.called(name.as_ref(), priority, ticket);
+        self.decided.insert(ticket, Decision::Granted(lease));
+        fx.wake.push(wake);
+    }
+
+    /// Refuses a waiter and has it woken.
+    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal, fx: &mut Effects<S, W>) {
+        if let Some(Waiter { claim, wake, .. }) = self.remove(ticket) {
+            self.tenants.refused(claim.tenant(), claim.priority(), ticket);
+            self.decided.insert(ticket, Decision::Refused(refusal));
+            fx.wake.push(wake);
+        }
+    }
+
+    /// A waiter leaves because its time is over. It wakes by itself.
+    fn time_out(&mut self, ticket: Ticket) {
+        if let Some(Waiter { claim, .. }) = self.remove(ticket) {
+            let ahead = self.tenants.timed_out(claim.tenant(), claim.priority(), ticket, COUNT_AHEAD);
+            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
         }
     }
 
     /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
-    /// passed over once, and they wake by themselves.
+    /// passed over once. Those whose tenant has as much as it may are not looked at.
     pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
         loop {
-            let (ticket, waiter) = self.waiters.first_key_value()?;
-            let ticket = *ticket;
-            if waiter.deadline > now {
+            let ticket = self.tenants.next(self.busy - self.tenants.leases())?;
+            if self.waiters.get(&ticket)?.deadline > now {
                 return Some(ticket);
             }
-            self.waiters.remove(&ticket);
-            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead: 0 }));
+            self.time_out(ticket);
         }
     }
 
@@ -146,15 +200,23 @@ impl<S: Resource, W> State<S, W> {
         while !self.idle.is_empty() {
             let Some(ticket) = self.first_live_waiter(now) else { break };
             let Some(lease) = self.pop_idle(fx) else { break };
-            self.decide(ticket, Decision::Granted(lease), fx);
+            self.grant(ticket, lease, fx);
         }
         if !self.waiters.is_empty()
             && let Some(refusal) = self.stuck(now)
         {
-            while let Some((ticket, _)) = self.waiters.first_key_value() {
-                self.decide(*ticket, Decision::Refused(refusal.clone()), fx);
-            }
+            self.refuse_all(&refusal, fx);
         }
         self.announce(fx);
     }
+
+    pub(super) fn refuse_all(&mut self, refusal: &Refusal, fx: &mut Effects<S, W>) {
+        while let Some((ticket, _)) = self.waiters.first_key_value() {
+            self.refuse(*ticket, refusal.clone(), fx);
+        }
+    }
+}
+
+fn over(claim: &Claim, limit: usize, kind: QuotaKind) -> Option<Refusal> {
+    claim.tenant().map(|tenant| Refusal::Quota { tenant: Arc::clone(tenant), limit, kind })
 }

@@ -115,16 +115,17 @@ impl Model {
 
     fn acquire(&mut self, timeout: Option<Duration>) {
         let mut fx = Effects::none();
-        match self.state.take(&mut fx) {
+        let mut claim = Claim::new(1, None);
+        match self.state.take(&mut claim, &mut fx) {
             Take::Hit(lease) => self.leases.push(lease),
             Take::Closed => {}
             Take::Empty => match timeout {
-                None => drop(self.state.give_up_at_once(self.now)),
+                None => drop(self.state.give_up_at_once(&claim, self.now)),
                 Some(timeout) => {
                     let id = self.next_waiter;
                     self.next_waiter += 1;
                     let deadline = self.now + timeout;
-                    if let Ok(ticket) = self.state.enqueue(deadline, id, self.now, &mut fx) {
+                    if let Ok(ticket) = self.state.enqueue(claim, deadline, id, self.now, &mut fx) {
                         self.waiting.push_back((id, deadline, ticket));
                     }
                 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use super::{Place, Resource, Slot, SlotId, State};
+use super::{Claim, Place, Resource, Slot, SlotId, State, TenantRow};
 use crate::clock::Moment;
 use crate::pool::metrics::{Counters, PlaceName, PoolCounts};
 
@@ -16,6 +16,7 @@ pub(crate) struct Row<H> {
     pub(crate) age: Duration,
     pub(crate) leases: u64,
     pub(crate) executions: u64,
+    pub(crate) holder: Option<Claim>,
 }
 
 impl<S: Resource, W> State<S, W> {
@@ -36,8 +37,14 @@ impl<S: Resource, W> State<S, W> {
             starting: self.starting,
             retiring: self.retiring,
             total: self.total(),
-            waiters: self.waiters.len(),
+            waiters: self.callers(),
+            jobs: self.queued_jobs,
         }
+    }
+
+    /// What each named tenant has and may have, by name.
+    pub(crate) fn tenant_rows(&self) -> Vec<TenantRow> {
+        self.tenants.rows()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -88,6 +95,7 @@ impl<S: Resource, W> State<S, W> {
                 age: now.saturating_since(slot.ready_at),
                 leases: slot.leases,
                 executions: slot.executions,
+                holder: slot.holder.clone(),
             })
         };
         self.slots.iter().filter_map(row).collect()
@@ -112,6 +120,14 @@ impl<S: Resource, W> State<S, W> {
         }
         assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
         assert!(self.starting <= self.bounds.max_starts, "6: starts");
+        let standing: Vec<_> = self.tenants.lines().flatten().collect();
+        assert!(standing.iter().all(|(_, ticket)| self.waiters.contains_key(ticket)), "8: a line");
+        assert_eq!(standing.len(), self.waiters.len(), "8: lines");
+        let named = |slot: &&Slot<S>| slot.holder.as_ref().is_some_and(|claim| claim.tenant().is_some());
+        assert_eq!(self.tenants.leases(), self.slots.iter().filter(named).count(), "8: leases");
+        let held = |slot: &Slot<S>| slot.holder.is_none() || matches!(slot.place, Place::Busy);
+        assert!(self.slots.iter().all(held), "8: holders");
+        self.tenants.check();
         if !self.open {
             assert!(self.waiters.is_empty() && self.idle.is_empty() && self.wanted() == 0, "7: closed");
         }
