@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::config::ValidateHook;
 use super::core::Core;
 use super::gate::Waiter;
 use super::guard::PooledSession;
@@ -17,6 +18,9 @@ use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::Session;
+
+/// Sessions that one acquire has looked at by the user's check before it gives up.
+const MOST_REFUSALS: u32 = 3;
 
 /// What a caller of [`SessionPool::acquire_with`](super::SessionPool::acquire_with) asks for. Each
 /// field has a setter of the same name.
@@ -137,7 +141,7 @@ impl fmt::Debug for Acquire {
 }
 
 impl Core {
-    /// A session for the caller: from idle at once, or after a wait in the queue.
+    /// A session for the caller that passes the user's check, if there is one.
     #[inline]
     #[track_caller]
     pub(super) fn acquire(
@@ -146,11 +150,50 @@ impl Core {
         token: Option<&CancelToken>,
         who: Option<Box<Who>>,
     ) -> Result<PooledSession> {
+        let claim = Claim::new(threads::number(), who);
+        match &self.config.validate {
+            None => self.acquire_any(claim, patience, token),
+            Some(fit) => self.acquire_fit(&claim, patience, token, &*fit.0),
+        }
+    }
+
+    #[cold]
+    fn acquire_fit(
+        self: &Arc<Core>,
+        claim: &Claim,
+        mut patience: Patience,
+        token: Option<&CancelToken>,
+        fit: &ValidateHook,
+    ) -> Result<PooledSession> {
+        let began = self.clock().now();
+        let given = patience;
+        for _ in 0..MOST_REFUSALS {
+            let mut session = self.acquire_any(claim.clone(), patience, token)?;
+            if session.passes(fit) {
+                return Ok(session);
+            }
+            session.refuse();
+            // One limit for all of it.
+            if let Patience::For(limit) = given {
+                patience = Patience::For(limit.saturating_sub(self.clock().now().saturating_since(began)));
+            }
+        }
+        Err(Error::Unfit { refused: MOST_REFUSALS })
+    }
+
+    /// A session for the caller: from idle at once, or after a wait in the queue.
+    #[inline]
+    fn acquire_any(
+        self: &Arc<Core>,
+        mut claim: Claim,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<PooledSession> {
         if token.is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
-        let mut claim = Claim::new(threads::number(), who);
-        let mut lease = match self.with(|state, fx| state.take(&mut claim, fx)) {
+        let now = self.clock().coarse();
+        let mut lease = match self.with(|state, fx| state.take(&mut claim, now, fx)) {
             Take::Hit(lease) => lease,
             Take::Empty => self.wait(claim, patience, token)?,
             Take::Closed => return Err(Error::Closed),
@@ -168,7 +211,7 @@ impl Core {
         patience: Patience,
         token: Option<&CancelToken>,
     ) -> Result<Lease<Box<Session>>> {
-        let (began, place) = (Moment::now(), claim.place);
+        let (began, place) = (self.clock().now(), claim.place);
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(&claim, began));
@@ -217,7 +260,7 @@ impl Core {
     ) -> Error {
         match refusal {
             Refusal::TimedOut { ahead } => {
-                let now = Moment::now();
+                let now = self.clock().now();
                 let trouble = self.lock().state.start_trouble(now);
                 Error::AcquireTimeout {
                     waited: now.saturating_since(began),

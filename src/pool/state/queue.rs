@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::holder::Claim;
-use super::{Effects, Lease, Resource, State};
+use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
 use crate::error::{Error, QuotaKind};
 
@@ -85,7 +85,7 @@ impl<S: Resource, W> State<S, W> {
 
     /// Why somebody may not join the queue, if so.
     fn no_entry(&self, claim: &Claim, now: Moment) -> Option<Refusal> {
-        if !self.open {
+        if !self.is_open() {
             return Some(Refusal::Closed);
         }
         // Jobs hold no caller up.
@@ -135,7 +135,7 @@ impl<S: Resource, W> State<S, W> {
 
     /// The token of a waiter was cancelled.
     pub(crate) fn cancel(&mut self, ticket: Ticket, fx: &mut Effects<S, W>) {
-        self.refuse(ticket, Refusal::Cancelled, fx);
+        self.turn_down(ticket, Refusal::Cancelled, fx);
         self.announced = self.announced.min(self.wanted());
         self.check();
     }
@@ -166,7 +166,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// Refuses a waiter and has it woken.
-    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal, fx: &mut Effects<S, W>) {
+    pub(super) fn turn_down(&mut self, ticket: Ticket, refusal: Refusal, fx: &mut Effects<S, W>) {
         if let Some(Waiter { claim, wake, .. }) = self.remove(ticket) {
             self.tenants.refused(claim.tenant(), claim.priority(), ticket);
             self.decided.insert(ticket, Decision::Refused(refusal));
@@ -185,6 +185,9 @@ impl<S: Resource, W> State<S, W> {
     /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
     /// passed over once. Those whose tenant has as much as it may are not looked at.
     pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
+        if self.phase == Phase::Paused {
+            return None;
+        }
         loop {
             let ticket = self.tenants.next(self.busy - self.tenants.leases())?;
             if self.waiters.get(&ticket)?.deadline > now {
@@ -199,7 +202,7 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn evaluate(&mut self, now: Moment, fx: &mut Effects<S, W>) {
         while !self.idle.is_empty() {
             let Some(ticket) = self.first_live_waiter(now) else { break };
-            let Some(lease) = self.pop_idle(fx) else { break };
+            let Some(lease) = self.pop_idle(now, fx) else { break };
             self.grant(ticket, lease, fx);
         }
         if !self.waiters.is_empty()
@@ -207,12 +210,13 @@ impl<S: Resource, W> State<S, W> {
         {
             self.refuse_all(&refusal, fx);
         }
+        self.shed(fx);
         self.announce(fx);
     }
 
     pub(super) fn refuse_all(&mut self, refusal: &Refusal, fx: &mut Effects<S, W>) {
         while let Some((ticket, _)) = self.waiters.first_key_value() {
-            self.refuse(*ticket, refusal.clone(), fx);
+            self.turn_down(*ticket, refusal.clone(), fx);
         }
     }
 }

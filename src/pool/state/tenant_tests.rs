@@ -45,12 +45,7 @@ fn bounds(sessions: usize) -> Bounds {
         max_sessions: sessions,
         max_starts: sessions,
         max_waiters: usize::MAX,
-        session_timeout: Duration::from_secs(300),
-        reset_timeout: Duration::from_secs(2),
-        health_interval: Duration::from_secs(30),
-        budget: None,
-        max_lifetime: None,
-        restart_if_dead: true,
+        ..tests::bounds()
     }
 }
 
@@ -84,7 +79,7 @@ impl Play {
     fn ask_with(&mut self, name: Name, priority: i32, timeout: Duration) -> Result<(), Refusal> {
         let mut fx = Effects::none();
         let mut claim = who(name, priority);
-        if let Take::Hit(lease) = self.state.take(&mut claim, &mut fx) {
+        if let Take::Hit(lease) = self.state.take(&mut claim, self.now, &mut fx) {
             self.leases.push((name, lease));
             self.served.borrow_mut().push(name);
             return Ok(());
@@ -321,7 +316,7 @@ fn a_thread_that_holds_a_session_is_known_when_it_waits_and_only_then() {
     let mut play = Play::new(2, Quota::new(), &[]);
     let mut mine = Claim::new(7, None);
     assert!(play.state.nested(&mine).is_none());
-    let Take::Hit(lease) = play.state.take(&mut mine, &mut Effects::none()) else { panic!("idle") };
+    let Take::Hit(lease) = play.state.take(&mut mine, play.now, &mut Effects::none()) else { panic!("idle") };
     let nested = play.state.nested(&mine).expect("held");
     assert!(std::ptr::eq(nested.held_at, mine.place) && nested.first);
     assert!(!play.state.nested(&mine).expect("held").first);

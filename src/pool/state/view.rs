@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use super::{Claim, Place, Resource, Slot, SlotId, State, TenantRow};
+use super::{Claim, Phase, Place, Resource, Slot, SlotId, State, TenantRow};
 use crate::clock::Moment;
 use crate::pool::metrics::{Counters, PlaceName, PoolCounts};
 
@@ -25,8 +25,9 @@ impl<S: Resource, W> State<S, W> {
         self.idle.len() + self.busy + self.resetting
     }
 
+    /// Whether it is not closed; it may be paused.
     pub(crate) fn is_open(&self) -> bool {
-        self.open
+        self.phase != Phase::Closed
     }
 
     pub(crate) fn counts(&self) -> PoolCounts {
@@ -110,7 +111,7 @@ impl<S: Resource, W> State<S, W> {
         assert_eq!(self.starting, count(|place| matches!(place, Place::Starting)), "1: starting");
         assert_eq!(self.retiring, count(|place| matches!(place, Place::Retiring)), "1: retiring");
         assert_eq!(self.free.len(), count(|place| matches!(place, Place::Free)), "2: free");
-        assert!(self.total() <= self.bounds.max_sessions, "1: total");
+        assert!(self.total() <= self.ceiling.max(self.bounds.max_sessions), "1: total");
         let mut seen = vec![false; self.slots.len()];
         for index in self.idle.iter().chain(&self.free) {
             assert!(!mem::replace(&mut seen[*index as usize], true), "2: twice in a list");
@@ -121,14 +122,19 @@ impl<S: Resource, W> State<S, W> {
         assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
         assert!(self.starting <= self.bounds.max_starts, "6: starts");
         let standing: Vec<_> = self.tenants.lines().flatten().collect();
-        assert!(standing.iter().all(|(_, ticket)| self.waiters.contains_key(ticket)), "8: a line");
-        assert_eq!(standing.len(), self.waiters.len(), "8: lines");
+        assert!(standing.iter().all(|(_, ticket)| self.waiters.contains_key(ticket)), "9: a line");
+        assert_eq!(standing.len(), self.waiters.len(), "9: lines");
         let named = |slot: &&Slot<S>| slot.holder.as_ref().is_some_and(|claim| claim.tenant().is_some());
-        assert_eq!(self.tenants.leases(), self.slots.iter().filter(named).count(), "8: leases");
+        assert_eq!(self.tenants.leases(), self.slots.iter().filter(named).count(), "9: leases");
         let held = |slot: &Slot<S>| slot.holder.is_none() || matches!(slot.place, Place::Busy);
-        assert!(self.slots.iter().all(held), "8: holders");
+        assert!(self.slots.iter().all(held), "9: holders");
         self.tenants.check();
-        if !self.open {
+        let aging = |index: &&u32| self.slots[**index as usize].aging.is_some();
+        assert_eq!(self.aging_idle, self.idle.iter().filter(aging).count(), "8: aging idle");
+        assert!(self.idle.iter().take(self.aging_idle).all(|index| aging(&index)), "8: not at the bottom");
+        assert_eq!(self.aging, self.slots.iter().filter(|slot| slot.aging.is_some()).count(), "8: aging");
+        assert!(self.aging <= self.bounds.max_retirements, "8: too many");
+        if !self.is_open() {
             assert!(self.waiters.is_empty() && self.idle.is_empty() && self.wanted() == 0, "7: closed");
         }
     }
