@@ -133,9 +133,11 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, HolderRow, Job, JobId, NestedAcquire,
-    PlaceName, PoolConfig, PoolCounts, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Reuse, Scope,
-    SessionPool, SessionRow, SharedHandle, SharedPool, as_completed,
+    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation,
+    HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId, Listener, Miss, MissCount, MissReason,
+    NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota,
+    QuotaRow, RefusalCount, RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow,
+    SharedHandle, SharedPool, StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

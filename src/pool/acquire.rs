@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::config::ValidateHook;
 use super::core::Core;
+use super::events::{PoolEvent, TARGET};
 use super::gate::Waiter;
 use super::guard::PooledSession;
 use super::quota::check_name;
@@ -153,13 +154,27 @@ impl Core {
         let claim = Claim::new(threads::number(), who);
         match &self.config.validate {
             None => self.acquire_any(claim, patience, token),
-            Some(fit) => self.acquire_fit(&claim, patience, token, &*fit.0),
+            Some(fit) => self.acquire_fit(None, &claim, patience, token, &*fit.0),
+        }
+    }
+
+    /// For a job, which has this session: it, or another one, that passes the user's check.
+    pub(super) fn fit_for(
+        self: &Arc<Core>,
+        session: PooledSession,
+        claim: &Claim,
+        token: &CancelToken,
+    ) -> Result<PooledSession> {
+        match &self.config.validate {
+            None => Ok(session),
+            Some(fit) => self.acquire_fit(Some(session), claim, Patience::Forever, Some(token), &*fit.0),
         }
     }
 
     #[cold]
     fn acquire_fit(
         self: &Arc<Core>,
+        mut first: Option<PooledSession>,
         claim: &Claim,
         mut patience: Patience,
         token: Option<&CancelToken>,
@@ -168,7 +183,10 @@ impl Core {
         let began = self.clock().now();
         let given = patience;
         for _ in 0..MOST_REFUSALS {
-            let mut session = self.acquire_any(claim.clone(), patience, token)?;
+            let mut session = match first.take() {
+                Some(session) => session,
+                None => self.acquire_any(claim.clone(), patience, token)?,
+            };
             if session.passes(fit) {
                 return Ok(session);
             }
@@ -193,15 +211,25 @@ impl Core {
             return Err(Error::Cancelled);
         }
         let now = self.clock().coarse();
-        let mut lease = match self.with(|state, fx| state.take(&mut claim, now, fx)) {
+        let lease = match self.with(|state, fx| state.take(&mut claim, now, fx)) {
             Take::Hit(lease) => lease,
             Take::Empty => self.wait(claim, patience, token)?,
             Take::Closed => return Err(Error::Closed),
         };
+        Ok(self.lend(lease, token))
+    }
+
+    /// The lease as its user sees it, obeying `token`.
+    #[inline]
+    pub(super) fn lend(
+        self: &Arc<Core>,
+        mut lease: Lease<Box<Session>>,
+        token: Option<&CancelToken>,
+    ) -> PooledSession {
         if let Some(token) = token {
             lease.session.bind(Some(token.clone()));
         }
-        Ok(PooledSession::new(Arc::clone(self), lease, token.is_some()))
+        PooledSession::new(Arc::clone(self), lease, token.is_some())
     }
 
     #[cold]
@@ -215,7 +243,7 @@ impl Core {
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(&claim, began));
-                return Err(self.refused(refusal, place, began));
+                return Err(self.refused(refusal, place, began, true));
             }
             Patience::For(timeout) => Some(began + timeout),
             Patience::Forever => None,
@@ -233,11 +261,12 @@ impl Core {
             let ticket = state.enqueue(claim, until, queued, began, fx)?;
             Ok((ticket, nested))
         });
-        let (ticket, nested) = entered.map_err(|refusal| self.refused(refusal, place, began))?;
+        let (ticket, nested) = entered.map_err(|refusal| self.refused(refusal, place, began, false))?;
         if let Some(Nested { held_at, first: true }) = nested {
+            let (pool, held_at, place) = (self.config.name.as_str(), held_at.to_string(), place.to_string());
             log::warn!(
-                "a thread that holds a session, acquired at {held_at}, waits for another one of the same pool \
-                 at {place}: that can wait for ever (logged once for a pool)"
+                target: TARGET, pool, held_at = held_at.as_str(), asked_at = place.as_str();
+                "a thread that holds a session waits for another one of the same pool: that can be for ever"
             );
         }
         // After the ticket exists: a token that has fired already cancels it here.
@@ -247,7 +276,7 @@ impl Core {
         drop(registration);
         match decision {
             Decision::Granted(lease) => Ok(lease),
-            Decision::Refused(refusal) => Err(self.refused(refusal, place, began)),
+            Decision::Refused(refusal) => Err(self.refused(refusal, place, began, false)),
         }
     }
 
@@ -257,16 +286,20 @@ impl Core {
         refusal: Refusal,
         place: &'static Location<'static>,
         began: Moment,
+        tried_once: bool,
     ) -> Error {
+        if let Some(reason) = refusal.reason() {
+            self.emit(PoolEvent::Refused { reason });
+        }
         match refusal {
             Refusal::TimedOut { ahead } => {
                 let now = self.clock().now();
                 let trouble = self.lock().state.start_trouble(now);
-                Error::AcquireTimeout {
-                    waited: now.saturating_since(began),
-                    ahead,
-                    last_start_error: trouble.map(|(cause, _)| cause),
+                let waited = now.saturating_since(began);
+                if !tried_once {
+                    self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
                 }
+                Error::AcquireTimeout { waited, ahead, last_start_error: trouble.map(|(cause, _)| cause) }
             }
             Refusal::Cancelled => Error::Cancelled,
             Refusal::Closed => Error::Closed,

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::SessionPool;
 use super::acquire::NestedAcquire;
+use super::events::{Listener, PoolEvent};
 use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -31,6 +32,15 @@ use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 pub struct PoolConfig {
     /// What each session is made of.
     pub session: SessionConfig,
+    /// The pool's name: the key `pool` of its log lines, the label `pool` of its metrics. Pools of
+    /// one program that are told apart there need different ones. Default: `pool`.
+    pub name: String,
+    /// Hears of each [`PoolEvent`], on a thread of its own (`remuda-events`) and in order. It may take
+    /// its time: up to 1024 events wait for it, more are dropped and counted
+    /// ([`events_dropped`](crate::PoolInfo::events_dropped)). What is queued when the pool ends is
+    /// still told before [`shutdown`](SessionPool::shutdown) returns. A panic in it is caught and
+    /// logged. One that holds a [`SessionPool`] of this pool keeps it from ending by itself. Default: none.
+    pub listener: Option<Listener>,
     /// Idle sessions that the pool keeps ready, on top of those in use (as far as `max_sessions`
     /// allows). Alias: `min_size`. Default: 2.
     pub min_idle: usize,
@@ -197,6 +207,8 @@ impl PoolConfig {
     pub fn of(session: SessionConfig) -> PoolConfig {
         PoolConfig {
             session,
+            name: "pool".to_owned(),
+            listener: None,
             min_idle: 2,
             max_sessions: 10,
             session_timeout: Duration::from_mins(5),
@@ -238,6 +250,18 @@ impl PoolConfig {
     /// Sets [`session`](PoolConfig::session), all of it.
     pub fn session(mut self, session: SessionConfig) -> PoolConfig {
         self.session = session;
+        self
+    }
+
+    /// Sets [`name`](PoolConfig::name).
+    pub fn name(mut self, name: impl Into<String>) -> PoolConfig {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets [`listener`](PoolConfig::listener).
+    pub fn listener(mut self, hear: impl Fn(&PoolEvent) + Send + Sync + 'static) -> PoolConfig {
+        self.listener = Some(Listener::new(hear));
         self
     }
 
@@ -569,11 +593,12 @@ impl PoolConfig {
         Clock::system()
     }
 
-    pub(crate) fn summary(&self) -> ConfigSummary {
+    /// With these bounds, which may have changed since the start.
+    pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
         ConfigSummary {
             program: self.session.runtime.program().display().to_string(),
-            min_idle: self.min_idle,
-            max_sessions: self.max_sessions,
+            min_idle,
+            max_sessions,
             session_timeout: self.session_timeout.as_secs_f64(),
             health_check_interval: self.health_check_interval.as_secs_f64(),
             pre_warm_on_start: self.pre_warm_on_start,

@@ -13,11 +13,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse};
+use super::events::{Outlet, PoolEvent, TARGET};
 use super::gate::{Gate, Inner, Waiter};
 use super::job::Jobs;
 use super::monitor::Monitor;
 use super::spawner;
 use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
+use super::tallies::Tallies;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
@@ -38,6 +40,8 @@ pub(super) struct Core {
     pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
+    pub(super) outlet: Outlet,
+    pub(super) tallies: Arc<Tallies>,
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
@@ -114,7 +118,9 @@ impl Core {
         let clock = config.the_clock();
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
-            jobs: Jobs::new(config.max_sessions, clock.clone()),
+            jobs: Jobs::new(clock.clone()),
+            outlet: Outlet::new(config.listener.as_ref()),
+            tallies: Arc::default(),
             config,
             gate: Gate::new(state, clock),
             monitor: Monitor::new()?,
@@ -161,35 +167,54 @@ impl Core {
 
     /// Sends a session to the reaper; its slot is free once the process is gone.
     fn retire(self: &Arc<Core>, departure: Departure<Box<Session>>) {
-        let Departure { slot, session, reason } = departure;
-        let id = session.id().number();
-        match reason {
-            Removal::Recycled | Removal::MaxAge | Removal::Memory | Removal::Outdated => {
-                log::info!(session = id; "session recycled: {}", reason.word());
-            }
-            _ if reason.is_failure() => log::info!(session = id; "session replaced: {}", reason.word()),
-            _ => log::debug!(session = id; "session removed: {}", reason.word()),
+        let Departure { slot, session: worker, reason, replaced } = departure;
+        let (session, pid, began) = (worker.id(), worker.pid(), self.clock().now());
+        if replaced && reason.is_recycling() {
+            self.emit(PoolEvent::Recycled { session, pid, reason });
+        } else if replaced {
+            self.emit(PoolEvent::Restarted { session, pid, reason });
         }
-        let gentle = !reason.is_failure() && !self.killing.load(Ordering::SeqCst);
+        let gentle = !reason.is_defect() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
-        session.retire(grace, move |post_mortem| {
+        worker.retire(grace, move |post_mortem| {
             as_insider(|| {
-                core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
+                core.gone(slot, (session, pid), reason, began, post_mortem);
             });
         });
+    }
+
+    /// The process of a session that left is gone: its slot is free.
+    fn gone(
+        self: &Arc<Core>,
+        slot: SlotId,
+        (session, pid): (SessionId, u32),
+        reason: Removal,
+        began: Moment,
+        post_mortem: PostMortem,
+    ) {
+        self.remember(post_mortem.clone());
+        let (time, post_mortem) = (self.clock().now().saturating_since(began), Box::new(post_mortem));
+        // Before the slot is free: whoever waits for the pool's end has all of them queued.
+        self.emit(PoolEvent::Removed { session, pid, reason, time, post_mortem });
+        let now = self.clock().now();
+        let ended = self.with(|state, fx| {
+            state.retired(slot, now, fx);
+            !state.is_open() && state.counts().total == 0
+        });
+        if ended {
+            self.outlet.finish();
+        }
     }
 
     /// Takes a session back from a user who does not return it.
     pub(super) fn reclaim(self: &Arc<Core>, slot: SlotId) {
         let Some(handle) = self.with(|state, _| state.reclaim(slot)) else { return };
-        log::warn!(session = handle.id.number(); "session reclaimed: {}", Removal::Reclaimed.word());
+        let (session, began) = ((handle.id, handle.process.id()), self.clock().now());
         let core = Arc::clone(self);
         self.keeper.reclaim(&handle.process, move |post_mortem| {
             as_insider(|| {
-                core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
+                core.gone(slot, session, Removal::Reclaimed, began, post_mortem);
             });
         });
         // The slot may be needed, and its replacement was ordered.
@@ -264,7 +289,9 @@ impl Core {
                 return;
             }
             Some(Err(error)) => {
-                log::debug!(session = session.id().number(); "reset could not be asked for: {error}");
+                let (pool, reason) = (self.config.name.as_str(), error.to_string());
+                let session = session.id().number();
+                log::debug!(target: TARGET, pool, session, reason = reason.as_str(); "a reset could not be asked for");
                 Removal::ResetFailed
             }
             None => Removal::Fresh,

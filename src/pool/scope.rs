@@ -77,8 +77,12 @@ impl Scope {
     }
 
     /// Queues work that one of the pool's threads runs on the next free session. Does not wait.
+    #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        job::submit(&self.core, request.into(), Some(&self.token))
+        match self.who() {
+            Ok(who) => job::submit(&self.core, request.into(), Some(&self.token), who),
+            Err(error) => job::refused(request.into(), error),
+        }
     }
 
     fn who(&self) -> Result<Option<Box<Who>>> {

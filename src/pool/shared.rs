@@ -183,6 +183,7 @@ impl SharedHandle {
 
     /// As [`SessionPool::submit`]; the job is done with [`Error::Closed`] after
     /// [`release`](SharedHandle::release).
+    #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
         match self.pool() {
             Ok(pool) => pool.submit(request),

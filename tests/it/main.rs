@@ -28,6 +28,7 @@ mod panel_defects;
 mod pool_abuse;
 mod pool_basics;
 mod pool_end;
+mod pool_events;
 mod pool_failures;
 mod pool_scope;
 mod pool_storms;

@@ -34,6 +34,12 @@ impl Claim {
         Claim { place: Location::caller(), thread, who }
     }
 
+    /// A claim of a job that is submitted here.
+    #[track_caller]
+    pub(crate) fn of_job(who: Option<Box<Who>>) -> Claim {
+        Claim::new(0, who)
+    }
+
     pub(crate) fn is_job(&self) -> bool {
         self.thread == 0
     }
@@ -97,8 +103,9 @@ impl<S: Resource, W> State<S, W> {
     /// Refuses a thread that holds a session already.
     pub(crate) fn refuse_nested(&mut self, claim: &Claim) -> Result<(), Refusal> {
         let Some(Nested { held_at, .. }) = self.nested(claim) else { return Ok(()) };
-        self.counters.acquisitions_refused += 1;
+        let refusal = Refusal::Nested { held_at };
+        self.counters.refused(&refusal);
         self.tenants.turned_away(claim.tenant());
-        Err(Refusal::Nested { held_at })
+        Err(refusal)
     }
 }

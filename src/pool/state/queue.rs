@@ -8,6 +8,9 @@ use super::holder::Claim;
 use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
 use crate::error::{Error, QuotaKind};
+use crate::pool::breaker::BreakerState;
+use crate::pool::events::RefusalReason;
+use crate::pool::explain::{WaitReason, WaiterRow};
 
 /// A place in the queue. Smaller numbers came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +18,7 @@ pub(crate) struct Ticket(pub(super) u64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
+    pub(super) since: Moment,
     pub(super) deadline: Moment,
     pub(super) claim: Claim,
     wake: W,
@@ -53,6 +57,20 @@ pub(crate) enum Refusal {
     },
 }
 
+impl Refusal {
+    /// For metrics and the listener; `None` if the caller gave up by itself.
+    pub(crate) fn reason(&self) -> Option<RefusalReason> {
+        match self {
+            Refusal::TimedOut { .. } | Refusal::Cancelled => None,
+            Refusal::Closed => Some(RefusalReason::Closed),
+            Refusal::StartFailing { .. } => Some(RefusalReason::StartFailing),
+            Refusal::TooManyWaiters => Some(RefusalReason::TooManyWaiters),
+            Refusal::Quota { .. } => Some(RefusalReason::Quota),
+            Refusal::Nested { .. } => Some(RefusalReason::Nested),
+        }
+    }
+}
+
 /// Waiters in front are counted up to here only: the count is for a message, and a storm of
 /// time-outs must not make each of them walk a long queue under the lock.
 const COUNT_AHEAD: usize = 1_000;
@@ -68,16 +86,18 @@ impl<S: Resource, W> State<S, W> {
         fx: &mut Effects<S, W>,
     ) -> Result<Ticket, Refusal> {
         if let Some(refusal) = self.no_entry(&claim, now) {
-            self.counters.acquisitions_refused += 1;
+            self.counters.refused(&refusal);
             self.tenants.turned_away(claim.tenant());
             return Err(refusal);
         }
+        self.misses.note(self.miss_reason(&claim, now), now);
         self.primed = true;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.tenants.join(claim.tenant(), claim.priority(), ticket);
         self.queued_jobs += usize::from(claim.is_job());
-        self.waiters.insert(ticket, Waiter { deadline, claim, wake });
+        self.waiters.insert(ticket, Waiter { since: now, deadline, claim, wake });
+        self.counters.waiters_max = self.counters.waiters_max.max(self.callers());
         self.evaluate(now, fx);
         self.check();
         Ok(ticket)
@@ -101,13 +121,15 @@ impl<S: Resource, W> State<S, W> {
         let full = self.tenants.lease_limit(claim.tenant());
         let over = full.and_then(|limit| over(claim, limit, QuotaKind::Leases));
         if let Some(refusal) = over.or_else(|| self.stuck(now)) {
-            self.counters.acquisitions_refused += 1;
+            self.counters.refused(&refusal);
             self.tenants.turned_away(claim.tenant());
             return refusal;
         }
-        self.counters.acquisition_timeouts += 1;
+        self.misses.note(self.miss_reason(claim, now), now);
         self.tenants.gave_up(claim.tenant());
-        Refusal::TimedOut { ahead: self.tenants.queued(claim.tenant(), COUNT_AHEAD) }
+        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim.tenant(), COUNT_AHEAD) };
+        self.counters.refused(&refusal);
+        refusal
     }
 
     /// A waiter asks what became of it. `waited` is its time in the queue so far.
@@ -118,10 +140,9 @@ impl<S: Resource, W> State<S, W> {
             Decision::Granted(_) => {
                 counters.acquisition_success += 1;
                 counters.total_acquisition_time += waited;
+                counters.acquire_waits.record(waited);
             }
-            Decision::Refused(Refusal::TimedOut { .. }) => counters.acquisition_timeouts += 1,
-            Decision::Refused(Refusal::Cancelled) => counters.acquisitions_cancelled += 1,
-            Decision::Refused(_) => counters.acquisitions_refused += 1,
+            Decision::Refused(refusal) => counters.refused(refusal),
         }
         Some(decision)
     }
@@ -138,6 +159,43 @@ impl<S: Resource, W> State<S, W> {
         self.turn_down(ticket, Refusal::Cancelled, fx);
         self.announced = self.announced.min(self.wanted());
         self.check();
+    }
+
+    /// The queue, for [`explain`](crate::SessionPool::explain): as many of the first as `most`.
+    pub(crate) fn waiter_rows(&self, now: Moment, most: usize) -> Vec<WaiterRow> {
+        let order = self.tenants.order(self.busy - self.tenants.leases(), most);
+        let row = |(ahead, (ticket, eligible)): (usize, (Ticket, bool))| {
+            let waiter = self.waiters.get(&ticket)?;
+            let text = |text: Option<&Arc<str>>| text.map(|text| text.as_ref().to_owned());
+            Some(WaiterRow {
+                waited: now.saturating_since(waiter.since),
+                ahead,
+                tenant: text(waiter.claim.tenant()),
+                label: text(waiter.claim.label()),
+                priority: waiter.claim.priority(),
+                job: waiter.claim.is_job(),
+                reason: self.wait_reason(ahead, eligible, now),
+            })
+        };
+        order.into_iter().enumerate().filter_map(row).collect()
+    }
+
+    /// What the waiter with so many ahead of it waits for.
+    fn wait_reason(&self, ahead: usize, eligible: bool, now: Moment) -> WaitReason {
+        let full = self.total() >= self.bounds.max_sessions;
+        if self.phase == Phase::Paused {
+            WaitReason::Paused
+        } else if !eligible {
+            WaitReason::Quota
+        } else if ahead < self.resetting {
+            WaitReason::Resetting
+        } else if ahead < self.resetting + self.starting {
+            WaitReason::Starting
+        } else if full || self.breaker.state(now) != BreakerState::Open {
+            WaitReason::AtMaxSessions
+        } else {
+            WaitReason::BreakerOpen
+        }
     }
 
     /// Callers that wait; jobs are not among them.

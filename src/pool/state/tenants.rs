@@ -22,6 +22,9 @@ use crate::pool::quota::Quota;
 /// The waiters of one tenant, the next one first.
 pub(super) type Line = BTreeSet<(Reverse<i32>, Ticket)>;
 
+/// The places of a line, one after the other.
+type Places<'a> = std::collections::btree_set::Iter<'a, (Reverse<i32>, Ticket)>;
+
 /// Sessions in use for a weight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
@@ -247,6 +250,32 @@ impl Tenants {
             return anonymous;
         }
         self.named.get(name)?.line.first().map(|(_, ticket)| *ticket)
+    }
+
+    /// The order in which waiters are served if leases begin and none ends, as far as `most`: those who
+    /// may be served first, then those whose tenants would have as much as they may by then.
+    pub(super) fn order(&self, unnamed: usize, most: usize) -> Vec<(Ticket, bool)> {
+        let mut heads: BTreeMap<Key, (usize, Places<'_>)> = BTreeMap::new();
+        for tenant in self.named.values() {
+            if let Some(key) = tenant.listed {
+                heads.insert(key, (tenant.servable(), tenant.line.iter()));
+            }
+        }
+        let key = (Share { leases: unnamed, weight: 1 }, self.anonymous_turn);
+        heads.insert(key, (usize::MAX, self.anonymous.iter()));
+        let (mut order, mut turn) = (Vec::new(), self.turns);
+        while order.len() < most
+            && let Some(((share, _), (left, mut line))) = heads.pop_first()
+        {
+            let Some((_, ticket)) = line.next().filter(|_| left > 0) else { continue };
+            order.push((*ticket, true));
+            turn += 1;
+            let share = Share { leases: share.leases + 1, ..share };
+            heads.insert((share, turn), (left - 1, line));
+        }
+        let rest = self.named.values().flat_map(|tenant| tenant.line.iter().skip(tenant.servable()));
+        order.extend(rest.map(|(_, ticket)| (*ticket, false)).take(most - order.len()));
+        order
     }
 
     /// How many waiters could be served if sessions were there.
