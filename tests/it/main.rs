@@ -32,6 +32,7 @@ mod pool_events;
 mod pool_failures;
 mod pool_scope;
 mod pool_storms;
+mod pool_tenants;
 mod protocol_check;
 mod python_abuse;
 mod python_events;

@@ -82,7 +82,9 @@ impl<S: Resource, W> State<S, W> {
     /// The lease of a slot is over, if somebody had it.
     #[inline]
     pub(super) fn end_lease(&mut self, index: u32) {
-        if let Some(Claim { who: Some(who), .. }) = self.slots[index as usize].holder.take()
+        let slot = &mut self.slots[index as usize];
+        slot.reported = false;
+        if let Some(Claim { who: Some(who), .. }) = slot.holder.take()
             && let Some(name) = &who.tenant
         {
             self.tenants.returned(name);
