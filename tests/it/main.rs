@@ -34,6 +34,7 @@ mod pool_operate;
 mod pool_scope;
 mod pool_storms;
 mod pool_stress;
+mod pool_tenants;
 mod protocol_check;
 mod python_abuse;
 mod python_events;
