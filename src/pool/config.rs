@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::SessionPool;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, SessionConfig, WorkDir};
+use crate::session::{Limits, Runtime, SessionConfig, WorkDir, check_template};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -59,6 +59,11 @@ pub struct PoolConfig {
     pub max_waiters: Option<usize>,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
+    /// Whether sessions are made by a [`Template`](crate::Template): a Python worker that does the warm-up
+    /// once and then forks, which takes about a millisecond and shares memory. Its process is none of
+    /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
+    /// false.
+    pub template: bool,
 }
 
 /// What happens to a session between two users.
@@ -83,6 +88,7 @@ pub enum Reuse {
 /// The options in effect, for [`PoolInfo`](crate::PoolInfo).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "one for each option that is one")]
 pub struct ConfigSummary {
     /// The program of the runtime.
     pub program: String,
@@ -108,6 +114,8 @@ pub struct ConfigSummary {
     pub max_concurrent_starts: usize,
     /// See [`PoolConfig::max_waiters`].
     pub max_waiters: Option<usize>,
+    /// See [`PoolConfig::template`].
+    pub template: bool,
     /// Whether there is warm-up code.
     pub warmup_code: bool,
     /// See [`SessionConfig::warm_imports`].
@@ -137,6 +145,7 @@ impl PoolConfig {
             max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
             max_waiters: None,
             retire_grace: Duration::from_millis(250),
+            template: false,
         }
     }
 
@@ -242,6 +251,12 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`template`](PoolConfig::template).
+    pub fn template(mut self, template: bool) -> PoolConfig {
+        self.template = template;
+        self
+    }
+
     /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
     pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
         self.session = self.session.warm_import(module);
@@ -308,6 +323,9 @@ impl PoolConfig {
     /// [`Error::InvalidConfig`] names the first option that makes no sense and says what to do.
     pub fn validate(&self) -> Result<()> {
         self.session.validate()?;
+        if self.template {
+            check_template(&self.session)?;
+        }
         if self.max_sessions == 0 {
             return Err(Error::config(
                 "max_sessions",
@@ -364,6 +382,7 @@ impl PoolConfig {
             restart_if_dead: self.restart_if_dead,
             max_concurrent_starts: self.max_concurrent_starts,
             max_waiters: self.max_waiters,
+            template: self.template,
             warmup_code: self.session.warmup_code.is_some(),
             warm_imports: self.session.warm_imports.clone(),
         }
@@ -392,6 +411,7 @@ mod tests {
         assert_eq!((config.reuse, config.reset_timeout), (Reuse::Reset, Duration::from_secs(2)));
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
+        assert!(!config.template);
         assert!(config.validate().is_ok());
     }
 

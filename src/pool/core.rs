@@ -20,6 +20,7 @@ use super::monitor::Monitor;
 use super::spawner;
 use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
 use super::state::{State, Take, Ticket};
+use super::template::Source;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
@@ -37,6 +38,7 @@ pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
 pub(super) struct Core {
     pub(super) config: PoolConfig,
     pub(super) session_config: Arc<SessionConfig>,
+    pub(super) source: Source,
     pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
@@ -116,6 +118,7 @@ impl Core {
         let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
         Ok(Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
+            source: Source::new(&config)?,
             jobs: Jobs::new(config.max_sessions),
             config,
             gate: Gate::new(state),

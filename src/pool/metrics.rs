@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::breaker::BreakerState;
 use super::config::ConfigSummary;
-use crate::session::{PostMortem, SessionId};
+use crate::session::{PostMortem, SessionId, TemplateInfo};
 
 /// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +134,8 @@ pub struct PoolInfo {
     pub metrics: PoolMetrics,
     /// The circuit breaker of session starts.
     pub breaker: BreakerInfo,
+    /// Where its sessions come from, with [`PoolConfig::template`](crate::PoolConfig::template).
+    pub template: Option<TemplateInfo>,
     /// One row for each session that is ready, by slot.
     pub sessions: Vec<SessionRow>,
     /// How the last sessions ended, the latest last (at most 16).

@@ -18,6 +18,7 @@ mod scope;
 mod shared;
 mod spawner;
 mod state;
+mod template;
 
 use std::fmt;
 use std::sync::Arc;
@@ -238,6 +239,7 @@ impl SessionPool {
                 retry_in,
                 last_error: last_error.map(|error| error.to_string()),
             },
+            template: core.source.info(),
             sessions: sessions.collect(),
             post_mortems: core.post_mortems(),
             at: clock::wall(),

@@ -12,7 +12,6 @@ use super::state::SlotId;
 use crate::background::shielded;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::session::Session;
 use crate::sync::wait_until;
 
 /// The name of the threads.
@@ -83,7 +82,7 @@ impl Reservation<'_> {
         let core = self.core;
         let Some(slot) = self.slot else { return };
         let started = shielded("starting a session", || {
-            let session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            let session = Box::new(core.source.start(&core.session_config, &core.stop)?);
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
