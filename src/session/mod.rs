@@ -156,6 +156,14 @@ pub struct Session {
     post_mortem: Option<Box<PostMortem>>,
     /// What makes its processes, if it came from a template.
     template: Option<Arc<template::Shared>>,
+    /// Hears how each execution ended.
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// Whoever counts the executions of a session.
+pub(crate) trait Witness: Send + Sync + fmt::Debug {
+    /// An execution has ended; without an outcome if the worker broke the protocol.
+    fn executed(&self, outcome: Option<Outcome>, duration: Duration);
 }
 
 /// What is replaced by a restart and handed to the reaper at the end.
@@ -193,6 +201,17 @@ impl Session {
     /// [`Error::Io`] (no descriptors or processes left). In every case no process is left.
     pub fn start(config: &SessionConfig) -> Result<Session> {
         start::start(Arc::new(config.clone()), None)
+    }
+
+    /// Has `witness` told how each execution ends from now on.
+    pub(crate) fn report_to(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
+    }
+
+    fn tell(&self, outcome: Option<Outcome>, duration: Duration) {
+        if let Some(witness) = &self.witness {
+            witness.executed(outcome, duration);
+        }
     }
 
     /// Its number.

@@ -289,7 +289,11 @@ impl Running<'_, '_> {
         let stderr_tail =
             if end == End::Answered { String::new() } else { collector.stderr.last(STDERR_TAIL) };
         let (stop, id) = (exchange.stop(), exchange.request);
-        let (mut outcome, answer) = session.conclude(end, stop, stderr_tail, id)?;
+        let concluded = session.conclude(end, stop, stderr_tail, id);
+        if concluded.is_err() {
+            session.tell(None, duration);
+        }
+        let (mut outcome, answer) = concluded?;
         let collector = &mut self.exchange.collector;
         if outcome == Outcome::Died
             && let Some(limit) = accounting::exceeded_by_end(
@@ -310,6 +314,7 @@ impl Running<'_, '_> {
         if outcome != Outcome::Completed {
             session.errors += 1;
         }
+        session.tell(Some(outcome), duration);
         let died = !session.process().is_alive();
         Ok(Execution {
             outcome,

@@ -98,6 +98,7 @@ pub(crate) fn start_as(
         executing: false,
         post_mortem: None,
         template: None,
+        witness: None,
     };
     session.wait_until_ready(deadline)?;
     match origin {
