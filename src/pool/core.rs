@@ -436,9 +436,7 @@ impl Core {
         self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
     }
 
-    /// The user's check refused a session: it is replaced. One that nobody had before was started in
-    /// vain: that counts as a failed start, or a check that is never content would start processes
-    /// without end.
+    /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
         let now = self.clock().now();
         self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));

@@ -254,6 +254,8 @@ pub(crate) struct State<S: Resource, W> {
     breaker: Breaker,
     batch: Batch,
     last_start_error: Option<Arc<Error>>,
+    /// Sessions that the user's check refused since one came back from a user.
+    refusals: u32,
 
     health_requested: bool,
     roll: Roll,
@@ -287,6 +289,7 @@ impl<S: Resource, W> State<S, W> {
             breaker: Breaker::new(seed),
             batch: Batch::default(),
             last_start_error: None,
+            refusals: 0,
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
@@ -501,6 +504,7 @@ impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
     fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
         let executions = session.executions();
+        self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
         entry.executions = executions;

@@ -189,7 +189,7 @@ fn a_session_that_holds_too_much_is_replaced() {
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
     model.state.weighed(slots[0], 1_001, model.now);
     model.state.weighed(slots[1], 1_000, model.now);
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[0]]);
 }
@@ -201,14 +201,14 @@ fn the_largest_leaves_when_all_idle_ones_hold_too_much_and_newcomers_stay() {
     for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
         model.state.weighed(*slot, bytes, model.now);
     }
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     assert_eq!(model.state.wanted(), 0, "nobody has used them: others would weigh the same");
     (0..3).for_each(|_| model.acquire(None));
     (0..3).for_each(|_| model.with_lease(0, State::release));
     for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
         model.state.weighed(*slot, bytes, model.now);
     }
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[1]]);
     assert_eq!(model.state.memory_held().0, 1_700);
