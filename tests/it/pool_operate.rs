@@ -124,7 +124,7 @@ isolated! {
         });
         poll(|| pool.info().counts.idle >= 3, || format!("{:?}", pool.info()));
         assert!(pids(&pool).is_disjoint(&before), "{:?} {before:?}", pids(&pool));
-        assert_eq!(removed_because(&pool, Removal::Outdated), 3);
+        assert_eq!(removed_because(&pool, Removal::Outdated), 3, "{:?}", pool.info());
     }
 }
 
