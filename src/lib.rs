@@ -107,6 +107,7 @@ mod guide {
         OtherLanguages: "docs/guide/other-languages.md",
         WritingAWorker: "docs/guide/writing-a-worker.md",
         SharedPools: "docs/guide/shared-pools.md",
+        Testing: "docs/guide/testing.md",
     }
 }
 

@@ -110,12 +110,9 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
-        #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
-        let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
-        let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
-        let state =
-            State::new(bounds, seed ^ u64::from(std::process::id()) << 32).with_quotas(config.quota, quotas);
         let clock = config.the_clock();
+        let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
+        let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(clock.clone()),

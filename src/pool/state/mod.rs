@@ -171,6 +171,8 @@ struct Slot<S: Resource> {
     holder: Option<Claim>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
+    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
+    rested: Option<Moment>,
     ready_at: Moment,
     leases: u64,
     executions: u64,
@@ -447,7 +449,7 @@ impl<S: Resource, W> State<S, W> {
         match mem::replace(&mut entry.place, Place::Free) {
             Place::Idle(session) => {
                 entry.place = Place::Resetting(None);
-                entry.since = None;
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -571,6 +573,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
+        let idle_since = slot.rested.take().unwrap_or(now);
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -583,7 +586,7 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(now);
+            slot.since = Some(idle_since);
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;

@@ -259,6 +259,27 @@ fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_ha
 }
 
 #[test]
+fn to_be_looked_at_is_no_use_and_does_not_restart_the_idle_time() {
+    let idle = Duration::from_secs(300);
+    let mut model = warm(Bounds { ping_interval: Some(AGE), session_timeout: idle, ..bounds() }, 1);
+    model.state.bounds.min_idle = 0;
+    let slot = *model.slots.values().next().expect("one");
+    for by_the_monitor in [true, false, true, false, true] {
+        model.now = model.now + AGE;
+        assert_eq!(model.departing.len(), 0);
+        let lease = if by_the_monitor {
+            let Look::Idle(session) = model.state.look(slot) else { panic!("it is idle") };
+            Lease { slot, session }
+        } else {
+            model.state.check_out(slot).expect("it is idle")
+        };
+        model.with(|state, now, fx| state.clean(lease, now, fx));
+        pass(&mut model);
+    }
+    assert_eq!(model.departing.len(), 1);
+}
+
+#[test]
 fn a_check_that_is_never_content_backs_off() {
     let mut model = warm(Bounds { max_sessions: 2, ..bounds() }, 1);
     let mut starts = 0;

@@ -91,6 +91,7 @@ impl<S: Resource, W> State<S, W> {
             handle: None,
             holder: None,
             since: None,
+            rested: None,
             ready_at: now,
             leases: 0,
             executions: 0,
@@ -138,6 +139,7 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
+        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;
