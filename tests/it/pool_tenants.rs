@@ -23,7 +23,14 @@ fn row(info: &PoolInfo, tenant: &str) -> QuotaRow {
 
 /// A request that runs until the file is there.
 fn until_there(file: &std::path::Path) -> Request<'static> {
+    let file = file.to_str().unwrap();
     Request::code(format!("import os, time\nwhile not os.path.exists({file:?}): time.sleep(0.001)"))
+}
+
+fn all_end(jobs: Vec<Job>) {
+    for job in jobs {
+        assert!(job.wait().unwrap().is_completed());
+    }
 }
 
 isolated! {
@@ -47,8 +54,8 @@ isolated! {
             drop(session);
         });
         scratch.write("go on", "");
-        queued.into_iter().for_each(|job| drop(job.wait().unwrap()));
-        first.into_iter().for_each(|job| drop(job.wait().unwrap()));
+        all_end(queued);
+        all_end(first);
         assert!(pool.info().quotas.is_empty(), "nothing is kept of tenants that have left");
     }
 }
@@ -71,7 +78,7 @@ isolated! {
         let why = pool.explain();
         assert!(why.waiters.iter().all(|waiter| waiter.reason == WaitReason::Quota && waiter.job), "{why}");
         scratch.write("go", "");
-        jobs.into_iter().for_each(|job| drop(job.wait().unwrap()));
+        all_end(jobs);
     }
 }
 
