@@ -20,7 +20,7 @@ use super::*;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::ManualClock;
 use crate::error::Error;
-use crate::pool::state::{Bounds, Lease, Look, Refusal, Removal, Take};
+use crate::pool::state::{Bounds, Claim, Lease, Look, Refusal, Removal, Take};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -217,7 +217,8 @@ impl World {
         token: Option<&CancelToken>,
     ) -> Result<Lease<Plain>, Refusal> {
         let began = self.gate.clock.now();
-        match self.with(|state, fx| state.take(began, fx)) {
+        let mut claim = Claim::new(1, None);
+        match self.with(|state, fx| state.take(&mut claim, began, fx)) {
             Take::Hit(lease) => return Ok(lease),
             Take::Closed => return Err(Refusal::Closed),
             Take::Empty => {}
@@ -226,7 +227,7 @@ impl World {
         let until = deadline.unwrap_or(Moment::FAR_FUTURE);
         let waiter = Waiter::new();
         let queued = Arc::clone(&waiter);
-        let ticket = self.with(|state, fx| state.enqueue(until, queued, began, fx))?;
+        let ticket = self.with(|state, fx| state.enqueue(claim, until, queued, began, fx))?;
         let registration =
             token.map(|token| token.register(Arc::new(CancelledWaiter(Arc::clone(self), ticket))));
         let decision = match self.bug {
