@@ -26,6 +26,8 @@
 mod health;
 mod holder;
 mod memory;
+#[cfg(test)]
+mod model_tests;
 mod operate;
 mod queue;
 mod removal;
