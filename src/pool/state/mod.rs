@@ -171,8 +171,8 @@ struct Slot<S: Resource> {
     holder: Option<Claim>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
-    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
-    rested: Option<Moment>,
+    /// While somebody looks at an idle session: since when it has been idle. A look is no use.
+    looked_at: Option<Moment>,
     ready_at: Moment,
     leases: u64,
     executions: u64,
@@ -449,7 +449,7 @@ impl<S: Resource, W> State<S, W> {
         match mem::replace(&mut entry.place, Place::Free) {
             Place::Idle(session) => {
                 entry.place = Place::Resetting(None);
-                entry.rested = entry.since.take();
+                entry.looked_at = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -573,7 +573,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
-        let idle_since = slot.rested.take().unwrap_or(now);
+        let idle_since = slot.looked_at.take();
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -586,11 +586,15 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(idle_since);
+            slot.since = Some(idle_since.unwrap_or(now));
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;
                 self.idle.insert(0, index);
+            } else if let Some(since) = idle_since {
+                let fresh = &self.idle[self.aging_idle..];
+                let older = fresh.partition_point(|other| self.slots[*other as usize].since < Some(since));
+                self.idle.insert(self.aging_idle + older, index);
             } else {
                 self.idle.push(index);
             }

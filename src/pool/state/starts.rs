@@ -74,6 +74,7 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Starting;
         slot.since = Some(now);
         slot.signalled = false;
+        slot.looked_at = None;
         slot.died = false;
         slot.due = None;
         slot.memory = None;
@@ -91,7 +92,7 @@ impl<S: Resource, W> State<S, W> {
             handle: None,
             holder: None,
             since: None,
-            rested: None,
+            looked_at: None,
             ready_at: now,
             leases: 0,
             executions: 0,
@@ -139,7 +140,6 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
-        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;
