@@ -18,6 +18,7 @@ mod job;
 mod maintenance;
 mod metrics;
 mod monitor;
+mod openmetrics;
 mod scope;
 mod shared;
 mod spawner;
