@@ -124,6 +124,8 @@ mod pool;
 pub mod protocol;
 mod session;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod tracker;
 pub mod worker;
@@ -131,11 +133,11 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, HistogramBucket,
-    HistogramSnapshot, Job, JobId, Listener, Miss, MissCount, MissReason, PlaceName, PoolConfig, PoolCounts,
-    PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount, RefusalReason, Removal, RemovalCount,
-    Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, WaitReason,
-    WaiterRow, WarmImportStats, as_completed,
+    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, Foresight,
+    HistogramBucket, HistogramSnapshot, Job, JobId, Listener, MemoryInfo, Miss, MissCount, MissReason,
+    PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount,
+    RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -1,6 +1,8 @@
 //! Options of a pool.
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,8 +10,11 @@ use serde::Serialize;
 use super::SessionPool;
 use super::events::{Listener, PoolEvent};
 use super::foresight::Foresight;
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, SessionConfig, WorkDir};
+use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -77,6 +82,58 @@ pub struct PoolConfig {
     /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
     /// [`Foresight::Off`].
     pub foresight: Foresight,
+    /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
+    /// serves on until its replacement is ready, where there is room for one. Default: 1.
+    pub max_concurrent_retirements: usize,
+    /// An idle session that was not heard of for this long is asked whether it still answers, and is
+    /// replaced if it does not within [`ping_timeout`](PoolConfig::ping_timeout): it may be stopped or
+    /// stuck. `None`: never. Default: 30 s.
+    pub ping_interval: Option<Duration>,
+    /// Time that an idle session has to answer when it is asked. Default: 2 s.
+    pub ping_timeout: Duration,
+    /// Memory, in bytes, beyond which a session is replaced when its user has given it back. Looked at
+    /// when a session comes to rest and with each
+    /// [`health_check_interval`](PoolConfig::health_check_interval). Counted in parts where several
+    /// processes share pages (PSS), so that children of a template are not charged for what they
+    /// share. Default: no limit.
+    pub max_session_memory: Option<u64>,
+    /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
+    /// above the watermark, only removed. Default: no limit.
+    pub idle_memory_budget: Option<u64>,
+    /// A lease that is held longer than this is reported as a leak: logged, counted, told to the
+    /// listener; once. Default: never.
+    pub leak_after: Option<Duration>,
+    /// Whether a session whose lease was reported as a leak is taken back: its process is killed, its
+    /// place is free, and whoever still holds the lease finds it dead. Default: false.
+    pub reclaim_leaks: bool,
+    /// Called with each new session before anybody gets it: see [`on_create`](PoolConfig::on_create()).
+    pub(crate) on_create: Option<Hook<CreateHook>>,
+    /// Called with a session before somebody gets it: see [`validate_with`](PoolConfig::validate_with()).
+    pub(crate) validate: Option<Hook<ValidateHook>>,
+    /// For tests: the clock that this pool goes by. Default: the system's.
+    #[cfg(feature = "testing")]
+    pub clock: Option<ManualClock>,
+}
+
+/// Prepares a new session or says why it cannot.
+pub(crate) type CreateHook =
+    dyn Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
+/// Says whether a session is fit for use.
+pub(crate) type ValidateHook = dyn Fn(&mut Session) -> bool + Send + Sync;
+
+/// Code of the user's that a pool calls.
+pub(crate) struct Hook<F: ?Sized>(pub(crate) Arc<F>);
+
+impl<F: ?Sized> Clone for Hook<F> {
+    fn clone(&self) -> Hook<F> {
+        Hook(Arc::clone(&self.0))
+    }
+}
+
+impl<F: ?Sized> fmt::Debug for Hook<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a function")
+    }
 }
 
 /// What happens to a session between two users.
@@ -101,6 +158,7 @@ pub enum Reuse {
 /// The options in effect, for [`PoolInfo`](crate::PoolInfo).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
+#[allow(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct ConfigSummary {
     /// The program of the runtime.
     pub program: String,
@@ -130,6 +188,24 @@ pub struct ConfigSummary {
     pub reset_timeout: f64,
     /// See [`PoolConfig::retire_grace`], in seconds.
     pub retire_grace: f64,
+    /// See [`PoolConfig::max_concurrent_retirements`].
+    pub max_concurrent_retirements: usize,
+    /// See [`PoolConfig::ping_interval`], in seconds.
+    pub ping_interval: Option<f64>,
+    /// See [`PoolConfig::ping_timeout`], in seconds.
+    pub ping_timeout: f64,
+    /// See [`PoolConfig::max_session_memory`], in bytes.
+    pub max_session_memory: Option<u64>,
+    /// See [`PoolConfig::idle_memory_budget`], in bytes.
+    pub idle_memory_budget: Option<u64>,
+    /// See [`PoolConfig::leak_after`], in seconds.
+    pub leak_after: Option<f64>,
+    /// See [`PoolConfig::reclaim_leaks`].
+    pub reclaim_leaks: bool,
+    /// Whether there is a hook for new sessions: see [`PoolConfig::on_create`](PoolConfig::on_create()).
+    pub on_create: bool,
+    /// Whether there is a check before each use: see [`PoolConfig::validate_with`](PoolConfig::validate_with()).
+    pub validate: bool,
     /// See [`SessionConfig::start_timeout`], in seconds.
     pub start_timeout: f64,
     /// See [`SessionConfig::grace`], in seconds.
@@ -175,6 +251,17 @@ impl PoolConfig {
             retire_grace: Duration::from_millis(250),
             record_arrivals: 0,
             foresight: Foresight::Off,
+            max_concurrent_retirements: 1,
+            ping_interval: Some(Duration::from_secs(30)),
+            ping_timeout: Duration::from_secs(2),
+            max_session_memory: None,
+            idle_memory_budget: None,
+            leak_after: None,
+            reclaim_leaks: false,
+            on_create: None,
+            validate: None,
+            #[cfg(feature = "testing")]
+            clock: None,
         }
     }
 
@@ -304,6 +391,94 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`max_concurrent_retirements`](PoolConfig::max_concurrent_retirements).
+    pub fn max_concurrent_retirements(mut self, count: usize) -> PoolConfig {
+        self.max_concurrent_retirements = count;
+        self
+    }
+
+    /// Sets [`ping_interval`](PoolConfig::ping_interval).
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> PoolConfig {
+        self.ping_interval = interval.into();
+        self
+    }
+
+    /// Sets [`ping_timeout`](PoolConfig::ping_timeout).
+    pub fn ping_timeout(mut self, timeout: Duration) -> PoolConfig {
+        self.ping_timeout = timeout;
+        self
+    }
+
+    /// Sets [`max_session_memory`](PoolConfig::max_session_memory), in bytes.
+    pub fn max_session_memory(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
+        self.max_session_memory = bytes.into();
+        self
+    }
+
+    /// Sets [`idle_memory_budget`](PoolConfig::idle_memory_budget), in bytes.
+    pub fn idle_memory_budget(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
+        self.idle_memory_budget = bytes.into();
+        self
+    }
+
+    /// Sets [`leak_after`](PoolConfig::leak_after).
+    pub fn leak_after(mut self, held: impl Into<Option<Duration>>) -> PoolConfig {
+        self.leak_after = held.into();
+        self
+    }
+
+    /// Sets [`reclaim_leaks`](PoolConfig::reclaim_leaks).
+    pub fn reclaim_leaks(mut self, reclaim: bool) -> PoolConfig {
+        self.reclaim_leaks = reclaim;
+        self
+    }
+
+    /// Has `hook` called with each new session before anybody gets it, on the thread that started it:
+    /// to load data, to open connections, to look at its version. It may take as long as it needs; a
+    /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
+    /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
+    ///
+    /// ```
+    /// use remuda::{PoolConfig, Runtime};
+    ///
+    /// let config = PoolConfig::new(Runtime::python("python3")).on_create(|session| {
+    ///     let run = session.execute("import sys; sys.version_info >= (3, 9)")?;
+    ///     if run.value == true { Ok(()) } else { Err("this Python is too old".into()) }
+    /// });
+    /// ```
+    pub fn on_create(
+        mut self,
+        hook: impl Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> PoolConfig {
+        self.on_create = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
+    /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
+    /// the acquire returns [`Error::Unfit`]; a refusal of a session that nobody had before counts as a
+    /// failed start.
+    ///
+    /// A pool looks by itself whether a process is alive, without a system call; this is for what only
+    /// the user knows, and its time is added to each acquire.
+    pub fn validate_with(
+        mut self,
+        hook: impl Fn(&mut Session) -> bool + Send + Sync + 'static,
+    ) -> PoolConfig {
+        self.validate = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
+        self.clock = Some(clock.into());
+        self
+    }
+
     /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
     pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
         self.session = self.session.warm_import(module);
@@ -395,7 +570,19 @@ impl PoolConfig {
                 "it is zero; use try_acquire to never wait, or None for no limit",
             ));
         }
+        if self.max_concurrent_retirements == 0 {
+            return Err(Error::config(
+                "max_concurrent_retirements",
+                "it is zero, so no session would ever be replaced; use at least 1",
+            ));
+        }
+        if self.reclaim_leaks && self.leak_after.is_none() {
+            return Err(Error::config("reclaim_leaks", "it needs leak_after to tell what a leak is"));
+        }
         let times = [
+            ("ping_interval", self.ping_interval),
+            ("ping_timeout", Some(self.ping_timeout)),
+            ("leak_after", self.leak_after),
             ("health_check_interval", Some(self.health_check_interval)),
             ("session_timeout", Some(self.session_timeout)),
             ("reset_timeout", Some(self.reset_timeout)),
@@ -412,7 +599,17 @@ impl PoolConfig {
         self.recycle_after_executions.filter(|executions| *executions > 0)
     }
 
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
+    pub(crate) fn the_clock(&self) -> Clock {
+        #[cfg(feature = "testing")]
+        if let Some(clock) = &self.clock {
+            return Clock::manual(clock.clone());
+        }
+        Clock::system()
+    }
+
     pub(crate) fn summary(&self) -> ConfigSummary {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         ConfigSummary {
             program: self.session.runtime.program().display().to_string(),
             min_idle: self.min_idle,
@@ -421,16 +618,25 @@ impl PoolConfig {
             health_check_interval: self.health_check_interval.as_secs_f64(),
             pre_warm_on_start: self.pre_warm_on_start,
             recycle_after_executions: self.budget(),
-            max_lifetime: self.max_lifetime.map(|lifetime| lifetime.as_secs_f64()),
+            max_lifetime: seconds(self.max_lifetime),
             reuse: self.reuse,
             restart_if_dead: self.restart_if_dead,
             max_concurrent_starts: self.max_concurrent_starts,
             max_waiters: self.max_waiters,
+            max_concurrent_retirements: self.max_concurrent_retirements,
+            ping_interval: seconds(self.ping_interval),
+            ping_timeout: self.ping_timeout.as_secs_f64(),
+            max_session_memory: self.max_session_memory,
+            idle_memory_budget: self.idle_memory_budget,
+            leak_after: seconds(self.leak_after),
+            reclaim_leaks: self.reclaim_leaks,
+            on_create: self.on_create.is_some(),
+            validate: self.validate.is_some(),
             reset_timeout: self.reset_timeout.as_secs_f64(),
             retire_grace: self.retire_grace.as_secs_f64(),
             start_timeout: self.session.start_timeout.as_secs_f64(),
             grace: self.session.grace.as_secs_f64(),
-            time_limit: self.session.time_limit.map(|limit| limit.as_secs_f64()),
+            time_limit: seconds(self.session.time_limit),
             listener: self.listener.is_some(),
             record_arrivals: self.record_arrivals,
             foresight: self.foresight,

@@ -121,7 +121,8 @@ pub enum PoolEvent {
         /// Why.
         reason: RefusalReason,
     },
-    /// A session has been held for longer than [`leak_after`](crate::PoolConfig) allows.
+    /// A session has been held for longer than [`leak_after`](crate::PoolConfig::leak_after).
+    /// Told once for each lease.
     #[non_exhaustive]
     LeakSuspected {
         /// Its number.
@@ -146,7 +147,14 @@ pub enum PoolEvent {
         /// The new limit.
         max_sessions: usize,
     },
-    /// Nobody holds a session any more, as [`drain`](crate::SessionPool) asked for.
+    /// All sessions are to be replaced, one after the other: see
+    /// [`recycle_all`](crate::SessionPool::recycle_all).
+    #[non_exhaustive]
+    Outdated {
+        /// How many.
+        sessions: usize,
+    },
+    /// Nobody holds a session any more, as [`drain`](crate::SessionPool::drain) asked for.
     Drained,
     /// The pool is closed: nobody gets a session any more.
     Closed,
@@ -303,6 +311,9 @@ impl PoolEvent {
             PoolEvent::Resized { min_idle, max_sessions } => {
                 log::info!(target: TARGET, pool, min_idle, max_sessions; "pool resized");
             }
+            PoolEvent::Outdated { sessions } => {
+                log::info!(target: TARGET, pool, sessions; "all sessions are to be replaced");
+            }
             PoolEvent::Drained => log::info!(target: TARGET, pool; "pool drained"),
             PoolEvent::Closed => log::info!(target: TARGET, pool; "pool closed"),
             PoolEvent::HealthPass { removed } => {
@@ -350,7 +361,6 @@ pub(super) struct Outlet {
     queue: Option<Queue>,
     /// Events that the listener never heard of.
     dropped: AtomicU64,
-    leaks: AtomicU64,
 }
 
 struct Queue {
@@ -373,7 +383,7 @@ impl Outlet {
             let (ended, losing) = (AtomicBool::new(false), AtomicBool::new(false));
             Queue { listener: listener.clone(), sender, receiver, stop, stopped, ended, losing }
         });
-        Outlet { queue, dropped: AtomicU64::new(0), leaks: AtomicU64::new(0) }
+        Outlet { queue, dropped: AtomicU64::new(0) }
     }
 
     pub(super) fn has_listener(&self) -> bool {
@@ -382,11 +392,6 @@ impl Outlet {
 
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Sessions that were held for too long.
-    pub(super) fn leaks(&self) -> u64 {
-        self.leaks.load(Ordering::Relaxed)
     }
 
     fn send(&self, event: PoolEvent, pool: &str) {
@@ -417,9 +422,6 @@ impl Core {
     pub(super) fn emit(&self, event: PoolEvent) {
         let pool = &self.config.name;
         event.log(pool);
-        if matches!(event, PoolEvent::LeakSuspected { .. }) {
-            self.outlet.leaks.fetch_add(1, Ordering::Relaxed);
-        }
         self.outlet.send(event, pool);
     }
 }

@@ -4,19 +4,33 @@ use super::core::{Core, Handle};
 use super::events::RefusalReason;
 use super::explain::{MissCount, MissReason};
 use super::metrics::{
-    BreakerInfo, PlaceName, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow, counted,
+    BreakerInfo, MemoryInfo, PlaceName, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow,
+    counted,
 };
 use super::state::{Removal, Row};
-use crate::clock::{self, Moment};
+use crate::clock;
 
 /// Takes a snapshot: what the lock protects in one go, everything else without it.
 pub(super) fn of(core: &Core) -> PoolInfo {
-    let now = Moment::now();
-    let (open, counts, counters, misses, rows, breaker, last_error) = {
+    let now = core.clock().now();
+    let mut config = core.config.summary();
+    let (weighed_idle, weighed);
+    let (open, paused, counts, counters, misses, rows, breaker, last_error) = {
         let state = &core.lock().state;
         let last_error = state.last_start_error().cloned();
+        (config.min_idle, config.max_sessions) = state.size();
+        (weighed_idle, weighed) = state.memory_held();
         let (counters, misses) = (state.counters().clone(), state.misses().counts);
-        (state.is_open(), state.counts(), counters, misses, state.rows(now), state.breaker(now), last_error)
+        (
+            state.is_open(),
+            state.is_paused(),
+            state.counts(),
+            counters,
+            misses,
+            state.rows(now),
+            state.breaker(now),
+            last_error,
+        )
     };
     let row = |row: Row<Handle>| SessionRow {
         id: row.handle.id,
@@ -36,8 +50,9 @@ pub(super) fn of(core: &Core) -> PoolInfo {
     let (executions, execution_duration) = core.tallies.executions();
     PoolInfo {
         name: core.config.name.clone(),
-        config: core.config.summary(),
+        config,
         open,
+        paused,
         counts,
         metrics: PoolMetrics::new(&counters, counts),
         breaker: BreakerInfo { state, failures, retry_in, last_error },
@@ -55,8 +70,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         start_duration: core.tallies.starts(),
         executions,
         warm_imports: core.tallies.warm_imports(),
-        resident_memory: resident,
-        leaks_suspected: core.outlet.leaks(),
+        memory: MemoryInfo { resident, weighed, weighed_idle },
         events_dropped: core.outlet.dropped(),
         sessions,
         post_mortems: core.post_mortems(),

@@ -36,6 +36,8 @@ pub(crate) struct Counters {
     pub(crate) health_check_triggers: u64,
     pub(crate) health_check_runs: u64,
     pub(crate) sessions_removed_by_health: u64,
+    pub(crate) leaks: u64,
+    pub(crate) leaks_reclaimed: u64,
     pub(crate) removed_because: [u64; Removal::ALL.len()],
     pub(crate) breaker_opened: u64,
     pub(crate) busy_max: usize,
@@ -147,6 +149,11 @@ pub struct PoolMetrics {
     /// `health_check_runs / health_check_triggers`: low means that requests were coalesced well;
     /// zero before the first.
     pub health_check_efficiency: f64,
+    /// Leases that were held longer than [`leak_after`](super::PoolConfig::leak_after), each counted
+    /// once.
+    pub leaks: u64,
+    /// Of those: sessions that were taken back.
+    pub leaks_reclaimed: u64,
 }
 
 /// Everything worth knowing about a pool at one moment, fit for JSON: `serde_json::to_value(pool.info())`
@@ -158,8 +165,10 @@ pub struct PoolInfo {
     pub name: String,
     /// The options in effect.
     pub config: ConfigSummary,
-    /// Whether the pool still hands out sessions.
+    /// Whether the pool is not closed; it may be paused.
     pub open: bool,
+    /// Whether it is paused: it hands out nothing until it is resumed.
+    pub paused: bool,
     /// How many sessions are where.
     pub counts: PoolCounts,
     /// The counters.
@@ -183,11 +192,8 @@ pub struct PoolInfo {
     /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
     /// sessions started so far.
     pub warm_imports: Vec<WarmImportStats>,
-    /// Resident memory of all sessions that are ready or in use. What template children share
-    /// counts for each.
-    pub resident_memory: u64,
-    /// Sessions that were held for longer than allowed, each lease once.
-    pub leaks_suspected: u64,
+    /// What the sessions hold in memory.
+    pub memory: MemoryInfo,
     /// Events that the [listener](crate::PoolConfig::listener) did not hear of because it was too slow.
     pub events_dropped: u64,
     /// One row for each session that is ready, by slot.
@@ -223,8 +229,7 @@ pub struct SessionRow {
     pub pid: u32,
     /// Where it is.
     pub state: PlaceName,
-    /// How long it has been there, in seconds. For a busy session this is counted from the
-    /// first health pass that saw it busy, so it is a lower bound.
+    /// How long it has been there, in seconds.
     #[serde(serialize_with = "seconds")]
     pub since: Duration,
     /// Time since it became ready, in seconds.
@@ -236,6 +241,20 @@ pub struct SessionRow {
     pub executions: u64,
     /// Its resident memory, in bytes; `None` once its process is gone, or if that is elsewhere.
     pub memory: Option<u64>,
+}
+
+/// Memory of a pool's sessions, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryInfo {
+    /// Resident memory of all sessions that are ready or in use, now. What several processes share
+    /// counts for each.
+    pub resident: u64,
+    /// What all sessions held when they were last looked at, pages that are shared counted in parts.
+    /// Zero unless there is a budget: see [`max_session_memory`](crate::PoolConfig::max_session_memory).
+    pub weighed: u64,
+    /// Of that: the idle sessions.
+    pub weighed_idle: u64,
 }
 
 /// Sessions that left for one reason.
@@ -309,6 +328,8 @@ impl PoolMetrics {
             health_check_runs: c.health_check_runs,
             sessions_removed_by_health: c.sessions_removed_by_health,
             health_check_efficiency: ratio(c.health_check_runs, c.health_check_triggers),
+            leaks: c.leaks,
+            leaks_reclaimed: c.leaks_reclaimed,
         }
     }
 }

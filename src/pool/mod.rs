@@ -10,6 +10,7 @@ mod core;
 mod end;
 mod events;
 mod explain;
+mod foresight;
 mod gate;
 mod guard;
 mod histogram;
@@ -19,6 +20,7 @@ mod maintenance;
 mod metrics;
 mod monitor;
 mod openmetrics;
+mod operate;
 mod scope;
 mod shared;
 mod spawner;
@@ -33,11 +35,13 @@ pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
+pub use foresight::Foresight;
 pub use guard::PooledSession;
 pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use job::{AsCompleted, Job, JobId, as_completed};
 pub use metrics::{
-    BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow,
+    BreakerInfo, MemoryInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, RefusalCount, RemovalCount,
+    SessionRow,
 };
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
@@ -46,7 +50,6 @@ pub use tallies::{ExecutionCounts, WarmImportStats};
 
 use self::core::{Core, Patience};
 use crate::cancel::CancelToken;
-use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::{Request, Runtime};
 
@@ -113,7 +116,8 @@ impl SessionPool {
             core.spawn_thread(events::NAME, events::run)?;
         }
         core.spawn_thread("remuda-monitor", monitor::run)?;
-        core.spawn_thread("remuda-maint", maintenance::run)?;
+        let first_pass = core.clock().after(core.config.health_check_interval);
+        core.spawn_thread("remuda-maint", move |core| maintenance::run(core, first_pass))?;
         spawner::start(core)?;
         if pre_warm {
             pool.ensure_min_sessions().map_err(|error| match error {
@@ -178,7 +182,7 @@ impl SessionPool {
         core.gate.observe(None, |state| {
             if state.is_open() && !state.is_filled() {
                 // Once the back-off has passed an attempt is made, and its outcome counts.
-                failed = state.start_trouble(Moment::now()).filter(|(_, retry_in)| !retry_in.is_zero());
+                failed = state.start_trouble(core.clock().now()).filter(|(_, retry_in)| !retry_in.is_zero());
                 return failed.is_some();
             }
             true
@@ -197,7 +201,8 @@ impl SessionPool {
     /// [`Error::AcquireTimeout`] when `timeout` has passed, with the error of the last start if that
     /// failed; [`Error::Closed`].
     pub fn wait_ready(&self, sessions: usize, timeout: Duration) -> Result<()> {
-        let (core, began) = (self.core(), Moment::now());
+        let core = self.core();
+        let began = core.clock().now();
         let reached =
             core.gate.observe(Some(began + timeout), |state| !state.is_open() || state.alive() >= sessions);
         if !self.is_open() {
@@ -206,7 +211,7 @@ impl SessionPool {
         if reached {
             return Ok(());
         }
-        let now = Moment::now();
+        let now = core.clock().now();
         let last_start_error = core.lock().state.start_trouble(now).map(|(cause, _)| cause);
         Err(Error::AcquireTimeout { waited: now.saturating_since(began), ahead: 0, last_start_error })
     }
@@ -231,7 +236,7 @@ impl SessionPool {
 
     /// Why callers wait, and why callers had to. Holds the pool's lock for microseconds.
     pub fn explain(&self) -> Explanation {
-        let now = Moment::now();
+        let now = self.core().clock().now();
         let inner = self.core().lock();
         let misses = inner.state.misses();
         Explanation::new(inner.state.waiter_rows(now), &misses.counts, misses.recent(now))
@@ -266,7 +271,7 @@ impl SessionPool {
     /// any thread and more than once. On one of the pool's own threads (the output callback of a
     /// job) it returns after the deadline without waiting for the end.
     pub fn shutdown(&self, deadline: Duration) {
-        self.core().shutdown(Moment::after(deadline));
+        self.core().shutdown(self.core().clock().after(deadline));
     }
 
     /// Ends the pool at once: kills every session, those in use too.

@@ -87,14 +87,30 @@ impl Text {
         Family { text: self, name, kind }
     }
 
-    fn gauges<V: Display>(&mut self, name: &'static str, help: &str, pools: &[PoolInfo], of: impl Fn(&PoolInfo) -> V) {
+    fn gauges<V: Display>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        pools: &[PoolInfo],
+        of: impl Fn(&PoolInfo) -> V,
+    ) {
         let mut family = self.family(Kind::Gauge, name, help);
-        pools.iter().for_each(|pool| family.value(pool, &[], of(pool)));
+        for pool in pools {
+            family.value(pool, &[], of(pool));
+        }
     }
 
-    fn counters(&mut self, name: &'static str, help: &str, pools: &[PoolInfo], of: impl Fn(&PoolInfo) -> u64) {
+    fn counters(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        pools: &[PoolInfo],
+        of: impl Fn(&PoolInfo) -> u64,
+    ) {
         let mut family = self.family(Kind::Counter, name, help);
-        pools.iter().for_each(|pool| family.value(pool, &[], of(pool)));
+        for pool in pools {
+            family.value(pool, &[], of(pool));
+        }
     }
 
     fn histograms(
@@ -105,7 +121,9 @@ impl Text {
         of: impl Fn(&PoolInfo) -> &HistogramSnapshot,
     ) {
         let mut family = self.family(Kind::Histogram, name, help);
-        pools.iter().for_each(|pool| family.histogram(pool, of(pool)));
+        for pool in pools {
+            family.histogram(pool, of(pool));
+        }
     }
 }
 
@@ -172,9 +190,21 @@ fn sessions(text: &mut Text, pools: &[PoolInfo]) {
     }
     let most = |pool: &PoolInfo| pool.metrics.active_sessions_max;
     text.gauges("remuda_pool_busy_sessions_max", "The most sessions held at the same time.", pools, most);
-    let memory = |pool: &PoolInfo| pool.resident_memory;
+    let memory = |pool: &PoolInfo| pool.memory.resident;
     text.gauges("remuda_pool_resident_memory_bytes", "Resident memory of all sessions.", pools, memory);
-    text.gauges("remuda_pool_open", "Whether the pool hands out sessions.", pools, |pool| u8::from(pool.open));
+    let help = "What memory may be held: by one session, by all idle ones together. Absent without a limit.";
+    let mut family = text.family(Kind::Gauge, "remuda_pool_memory_limit_bytes", help);
+    for pool in pools {
+        let limits =
+            [("session", pool.config.max_session_memory), ("all_idle", pool.config.idle_memory_budget)];
+        for (bound, limit) in limits.iter().filter_map(|(bound, limit)| Some((bound, (*limit)?))) {
+            family.value(pool, &[("bound", bound)], limit);
+        }
+    }
+    text.gauges("remuda_pool_paused", "Whether the pool is paused.", pools, |pool| u8::from(pool.paused));
+    text.gauges("remuda_pool_open", "Whether the pool hands out sessions.", pools, |pool| {
+        u8::from(pool.open)
+    });
 }
 
 fn acquires(text: &mut Text, pools: &[PoolInfo]) {
@@ -237,8 +267,8 @@ fn lives(text: &mut Text, pools: &[PoolInfo]) {
     }
     let help = "Sessions that were replaced because they were dead or unusable.";
     text.counters("remuda_pool_sessions_restarted", help, pools, |pool| pool.metrics.sessions_restarted);
-    let help = "Leases that lasted longer than allowed.";
-    text.counters("remuda_pool_leaks_suspected", help, pools, |pool| pool.leaks_suspected);
+    let help = "Leases that lasted longer than allowed, each counted once.";
+    text.counters("remuda_pool_leaks_suspected", help, pools, |pool| pool.metrics.leaks);
 }
 
 fn starts(text: &mut Text, pools: &[PoolInfo]) {

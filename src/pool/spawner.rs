@@ -16,7 +16,6 @@ use crate::background::shielded;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::{Session, Witness};
-use crate::sync::wait_until;
 
 /// The name of the threads.
 const NAME: &str = "remuda-spawn";
@@ -52,14 +51,14 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
         if !inner.state.is_open() {
             return None;
         }
-        let now = Moment::now();
+        let now = core.clock().now();
         if let Some(slot) = inner.state.begin_start(now) {
             let probe = inner.state.breaker(now).0 == BreakerState::HalfOpen;
             return Some(Reservation { core, slot: Some(slot), began: now, probe });
         }
         let retry = inner.state.next_attempt(now);
         inner.parked_spawners += 1;
-        wait_until(&core.gate.starts, &mut inner, retry);
+        core.gate.sleep(&core.gate.starts, &mut inner, retry);
         inner.parked_spawners -= 1;
     }
 }
@@ -96,6 +95,11 @@ impl Reservation<'_> {
         let started = shielded("starting a session", || {
             let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
             session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);
+            if let Some(hook) = &core.config.on_create {
+                let id = session.id();
+                hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
+                session.forget_handles();
+            }
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
@@ -103,7 +107,7 @@ impl Reservation<'_> {
             Some(Ok(session)) => {
                 self.slot = None;
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
-                let now = Moment::now();
+                let now = core.clock().now();
                 let time = now.saturating_since(self.began);
                 core.tallies.started(time, session.warm_report());
                 self.tell_of(&handle, time);
@@ -131,7 +135,7 @@ impl Reservation<'_> {
 
     fn give_back(&mut self, error: Error) {
         let Some(slot) = self.slot.take() else { return };
-        let (core, now) = (self.core, Moment::now());
+        let (core, now) = (self.core, self.core.clock().now());
         // The pool's own end is nobody's failure.
         let cause = if core.stop.is_cancelled() { None } else { Some(Arc::new(error)) };
         let text = cause.as_deref().map(ToString::to_string);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Effects, Lease, Resource, State};
+use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::pool::breaker::BreakerState;
@@ -69,7 +69,7 @@ impl<S: Resource, W> State<S, W> {
         now: Moment,
         fx: &mut Effects<S, W>,
     ) -> Result<Ticket, Refusal> {
-        let refusal = if !self.open {
+        let refusal = if !self.is_open() {
             Some(Refusal::Closed)
         } else if self.waiters.len() >= self.bounds.max_waiters {
             Some(Refusal::TooManyWaiters)
@@ -154,8 +154,9 @@ impl<S: Resource, W> State<S, W> {
     fn wait_reason(&self, now: Moment) -> impl Fn(usize) -> WaitReason {
         let (resetting, coming) = (self.resetting, self.resetting + self.starting);
         let open = self.breaker.state(now) == BreakerState::Open;
-        let full = self.total() >= self.bounds.max_sessions;
+        let (full, paused) = (self.total() >= self.bounds.max_sessions, self.phase == Phase::Paused);
         move |ahead| match ahead {
+            _ if paused => WaitReason::Paused,
             _ if ahead < resetting => WaitReason::Resetting,
             _ if ahead < coming => WaitReason::Starting,
             _ if full || !open => WaitReason::AtMaxSessions,
@@ -174,6 +175,9 @@ impl<S: Resource, W> State<S, W> {
     /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
     /// passed over once, and they wake by themselves.
     pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
+        if self.phase == Phase::Paused {
+            return None;
+        }
         loop {
             let (ticket, waiter) = self.waiters.first_key_value()?;
             let ticket = *ticket;
@@ -190,7 +194,7 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn evaluate(&mut self, now: Moment, fx: &mut Effects<S, W>) {
         while !self.idle.is_empty() {
             let Some(ticket) = self.first_live_waiter(now) else { break };
-            let Some(lease) = self.pop_idle(fx) else { break };
+            let Some(lease) = self.pop_idle(now, fx) else { break };
             self.decide(ticket, Decision::Granted(lease), fx);
         }
         if !self.waiters.is_empty()
@@ -200,6 +204,7 @@ impl<S: Resource, W> State<S, W> {
                 self.decide(*ticket, Decision::Refused(refusal.clone()), fx);
             }
         }
+        self.shed(fx);
         self.announce(fx);
     }
 }
