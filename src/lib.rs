@@ -107,6 +107,8 @@ mod guide {
         OtherLanguages: "docs/guide/other-languages.md",
         WritingAWorker: "docs/guide/writing-a-worker.md",
         SharedPools: "docs/guide/shared-pools.md",
+        Sizing: "docs/guide/sizing.md",
+        Metrics: "docs/guide/metrics.md",
     }
 }
 
@@ -133,11 +135,12 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, Foresight,
-    HistogramBucket, HistogramSnapshot, Job, JobId, Listener, MemoryInfo, Miss, MissCount, MissReason,
-    PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount,
-    RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
-    StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts,
+    Explanation, Foresight, HistogramBucket, HistogramSnapshot, Job, JobId, Listener, MemoryInfo, Miss,
+    MissCount, MissReason, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics,
+    PooledSession, Recording, RefusalCount, RefusalReason, Removal, RemovalCount, Replay, Reuse, Scope,
+    SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, Target, WaitReason, WaiterRow,
+    WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -76,8 +76,8 @@ pub struct PoolConfig {
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
     /// So many of the last acquires are recorded, with their moment, wait and length, for an
-    /// [`Advisor`](crate::Advisor). Each then reads the clock three times and takes a lock twice (0.2 µs
-    /// in all). Default: 0, which costs nothing.
+    /// [`Advisor`](crate::Advisor). Each then reads the precise clock three times and takes a lock twice.
+    /// Default: 0, which costs nothing.
     pub record_arrivals: usize,
     /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
     /// [`Foresight::Off`].
@@ -608,12 +608,13 @@ impl PoolConfig {
         Clock::system()
     }
 
-    pub(crate) fn summary(&self) -> ConfigSummary {
+    /// With these bounds, which may have changed since the start.
+    pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         ConfigSummary {
             program: self.session.runtime.program().display().to_string(),
-            min_idle: self.min_idle,
-            max_sessions: self.max_sessions,
+            min_idle,
+            max_sessions,
             session_timeout: self.session_timeout.as_secs_f64(),
             health_check_interval: self.health_check_interval.as_secs_f64(),
             pre_warm_on_start: self.pre_warm_on_start,

@@ -18,6 +18,7 @@ use super::gate::{Gate, Inner, Waiter};
 use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
+use super::recorder::Recorder;
 use super::spawner;
 use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
 use super::state::{State, Take, Ticket};
@@ -46,6 +47,7 @@ pub(super) struct Core {
     pub(super) jobs: Jobs,
     pub(super) outlet: Outlet,
     pub(super) tallies: Arc<Tallies>,
+    pub(super) recorder: Option<Recorder>,
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
@@ -131,6 +133,7 @@ impl Core {
             jobs: Jobs::new(config.max_sessions, clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
             tallies: Arc::default(),
+            recorder: Recorder::with_room(config.record_arrivals),
             config,
             gate: Gate::new(state, clock),
             monitor: Monitor::new()?,
@@ -184,23 +187,30 @@ impl Core {
         } else if replaced {
             self.emit(PoolEvent::Restarted { session, pid, reason });
         }
-        let gentle = !reason.is_failure() && !self.killing.load(Ordering::SeqCst);
+        let gentle = !reason.is_defect() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
         worker.retire(grace, move |post_mortem| {
             as_insider(|| {
-                core.gone(slot, reason, began, post_mortem);
+                core.gone(slot, (session, pid), reason, began, post_mortem);
             });
         });
     }
 
-    /// The process of a session that left is gone.
-    fn gone(self: &Arc<Core>, slot: SlotId, reason: Removal, began: Moment, post_mortem: PostMortem) {
+    /// The process of a session that left is gone: its slot is free.
+    fn gone(
+        self: &Arc<Core>,
+        slot: SlotId,
+        (session, pid): (SessionId, u32),
+        reason: Removal,
+        began: Moment,
+        post_mortem: PostMortem,
+    ) {
         self.remember(post_mortem.clone());
-        let (session, pid, now) = (post_mortem.session, post_mortem.pid, self.clock().now());
-        let (time, post_mortem) = (now.saturating_since(began), Box::new(post_mortem));
+        let (time, post_mortem) = (self.clock().now().saturating_since(began), Box::new(post_mortem));
         // Before the slot is free: whoever waits for the pool's end has all of them queued.
         self.emit(PoolEvent::Removed { session, pid, reason, time, post_mortem });
+        let now = self.clock().now();
         let ended = self.with(|state, fx| {
             state.retired(slot, now, fx);
             !state.is_open() && state.counts().total == 0
@@ -213,15 +223,11 @@ impl Core {
     /// Takes a session back from a user who does not return it.
     pub(super) fn reclaim(self: &Arc<Core>, slot: SlotId) {
         let Some(handle) = self.with(|state, _| state.reclaim(slot)) else { return };
-        let (session, pid, reason) = (handle.id, handle.process.id(), Removal::Reclaimed);
-        let began = self.clock().now();
-        if self.config.restart_if_dead {
-            self.emit(PoolEvent::Restarted { session, pid, reason });
-        }
+        let (session, began) = ((handle.id, handle.process.id()), self.clock().now());
         let core = Arc::clone(self);
         self.keeper.reclaim(&handle.process, move |post_mortem| {
             as_insider(|| {
-                core.gone(slot, reason, began, post_mortem);
+                core.gone(slot, session, Removal::Reclaimed, began, post_mortem);
             });
         });
         // The slot may be needed, and its replacement was ordered.
@@ -265,10 +271,24 @@ impl Core {
         patience: Patience,
         token: Option<&CancelToken>,
     ) -> Result<PooledSession> {
-        match &self.config.validate {
+        self.recorded(|| match &self.config.validate {
             None => self.acquire_any(patience, token),
             Some(fit) => self.acquire_fit(patience, token, &*fit.0),
+        })
+    }
+
+    /// Has an acquire recorded, if the pool does that.
+    #[inline]
+    fn recorded(&self, acquire: impl FnOnce() -> Result<PooledSession>) -> Result<PooledSession> {
+        let Some(recorder) = &self.recorder else { return acquire() };
+        let came = self.clock().now();
+        let mut result = acquire();
+        match &mut result {
+            Ok(session) => session.recorded = Some(recorder.note(came, self.clock().now(), true)),
+            Err(Error::AcquireTimeout { .. }) => _ = recorder.note(came, self.clock().now(), false),
+            Err(_) => {}
         }
+        result
     }
 
     #[cold]

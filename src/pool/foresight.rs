@@ -34,31 +34,33 @@ pub enum Foresight {
 }
 
 /// What is expected of the callers of one pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Forecast {
     /// Calls a second.
     rate: f64,
-    last: Option<(Moment, u64)>,
+    /// When they were counted the last time.
+    then: Moment,
+    before: u64,
 }
 
 impl Forecast {
+    /// Nothing yet: no call has come by `now`.
+    pub(crate) fn new(now: Moment) -> Forecast {
+        Forecast { rate: 0.0, then: now, before: 0 }
+    }
+
     /// Notes how many calls have come so far. Returns whether some came since the last time.
     #[allow(clippy::cast_precision_loss, reason = "calls within a tick are far below 2^52")]
     pub(crate) fn observe(&mut self, now: Moment, calls: u64) -> bool {
-        let Some((then, before)) = self.last else {
-            self.last = Some((now, calls));
-            return calls > 0;
-        };
-        let passed = now.saturating_since(then);
+        let (passed, new) = (now.saturating_since(self.then), calls.saturating_sub(self.before));
         // A shorter time would make a rate of a thousand out of one call.
-        if passed < TICK {
-            return calls > before;
+        if passed >= TICK {
+            let came = new as f64 / passed.as_secs_f64();
+            let faded = self.rate * 0.5_f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
+            self.rate = came.max(faded);
+            (self.then, self.before) = (now, calls);
         }
-        self.last = Some((now, calls));
-        let came = calls.saturating_sub(before) as f64 / passed.as_secs_f64();
-        let faded = self.rate * 0.5_f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
-        self.rate = came.max(faded);
-        calls > before
+        new > 0
     }
 
     /// Sessions to keep ready if a start takes `start_time`: as many as callers are expected until
@@ -84,9 +86,7 @@ mod tests {
 
     fn begin() -> (Forecast, Moment) {
         let now = Moment::FAR_FUTURE - Duration::from_secs(1_000_000);
-        let mut forecast = Forecast::default();
-        forecast.observe(now, 0);
-        (forecast, now)
+        (Forecast::new(now), now)
     }
 
     #[test]

@@ -13,23 +13,20 @@ use crate::clock;
 /// Takes a snapshot: what the lock protects in one go, everything else without it.
 pub(super) fn of(core: &Core) -> PoolInfo {
     let now = core.clock().now();
-    let mut config = core.config.summary();
-    let (weighed_idle, weighed);
-    let (open, paused, counts, counters, misses, rows, breaker, last_error) = {
+    let (open, counts, counters, misses, rows, breaker, last_error, (paused, sizes, (weighed_idle, weighed))) = {
         let state = &core.lock().state;
+        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held());
         let last_error = state.last_start_error().cloned();
-        (config.min_idle, config.max_sessions) = state.size();
-        (weighed_idle, weighed) = state.memory_held();
         let (counters, misses) = (state.counters().clone(), state.misses().counts);
         (
             state.is_open(),
-            state.is_paused(),
             state.counts(),
             counters,
             misses,
             state.rows(now),
             state.breaker(now),
             last_error,
+            now_and_then,
         )
     };
     let row = |row: Row<Handle>| SessionRow {
@@ -50,7 +47,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
     let (executions, execution_duration) = core.tallies.executions();
     PoolInfo {
         name: core.config.name.clone(),
-        config,
+        config: core.config.summary(sizes),
         open,
         paused,
         counts,

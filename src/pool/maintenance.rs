@@ -16,7 +16,7 @@ const ERROR_REST: Duration = Duration::from_secs(1);
 
 /// The maintenance thread. The first pass is `due` by itself.
 pub(super) fn run(core: &Arc<Core>, mut due: Moment) {
-    let mut forecast = (core.config.foresight != Foresight::Off).then(Forecast::default);
+    let mut forecast = (core.config.foresight != Foresight::Off).then(|| Forecast::new(core.clock().now()));
     while wait_for_request(core, due) {
         // Read once: time that passes during the pass counts for the rest and for the next pass.
         let now = core.clock().now();
@@ -60,7 +60,7 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
 fn foresee(core: &Arc<Core>, forecast: &mut Forecast, now: Moment) -> bool {
     let start_time = core.tallies.start_time();
     core.with(|state, fx| {
-        let (min_idle, max_sessions) = state.size();
+        let (min_idle, max_sessions) = state.sizes();
         let heard_before = forecast.observe(now, state.counters().acquisition_attempts);
         let target = forecast.target(start_time, min_idle, max_sessions);
         state.set_target_idle(target, fx);

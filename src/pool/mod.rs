@@ -4,6 +4,7 @@
 //! for; `spawner`, `monitor` and `maintenance` are its threads; `guard`, `job`, `scope` and `shared`
 //! are what users hold.
 
+mod advisor;
 mod breaker;
 mod config;
 mod core;
@@ -21,6 +22,7 @@ mod metrics;
 mod monitor;
 mod openmetrics;
 mod operate;
+mod recorder;
 mod scope;
 mod shared;
 mod spawner;
@@ -31,6 +33,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use advisor::{Advice, Advisor, Replay, Target};
 pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
@@ -43,6 +46,7 @@ pub use metrics::{
     BreakerInfo, MemoryInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, RefusalCount, RemovalCount,
     SessionRow,
 };
+pub use recorder::{Arrival, Recording};
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 pub use state::Removal;
@@ -232,6 +236,13 @@ impl SessionPool {
     /// microsecond per session; without it, asks the kernel for the memory of each (30 µs).
     pub fn info(&self) -> PoolInfo {
         info::of(self.core())
+    }
+
+    /// The last calls for a session, for an [`Advisor`]: as many as
+    /// [`record_arrivals`](PoolConfig::record_arrivals) asked for, which is none by default. Asks the
+    /// kernel for the memory of each session (30 µs).
+    pub fn recording(&self) -> Recording {
+        recorder::recording(self.core())
     }
 
     /// Why callers wait, and why callers had to. Holds the pool's lock for microseconds.

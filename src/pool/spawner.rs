@@ -94,12 +94,12 @@ impl Reservation<'_> {
         }
         let started = shielded("starting a session", || {
             let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
-            session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
                 hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
                 session.forget_handles();
             }
+            session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });

@@ -44,7 +44,7 @@ isolated! {
         assert!(*time > Duration::ZERO);
         assert!(middle.iter().any(|event| matches!(event, PoolEvent::Closed)), "{heard:?}");
         match last {
-            PoolEvent::Removed { session, reason: Removal::Closing, post_mortem, .. } => {
+            PoolEvent::Removed { session, reason: Removal::Shutdown, post_mortem, .. } => {
                 assert_eq!((*session, post_mortem.pid), (id, pid));
             }
             other => panic!("{other:?}"),

@@ -92,7 +92,7 @@ impl<S: Resource, W> State<S, W> {
             let reason = if !session.is_alive() {
                 Some(Removal::Dead)
             } else if !aging && fresh > kept_idle && now >= timeout {
-                Some(Removal::IdleTimeout)
+                Some(Removal::Idle)
             } else {
                 None
             };
@@ -192,8 +192,8 @@ impl<S: Resource, W> State<S, W> {
         self.busy -= 1;
         self.retiring += 1;
         self.counters.sessions_removed += 1;
-        self.counters.leaks_reclaimed += 1;
         self.counters.removed_because[Removal::Reclaimed as usize] += 1;
+        self.counters.leaks_reclaimed += 1;
         if self.is_open() && self.bounds.restart_if_dead {
             self.counters.sessions_restarted += 1;
             self.owe_for(slot.index);

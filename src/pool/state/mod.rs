@@ -24,6 +24,7 @@ mod health;
 mod memory;
 mod operate;
 mod queue;
+mod removal;
 mod retire;
 #[cfg(test)]
 mod retire_tests;
@@ -37,8 +38,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::breaker::{Breaker, Roll};
 use super::explain::Misses;
 use super::metrics::Counters;
@@ -48,6 +47,7 @@ use crate::error::Error;
 pub(crate) use health::SETTLE;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
+pub use removal::Removal;
 pub(crate) use view::Row;
 
 /// What the pool hands out.
@@ -101,110 +101,6 @@ pub(crate) struct Lease<S> {
     pub(crate) session: S,
 }
 
-/// Why a session leaves the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Removal {
-    /// Its process ended.
-    Dead,
-    /// Its last lease left it in a state that only a new process gets rid of.
-    Tainted,
-    /// The worker could not go back to its warm state, or not in time.
-    ResetFailed,
-    /// It sent bytes that nobody asked for.
-    Misbehaved,
-    /// Its execution budget is spent.
-    Recycled,
-    /// It is as old as a session may get.
-    MaxAge,
-    /// It, or all idle sessions together, hold more memory than they may.
-    Memory,
-    /// All sessions are to be replaced, one after the other.
-    Outdated,
-    /// It does not answer any more.
-    Hung,
-    /// The user's check refused it.
-    Unfit,
-    /// There are more sessions than the pool may have since it was resized.
-    Resized,
-    /// Its user never gave it back.
-    Reclaimed,
-    /// It was idle too long.
-    #[serde(rename = "idle")]
-    IdleTimeout,
-    /// Its user asked for it.
-    Discarded,
-    /// The pool gives each user a new process.
-    Fresh,
-    /// The pool is closed.
-    #[serde(rename = "shutdown")]
-    Closing,
-}
-
-impl Removal {
-    /// Each reason, at the place of its number.
-    pub(crate) const ALL: [Removal; 16] = [
-        Removal::Dead,
-        Removal::Tainted,
-        Removal::ResetFailed,
-        Removal::Misbehaved,
-        Removal::Recycled,
-        Removal::MaxAge,
-        Removal::Memory,
-        Removal::Outdated,
-        Removal::Hung,
-        Removal::Unfit,
-        Removal::Resized,
-        Removal::Reclaimed,
-        Removal::IdleTimeout,
-        Removal::Discarded,
-        Removal::Fresh,
-        Removal::Closing,
-    ];
-
-    /// Its name in metrics and in the log.
-    pub fn label(self) -> &'static str {
-        match self {
-            Removal::Dead => "dead",
-            Removal::Tainted => "tainted",
-            Removal::ResetFailed => "reset_failed",
-            Removal::Misbehaved => "misbehaved",
-            Removal::Recycled => "recycled",
-            Removal::MaxAge => "max_age",
-            Removal::Memory => "memory",
-            Removal::Outdated => "outdated",
-            Removal::Hung => "hung",
-            Removal::Unfit => "unfit",
-            Removal::Resized => "resized",
-            Removal::Reclaimed => "reclaimed",
-            Removal::IdleTimeout => "idle",
-            Removal::Discarded => "discarded",
-            Removal::Fresh => "fresh",
-            Removal::Closing => "shutdown",
-        }
-    }
-
-    /// Whether a session that served well is replaced, for another reason than its state.
-    pub(crate) fn is_recycling(self) -> bool {
-        matches!(self, Removal::Recycled | Removal::MaxAge | Removal::Memory | Removal::Outdated)
-    }
-
-    /// Whether the session is of no use any more, so that nothing is gained by a graceful end.
-    pub(crate) fn is_failure(self) -> bool {
-        matches!(
-            self,
-            Removal::Dead
-                | Removal::Tainted
-                | Removal::ResetFailed
-                | Removal::Misbehaved
-                | Removal::Hung
-                | Removal::Unfit
-                | Removal::Reclaimed
-        )
-    }
-}
-
 /// A session to be retired once the lock is released; its slot is free after
 /// [`State::retired`].
 #[derive(Debug)]
@@ -255,7 +151,7 @@ pub(crate) enum Look<S> {
 }
 
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "what was seen of a slot, each by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, set and cleared one by one")]
 struct Slot<S: Resource> {
     generation: u32,
     place: Place<S>,
@@ -544,7 +440,7 @@ impl<S: Resource, W> State<S, W> {
             let slot = &mut self.slots[lease.slot.index as usize];
             slot.place = Place::Resetting(Some(lease.session));
         } else {
-            let reason = if self.is_open() { Removal::Dead } else { Removal::Closing };
+            let reason = if self.is_open() { Removal::Dead } else { Removal::Shutdown };
             self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
             self.announce(fx);
         }
@@ -613,7 +509,7 @@ impl<S: Resource, W> State<S, W> {
         entry.executions = executions;
         entry.heard = now;
         if !session.is_alive() {
-            Some(if self.is_open() { Removal::Dead } else { Removal::Closing })
+            Some(if self.is_open() { Removal::Dead } else { Removal::Shutdown })
         } else if executions >= entry.budget
             || now >= entry.expires
             || entry.aging.is_some()
@@ -674,7 +570,7 @@ impl<S: Resource, W> State<S, W> {
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
         // What dies with the pool is not replaced.
-        let reason = if self.is_open() { reason } else { Removal::Closing };
+        let reason = if self.is_open() { reason } else { Removal::Shutdown };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -685,12 +581,10 @@ impl<S: Resource, W> State<S, W> {
         self.retiring += 1;
         self.counters.sessions_removed += 1;
         self.counters.removed_because[reason as usize] += 1;
-        let replaced = reason.is_recycling() || replace && reason.is_failure();
-        if reason.is_recycling() {
-            self.counters.sessions_recycled += 1;
-            self.owe_for(index);
-        } else if replaced {
-            self.counters.sessions_restarted += 1;
+        let replaced = reason.is_recycling() || replace && reason.is_defect();
+        if replaced {
+            self.counters.sessions_recycled += u64::from(reason.is_recycling());
+            self.counters.sessions_restarted += u64::from(reason.is_defect());
             self.owe_for(index);
         }
         let slot = SlotId { index, generation: self.slots[index as usize].generation };

@@ -21,7 +21,7 @@ impl<S: Resource, W> State<S, W> {
     #[cold]
     pub(super) fn leaves_instead(&mut self, index: u32, now: Moment) -> Option<Removal> {
         if !self.is_open() {
-            return Some(Removal::Closing);
+            return Some(Removal::Shutdown);
         }
         if self.live() > self.bounds.max_sessions {
             return Some(Removal::Resized);

@@ -156,7 +156,7 @@ impl<S: Resource, W> State<S, W> {
         entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
         let open = self.phase != Phase::Closed;
         if !open || entry.died || !session.is_alive() {
-            let reason = if open { Removal::Dead } else { Removal::Closing };
+            let reason = if open { Removal::Dead } else { Removal::Shutdown };
             entry.place = Place::Busy;
             self.busy += 1;
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);

@@ -43,11 +43,6 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
-    /// `min_idle` and `max_sessions`, as they are since the last resize.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        (self.bounds.min_idle, self.bounds.max_sessions)
-    }
-
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
