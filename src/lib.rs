@@ -98,17 +98,18 @@ mod guide {
         };
     }
     pages! {
-        Readme: "README.md",
-        Index: "docs/guide/README.md",
-        RunningCode: "docs/guide/running-code.md",
-        StreamingAndDisplay: "docs/guide/streaming-and-display.md",
-        Stopping: "docs/guide/stopping.md",
-        LimitsPage: "docs/guide/limits.md",
-        OtherLanguages: "docs/guide/other-languages.md",
-        WritingAWorker: "docs/guide/writing-a-worker.md",
-        SharedPools: "docs/guide/shared-pools.md",
+    Readme: "README.md",
+    Index: "docs/guide/README.md",
+    RunningCode: "docs/guide/running-code.md",
+    StreamingAndDisplay: "docs/guide/streaming-and-display.md",
+    Stopping: "docs/guide/stopping.md",
+    LimitsPage: "docs/guide/limits.md",
+    OtherLanguages: "docs/guide/other-languages.md",
+    WritingAWorker: "docs/guide/writing-a-worker.md",
+    SharedPools: "docs/guide/shared-pools.md",
         Sizing: "docs/guide/sizing.md",
-        Metrics: "docs/guide/metrics.md",
+    Metrics: "docs/guide/metrics.md",
+        Testing: "docs/guide/testing.md",
     }
 }
 

@@ -124,10 +124,8 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
-        #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
-        let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
-        let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
         let clock = config.the_clock();
+        let state = State::new(bounds, clock.seed());
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(config.max_sessions, clock.clone()),
@@ -450,9 +448,7 @@ impl Core {
         self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
     }
 
-    /// The user's check refused a session: it is replaced. One that nobody had before was started in
-    /// vain: that counts as a failed start, or a check that is never content would start processes
-    /// without end.
+    /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
         let now = self.clock().now();
         self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));

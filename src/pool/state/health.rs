@@ -166,7 +166,7 @@ impl<S: Resource, W> State<S, W> {
         let entry = self.entry(slot)?;
         match mem::replace(&mut entry.place, Place::Resetting(None)) {
             Place::Idle(session) => {
-                entry.since = None;
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();

@@ -158,6 +158,8 @@ struct Slot<S: Resource> {
     handle: Option<S::Handle>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
+    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
+    rested: Option<Moment>,
     ready_at: Moment,
     leases: u64,
     executions: u64,
@@ -256,6 +258,8 @@ pub(crate) struct State<S: Resource, W> {
     breaker: Breaker,
     batch: Batch,
     last_start_error: Option<Arc<Error>>,
+    /// Sessions that the user's check refused since one came back from a user.
+    refusals: u32,
 
     health_requested: bool,
     roll: Roll,
@@ -290,6 +294,7 @@ impl<S: Resource, W> State<S, W> {
             breaker: Breaker::new(seed),
             batch: Batch::default(),
             last_start_error: None,
+            refusals: 0,
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
@@ -415,7 +420,7 @@ impl<S: Resource, W> State<S, W> {
         match mem::replace(&mut entry.place, Place::Free) {
             Place::Idle(session) => {
                 entry.place = Place::Resetting(None);
-                entry.since = None;
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -504,6 +509,7 @@ impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
     fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
         let executions = session.executions();
+        self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
         entry.executions = executions;
@@ -538,6 +544,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
+        let idle_since = slot.rested.take().unwrap_or(now);
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -550,7 +557,7 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(now);
+            slot.since = Some(idle_since);
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;

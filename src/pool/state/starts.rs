@@ -101,6 +101,7 @@ impl<S: Resource, W> State<S, W> {
             place: Place::Free,
             handle: None,
             since: None,
+            rested: None,
             ready_at: now,
             leases: 0,
             executions: 0,
@@ -148,6 +149,7 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
+        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;
