@@ -98,15 +98,17 @@ mod guide {
         };
     }
     pages! {
-        Readme: "README.md",
-        Index: "docs/guide/README.md",
-        RunningCode: "docs/guide/running-code.md",
-        StreamingAndDisplay: "docs/guide/streaming-and-display.md",
-        Stopping: "docs/guide/stopping.md",
-        LimitsPage: "docs/guide/limits.md",
-        OtherLanguages: "docs/guide/other-languages.md",
-        WritingAWorker: "docs/guide/writing-a-worker.md",
-        SharedPools: "docs/guide/shared-pools.md",
+    Readme: "README.md",
+    Index: "docs/guide/README.md",
+    RunningCode: "docs/guide/running-code.md",
+    StreamingAndDisplay: "docs/guide/streaming-and-display.md",
+    Stopping: "docs/guide/stopping.md",
+    LimitsPage: "docs/guide/limits.md",
+    OtherLanguages: "docs/guide/other-languages.md",
+    WritingAWorker: "docs/guide/writing-a-worker.md",
+    SharedPools: "docs/guide/shared-pools.md",
+        Sizing: "docs/guide/sizing.md",
+    Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",
     }
 }
@@ -134,11 +136,12 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation,
-    HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId, Listener, Miss, MissCount, MissReason,
-    NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota,
-    QuotaRow, RefusalCount, RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow,
-    SharedHandle, SharedPool, StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
+    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId,
+    Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts,
+    PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason,
+    Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

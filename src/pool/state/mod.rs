@@ -265,6 +265,8 @@ pub(crate) struct State<S: Resource, W> {
 
     /// Whether the watermark counts: from the first demand on, or from the start.
     primed: bool,
+    /// Idle sessions that are expected to be needed soon.
+    target_idle: usize,
     /// Replacements for sessions that were recycled or died, not yet started.
     owed: usize,
     /// How many starts the spawner was told of.
@@ -304,6 +306,7 @@ impl<S: Resource, W> State<S, W> {
             queued_jobs: 0,
             tenants: Tenants::default(),
             primed: false,
+            target_idle: 0,
             owed: 0,
             announced: 0,
             breaker: Breaker::new(seed),
