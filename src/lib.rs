@@ -146,7 +146,8 @@ pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
     Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
     OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
-    SessionId, SessionInfo, SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
+    WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
+use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir, check_template};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -29,6 +29,7 @@ use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct PoolConfig {
     /// What each session is made of.
     pub session: SessionConfig,
@@ -86,6 +87,11 @@ pub struct PoolConfig {
     pub nested_acquire: NestedAcquire,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
+    /// Whether sessions are made by a [`Template`](crate::Template): a Python worker that does the warm-up
+    /// once and then forks, which takes about a millisecond and shares memory. Its process is none of
+    /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
+    /// false.
+    pub template: bool,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -162,6 +168,7 @@ pub enum Reuse {
 /// The options in effect, for [`PoolInfo`](crate::PoolInfo).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct ConfigSummary {
     /// The program of the runtime.
     pub program: String,
@@ -191,6 +198,8 @@ pub struct ConfigSummary {
     pub quota: Quota,
     /// See [`PoolConfig::nested_acquire`].
     pub nested_acquire: NestedAcquire,
+    /// See [`PoolConfig::template`].
+    pub template: bool,
     /// Whether there is warm-up code.
     pub warmup_code: bool,
     /// See [`SessionConfig::warm_imports`].
@@ -225,6 +234,7 @@ impl PoolConfig {
             tenant_quotas: BTreeMap::new(),
             nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
+            template: false,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),
@@ -368,6 +378,12 @@ impl PoolConfig {
     /// Sets [`retire_grace`](PoolConfig::retire_grace).
     pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
         self.retire_grace = grace;
+        self
+    }
+
+    /// Sets [`template`](PoolConfig::template).
+    pub fn template(mut self, template: bool) -> PoolConfig {
+        self.template = template;
         self
     }
 
@@ -525,6 +541,9 @@ impl PoolConfig {
     /// [`Error::InvalidConfig`] names the first option that makes no sense and says what to do.
     pub fn validate(&self) -> Result<()> {
         self.session.validate()?;
+        if self.template {
+            check_template(&self.session)?;
+        }
         if self.max_sessions == 0 {
             return Err(Error::config(
                 "max_sessions",
@@ -610,6 +629,7 @@ impl PoolConfig {
             max_waiters: self.max_waiters,
             quota: self.quota,
             nested_acquire: self.nested_acquire,
+            template: self.template,
             warmup_code: self.session.warmup_code.is_some(),
             warm_imports: self.session.warm_imports.clone(),
         }
@@ -640,6 +660,7 @@ mod tests {
         assert_eq!((config.reuse, config.reset_timeout), (Reuse::Reset, Duration::from_secs(2)));
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
+        assert!(!config.template);
         assert!(config.validate().is_ok());
     }
 

@@ -20,6 +20,7 @@ use super::monitor::Monitor;
 use super::spawner;
 use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
+use super::template::Source;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
@@ -37,6 +38,7 @@ pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
 pub(super) struct Core {
     pub(super) config: PoolConfig,
     pub(super) session_config: Arc<SessionConfig>,
+    pub(super) source: Source,
     pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
@@ -110,11 +112,12 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
-        let clock = config.the_clock();
         let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
+        let clock = config.the_clock();
         let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
+            source: Source::new(&config)?,
             jobs: Jobs::new(clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
             tallies: Arc::default(),

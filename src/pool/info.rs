@@ -55,6 +55,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         metrics: PoolMetrics::new(&counters, counts),
         breaker: BreakerInfo { state, failures, retry_in, last_error },
         quotas: tenants.iter().map(QuotaRow::new).collect(),
+        template: core.source.info(),
         removals: counted(&Removal::ALL, &counters.removed_because, |reason, count| RemovalCount {
             reason,
             count,

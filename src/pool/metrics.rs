@@ -14,7 +14,7 @@ use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
 use super::tallies::{ExecutionCounts, WarmImportStats};
 use super::threads;
-use crate::session::{PostMortem, SessionId};
+use crate::session::{PostMortem, SessionId, TemplateInfo};
 
 /// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
 #[derive(Clone, Debug, Default)]
@@ -187,6 +187,8 @@ pub struct PoolInfo {
     pub breaker: BreakerInfo,
     /// One row for each tenant that has or waits for a session, or has a quota of its own, by name.
     pub quotas: Vec<QuotaRow>,
+    /// Where its sessions come from, with [`PoolConfig::template`](crate::PoolConfig::template).
+    pub template: Option<TemplateInfo>,
     /// Why sessions left, and how many for which reason; reasons that never held are left out.
     pub removals: Vec<RemovalCount>,
     /// Why callers were refused; reasons that never held are left out.

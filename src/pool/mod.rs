@@ -26,6 +26,7 @@ mod shared;
 mod spawner;
 mod state;
 mod tallies;
+mod template;
 mod threads;
 
 use std::fmt;
