@@ -75,7 +75,7 @@ pub struct PoolConfig {
     /// least 2.
     pub max_concurrent_starts: usize,
     /// Callers that may wait for a session at the same time; the next one gets
-    /// [`Error::TooManyWaiters`]. Default: no limit.
+    /// [`Error::TooManyWaiters`]. Jobs do not count. Default: no limit.
     pub max_waiters: Option<usize>,
     /// What each named tenant may have, see [`SessionPool::acquire_as`]; those who acquire without a
     /// name have no quota. Default: no limits.
