@@ -7,6 +7,7 @@
 
 forked = {}              # process numbers of children by the request that made them
 condemned = []           # of those that the host is done with, and that have not ended yet
+ready_frame = b""        # what a child says first
 on_child = None          # the handler of SIGCHLD that the warm-up left
 
 
@@ -39,15 +40,9 @@ def shares_badly(fd):
 
 def freeze(request):
     """Makes a template of this process, or answers why it cannot be one."""
-    global frozen, on_child
+    global frozen, on_child, ready_frame
     import gc
-    while deferred:
-        name = deferred.pop(0)
-        if name != "late":
-            own(name)
-        if name == "_struct":
-            use_struct()
-    own("select"), own("_socket")
+    prepare_requests()
     flush_output()
     found = obstacles()
     answer = frame(FROZEN, 0, request, dump_json({"obstacles": found}))
@@ -63,11 +58,31 @@ def freeze(request):
     fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR)
     name_process(b"remuda-template")
     reseed()
+    ready_frame = frame(READY, 0, 0, ready(True))
     # What is here stays for good: a collection in a child would else touch, and so copy, every page.
     gc.collect()
     gc.freeze()
     send(answer)
     serve_forks()
+
+
+def prepare_requests():
+    """Does now what a worker does when it is idle or first needs it: it is done once then, and shared."""
+    global cell_number
+    while deferred:
+        name = deferred.pop(0)
+        if name != "late":
+            own(name)
+        if name == "_struct":
+            use_struct()
+    for name in ("select", "_socket"):
+        own(name)
+    number = cell_number
+    for source in (b"1+1", b"import sys\nsys"):
+        # The compiler makes its types the first time.
+        compile_cell(source)
+        code_cache.pop(source, None)
+    cell_number = number
 
 
 def name_process(name):
@@ -97,7 +112,6 @@ def serve_forks():
         if control in ready and not serve_control(socket):
             # The descriptor is one of the session's now.
             socket.detach()
-            settle()
             serve()
 
 
@@ -185,39 +199,41 @@ def move_into_group(pid):
 
 
 def become_session(fds, numbers, directory):
-    """In the child: gives up what is the template's, takes its own channels and says that it is ready. Fd 0
-    is empty already; the other channels come to lie where those of the template were."""
+    """The child's start. The host goes on as soon as *ready* is there, so this does the rest meanwhile: it
+    gives up what is the template's and takes its own channels, which come to lie where those of the
+    template were. Fd 0 is empty already."""
     global PID, leads_group, in_child, forking, frozen, flag_view, control_bytes, reply_bytes, session_id
     global current, last_request, interrupted, polled, asked, held, questions, stopped, handling, again
     global incoming_for
+    try:
+        if directory:
+            posix.chdir(directory)
+    except OSError as error:
+        # Fd 2 is the template's yet, and nobody reads it.
+        posix.write(fds[2], text_bytes("remuda worker: " + brief(error) + "\n"))
+        posix._exit(70)
+    posix.write(fds[4], ready_frame)
     move_into_group(0)
-    PID, in_child, forking, frozen, leads_group = posix.getpid(), False, False, False, True
+    PID, in_child, forking, leads_group = posix.getpid(), False, False, True
     places = control, 1, 2, requests, replies, flag_fd, kept[1], kept[2]
     for fd, place in zip((*fds, fds[1], fds[2]), places):
         posix.dup2(fd, place, place < 3)
     for fd in fds:
         posix.close(fd)
-    _, session_id, _, _ = numbers
+    session_id = remuda.session_id = numbers[1]
     control_bytes = reply_bytes = b""
     current = last_request = interrupted = polled = asked = held = questions = incoming_for = 0
     stopped = handling = again = False
     flag_view = None
-    own_fds.clear()
-    if directory:
-        posix.chdir(directory)
-    fcntl.fcntl(control, fcntl.F_SETOWN, PID)
-    fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR | posix.O_NONBLOCK | fcntl.FASYNC)
-    send(frame(READY, 0, 0, ready()))
-
-
-def settle():
-    """The rest of a child's start, for which the host does not wait."""
-    forked.clear()
-    condemned.clear()
-    early.clear()
+    for known in (own_fds, forked, condemned, early):
+        known.clear()
     if on_child is not None:
         _signal.signal(_signal.SIGCHLD, on_child)
-    remuda.session_id = session_id
+    fcntl.fcntl(control, fcntl.F_SETOWN, PID)
+    fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR | posix.O_NONBLOCK | fcntl.FASYNC)
+    frozen = False
+    # What came before the signal was on.
+    on_signal(0, None)
     name_process(b"remuda-%d" % session_id)
     warm.update(
         cwd=posix.getcwd(), fds=tuple(map(identity, range(3))), children=frozenset(), open=open_fds(),

@@ -104,17 +104,18 @@ def fill_namespace():
         namespace["In"], namespace["Out"] = In, Out
 
 
-def ready():
+def ready(of_child=False):
+    """What this worker, or a child that a template makes of it, can do. *forked* tells the child's number."""
     features = ["execute", "call", "warm", "reset", "inspect", "input", "attachments"]
     if not inline or inline_signals:
         features.append("interrupt")
-    if leads_group and not inline:
+    if (leads_group or of_child) and not inline:
         features.append("sigint")
     if not inline and hasattr(posix, "pidfd_open"):
         features.append("fork")
     return (
-        '{"protocol":%d,"pid":%d,"language":"python","version":"%s","features":["%s"]}'
-        % (VERSION, PID, sys.version.split()[0], '","'.join(features))
+        '{"protocol":%d,%s"language":"python","version":"%s","features":["%s"]}'
+        % (VERSION, "" if of_child else '"pid":%d,' % PID, sys.version.split()[0], '","'.join(features))
     ).encode()
 
 
