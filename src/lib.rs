@@ -39,6 +39,7 @@
 //!   its own process, is a value, not an error. [`Running`] is the same, [`Event`] by event.
 //! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
 //!   [`PooledSession`] is a lease. What happens between two users is its [`Reuse`] policy.
+//! - A [`Template`] (or [`PoolConfig::template`]) makes Python sessions by fork, each in about a millisecond.
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
 //!   pool to a token; a [`SharedPool`] lives from its first user to its last.
 //!
@@ -106,6 +107,7 @@ mod guide {
         LimitsPage: "docs/guide/limits.md",
         OtherLanguages: "docs/guide/other-languages.md",
         WritingAWorker: "docs/guide/writing-a-worker.md",
+        Templates: "docs/guide/templates.md",
         SharedPools: "docs/guide/shared-pools.md",
     }
 }
