@@ -109,6 +109,7 @@ mod guide {
         WritingAWorker: "docs/guide/writing-a-worker.md",
         Templates: "docs/guide/templates.md",
         SharedPools: "docs/guide/shared-pools.md",
+        Testing: "docs/guide/testing.md",
     }
 }
 
@@ -133,13 +134,13 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, HistogramBucket,
-    HistogramSnapshot, Job, JobId, Listener, Miss, MissCount, MissReason, PlaceName, PoolConfig, PoolCounts,
-    PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount, RefusalReason, Removal, RemovalCount,
-    Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, WaitReason,
-    WaiterRow, WarmImportStats, as_completed,
+    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation,
+    HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId, Listener, Miss, MissCount, MissReason,
+    NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota,
+    QuotaRow, RefusalCount, RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow,
+    SharedHandle, SharedPool, StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

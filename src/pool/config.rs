@@ -1,5 +1,6 @@
 //! Options of a pool.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SessionPool;
+use super::acquire::NestedAcquire;
 use super::events::{Listener, PoolEvent};
+use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
@@ -73,6 +76,15 @@ pub struct PoolConfig {
     /// Callers that may wait for a session at the same time; the next one gets
     /// [`Error::TooManyWaiters`]. Default: no limit.
     pub max_waiters: Option<usize>,
+    /// What each named tenant may have, see [`SessionPool::acquire_as`]; those who acquire without a
+    /// name have no quota. Default: no limits.
+    pub quota: Quota,
+    /// Tenants that may have something else. Set by [`tenant_quota`](PoolConfig::tenant_quota).
+    /// Default: none.
+    pub tenant_quotas: BTreeMap<Arc<str>, Quota>,
+    /// What happens when a thread that holds a session of this pool would wait for another one.
+    /// Default: [`NestedAcquire::Warn`].
+    pub nested_acquire: NestedAcquire,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
     /// Whether sessions are made by a [`Template`](crate::Template): a Python worker that does the warm-up
@@ -182,6 +194,10 @@ pub struct ConfigSummary {
     pub max_concurrent_starts: usize,
     /// See [`PoolConfig::max_waiters`].
     pub max_waiters: Option<usize>,
+    /// See [`PoolConfig::quota`]; those of tenants stand in [`PoolInfo::quotas`](crate::PoolInfo::quotas).
+    pub quota: Quota,
+    /// See [`PoolConfig::nested_acquire`].
+    pub nested_acquire: NestedAcquire,
     /// See [`PoolConfig::template`].
     pub template: bool,
     /// Whether there is warm-up code.
@@ -214,6 +230,9 @@ impl PoolConfig {
             restart_if_dead: true,
             max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
             max_waiters: None,
+            quota: Quota::new(),
+            tenant_quotas: BTreeMap::new(),
+            nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
             template: false,
             max_concurrent_retirements: 1,
@@ -335,6 +354,24 @@ impl PoolConfig {
     /// Sets [`max_waiters`](PoolConfig::max_waiters).
     pub fn max_waiters(mut self, count: impl Into<Option<usize>>) -> PoolConfig {
         self.max_waiters = count.into();
+        self
+    }
+
+    /// Sets [`quota`](PoolConfig::quota).
+    pub fn quota(mut self, quota: Quota) -> PoolConfig {
+        self.quota = quota;
+        self
+    }
+
+    /// Sets the quota of one tenant, instead of [`quota`](PoolConfig::quota).
+    pub fn tenant_quota(mut self, tenant: impl Into<Arc<str>>, quota: Quota) -> PoolConfig {
+        self.tenant_quotas.insert(tenant.into(), quota);
+        self
+    }
+
+    /// Sets [`nested_acquire`](PoolConfig::nested_acquire).
+    pub fn nested_acquire(mut self, nested: NestedAcquire) -> PoolConfig {
+        self.nested_acquire = nested;
         self
     }
 
@@ -532,6 +569,11 @@ impl PoolConfig {
                 "it is zero; use try_acquire to never wait, or None for no limit",
             ));
         }
+        self.quota.validate("quota")?;
+        for (tenant, quota) in &self.tenant_quotas {
+            quota.validate("tenant_quota")?;
+            check_name(tenant).map_err(|error| Error::config("tenant_quota", error.to_string()))?;
+        }
         if self.max_concurrent_retirements == 0 {
             return Err(Error::config(
                 "max_concurrent_retirements",
@@ -585,6 +627,8 @@ impl PoolConfig {
             restart_if_dead: self.restart_if_dead,
             max_concurrent_starts: self.max_concurrent_starts,
             max_waiters: self.max_waiters,
+            quota: self.quota,
+            nested_acquire: self.nested_acquire,
             template: self.template,
             warmup_code: self.session.warmup_code.is_some(),
             warm_imports: self.session.warm_imports.clone(),
@@ -611,6 +655,8 @@ mod tests {
         assert_eq!(config.recycle_after_executions, Some(100));
         assert_eq!(config.session.warmup_code, None);
         assert_eq!((config.max_lifetime, config.max_waiters), (None, None));
+        assert_eq!((config.quota, config.tenant_quotas.len()), (Quota::new(), 0));
+        assert_eq!(config.nested_acquire, NestedAcquire::Warn);
         assert_eq!((config.reuse, config.reset_timeout), (Reuse::Reset, Duration::from_secs(2)));
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
@@ -633,12 +679,15 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
-        let cases: [(PoolConfig, &str); 7] = [
+        let cases: [(PoolConfig, &str); 10] = [
             (config().max_sessions(0), "max_sessions"),
             (config().min_idle(11), "min_idle"),
             (config().max_concurrent_starts(0), "max_concurrent_starts"),
             (config().max_waiters(0), "max_waiters"),
             (config().session_timeout(Duration::ZERO), "session_timeout"),
+            (config().quota(Quota::new().max_leases(0)), "quota"),
+            (config().tenant_quota("alice", Quota::new().weight(0)), "tenant_quota"),
+            (config().tenant_quota("x".repeat(257), Quota::new()), "tenant_quota"),
             (config().max_lifetime(Duration::ZERO), "max_lifetime"),
             (config().start_timeout(Duration::ZERO), "start_timeout"),
         ];

@@ -48,6 +48,8 @@ mod request;
 mod running;
 mod runtime;
 mod scratch;
+#[cfg(feature = "testing")]
+pub(crate) mod stand_in;
 mod start;
 mod template;
 mod transport;
@@ -72,6 +74,8 @@ pub use info::{SessionId, SessionInfo, SessionState};
 pub use interrupt::InterruptHandle;
 pub use limits::Limits;
 pub use proc::Memory;
+#[cfg(feature = "testing")]
+pub(crate) use process::ChildEnds;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use running::Running;
 pub use runtime::{Channels, Launch, Runtime};

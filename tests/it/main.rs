@@ -33,6 +33,8 @@ mod pool_failures;
 mod pool_operate;
 mod pool_scope;
 mod pool_storms;
+mod pool_stress;
+mod pool_tenants;
 mod protocol_check;
 mod python_abuse;
 mod python_events;

@@ -165,11 +165,12 @@ fn a_paused_pool_lets_wait_and_serves_in_order_when_it_is_resumed() {
     for _ in 0..2 {
         // Not `acquire`, which would see somebody sleep beside an idle session.
         let mut fx = Effects::none();
-        assert!(matches!(model.state.take(model.now, &mut fx), Take::Empty));
+        let mut claim = Claim::new(1, None);
+        assert!(matches!(model.state.take(&mut claim, model.now, &mut fx), Take::Empty));
         let id = model.next_waiter;
         model.next_waiter += 1;
         let until = model.now + AGE;
-        let ticket = model.state.enqueue(until, id, model.now, &mut fx).expect("queued");
+        let ticket = model.state.enqueue(claim, until, id, model.now, &mut fx).expect("queued");
         model.waiting.push_back((id, until, ticket));
         assert!(fx.wake.is_empty());
     }
@@ -255,6 +256,27 @@ fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_ha
     named.clear();
     model.with(|state, now, fx| named.extend(state.health_pass(now, fx).ping));
     assert!(named.is_empty());
+}
+
+#[test]
+fn to_be_looked_at_is_no_use_and_does_not_restart_the_idle_time() {
+    let idle = Duration::from_secs(300);
+    let mut model = warm(Bounds { ping_interval: Some(AGE), session_timeout: idle, ..bounds() }, 1);
+    model.state.bounds.min_idle = 0;
+    let slot = *model.slots.values().next().expect("one");
+    for by_the_monitor in [true, false, true, false, true] {
+        model.now = model.now + AGE;
+        assert_eq!(model.departing.len(), 0);
+        let lease = if by_the_monitor {
+            let Look::Idle(session) = model.state.look(slot) else { panic!("it is idle") };
+            Lease { slot, session }
+        } else {
+            model.state.check_out(slot).expect("it is idle")
+        };
+        model.with(|state, now, fx| state.clean(lease, now, fx));
+        pass(&mut model);
+    }
+    assert_eq!(model.departing.len(), 1);
 }
 
 #[test]
