@@ -40,6 +40,7 @@
 //! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served, and to each
 //!   tenant its share ([`Quota`]); a [`PooledSession`] is a lease. What happens between two users is
 //!   its [`Reuse`] policy.
+//! - A [`Template`] (or [`PoolConfig::template`]) makes Python sessions by fork, each in about a millisecond.
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
 //!   pool to a token; a [`SharedPool`] lives from its first user to its last.
 //!
@@ -109,6 +110,7 @@ mod guide {
         WritingAWorker: "docs/guide/writing-a-worker.md",
         SharedPools: "docs/guide/shared-pools.md",
         Tenants: "docs/guide/tenants.md",
+        Templates: "docs/guide/templates.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",
