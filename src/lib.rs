@@ -134,20 +134,21 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts,
-    Explanation, Foresight, HistogramBucket, HistogramSnapshot, Job, JobId, Listener, MemoryInfo, Miss,
-    MissCount, MissReason, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics,
-    PooledSession, Recording, RefusalCount, RefusalReason, Removal, RemovalCount, Replay, Reuse, Scope,
-    SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, Target, WaitReason, WaiterRow,
-    WarmImportStats, as_completed,
+    Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
+    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId,
+    Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts,
+    PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason,
+    Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
     Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
     OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
-    SessionId, SessionInfo, SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
+    WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -4,8 +4,8 @@ use super::core::{Core, Handle};
 use super::events::RefusalReason;
 use super::explain::{MissCount, MissReason};
 use super::metrics::{
-    BreakerInfo, MemoryInfo, PlaceName, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow,
-    counted,
+    BreakerInfo, HolderRow, MemoryInfo, PlaceName, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
+    RemovalCount, SessionRow, counted,
 };
 use super::state::{Removal, Row};
 use crate::clock;
@@ -13,9 +13,9 @@ use crate::clock;
 /// Takes a snapshot: what the lock protects in one go, everything else without it.
 pub(super) fn of(core: &Core) -> PoolInfo {
     let now = core.clock().now();
-    let (open, counts, counters, misses, rows, breaker, last_error, (paused, sizes, (weighed_idle, weighed))) = {
+    let (open, counts, counters, misses, rows, breaker, last_error, now_and_then) = {
         let state = &core.lock().state;
-        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held());
+        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held(), state.tenant_rows());
         let last_error = state.last_start_error().cloned();
         let (counters, misses) = (state.counters().clone(), state.misses().counts);
         (
@@ -29,6 +29,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
             now_and_then,
         )
     };
+    let (paused, sizes, (weighed_idle, weighed), tenants) = now_and_then;
     let row = |row: Row<Handle>| SessionRow {
         id: row.handle.id,
         pid: row.handle.process.id(),
@@ -37,6 +38,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         age: row.age,
         leases: row.leases,
         executions: row.executions,
+        holder: row.holder.as_ref().map(HolderRow::new),
         memory: row.handle.process.memory().map(|memory| memory.resident),
     };
     let sessions: Vec<SessionRow> = rows.into_iter().map(row).collect();
@@ -53,6 +55,8 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         counts,
         metrics: PoolMetrics::new(&counters, counts),
         breaker: BreakerInfo { state, failures, retry_in, last_error },
+        quotas: tenants.iter().map(QuotaRow::new).collect(),
+        template: core.source.info(),
         removals: counted(&Removal::ALL, &counters.removed_because, |reason, count| RemovalCount {
             reason,
             count,

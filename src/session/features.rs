@@ -28,13 +28,15 @@ pub enum Feature {
     Interrupt = 128,
     /// Takes SIGINT for a hint to look for a cancel.
     Sigint = 256,
+    /// Becomes a [`Template`](crate::Template) that makes sessions by copying itself.
+    Fork = 512,
 }
 
 /// A set of features.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
-const NAMES: [(&str, Feature); 9] = [
+const NAMES: [(&str, Feature); 10] = [
     ("execute", Feature::Execute),
     ("call", Feature::Call),
     ("warm", Feature::Warm),
@@ -44,6 +46,7 @@ const NAMES: [(&str, Feature); 9] = [
     ("attachments", Feature::Attachments),
     ("interrupt", Feature::Interrupt),
     ("sigint", Feature::Sigint),
+    ("fork", Feature::Fork),
 ];
 
 impl Features {

@@ -12,13 +12,14 @@ impl<S: Resource, W> State<S, W> {
     /// How many sessions should be started now, as far as there is room.
     ///
     /// What is on hand (idle) or on the way (starting, resetting) serves the waiters first and the
-    /// watermark then; what is missing is started. Decided on counts of live things alone.
+    /// watermark then; what is missing is started. A waiter whose tenant has as much as it may is
+    /// not served by a start. Decided on counts of live things alone.
     pub(super) fn wanted(&self) -> usize {
         if !self.is_open() {
             return 0;
         }
         let have = self.idle.len() - self.aging_idle + self.starting + self.resetting;
-        let missing = (self.waiters.len() + self.watermark()).saturating_sub(have).max(self.owed);
+        let missing = (self.tenants.servable() + self.watermark()).saturating_sub(have).max(self.owed);
         missing.min(self.bounds.max_sessions.saturating_sub(self.total()))
     }
 
@@ -85,6 +86,7 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Starting;
         slot.since = Some(now);
         slot.signalled = false;
+        slot.looked_at = None;
         slot.died = false;
         slot.due = None;
         slot.memory = None;
@@ -100,8 +102,9 @@ impl<S: Resource, W> State<S, W> {
             generation: index.wrapping_mul(0x9E37_79B1) & GENERATIONS,
             place: Place::Free,
             handle: None,
+            holder: None,
             since: None,
-            rested: None,
+            looked_at: None,
             ready_at: now,
             leases: 0,
             executions: 0,
@@ -149,7 +152,6 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
-        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;
