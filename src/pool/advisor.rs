@@ -5,17 +5,18 @@
 //! that came back is the first one taken; what is missing for the waiters and for the watermark is
 //! started, so many at a time; what was idle too long leaves, down to the watermark. It leaves out
 //! what is rare or small: deaths, recycling, the time of resets and of the hand-off. Calls come when
-//! they came: that somebody who waits less would have come back sooner is not told by a recording.
+//! they came, except that a thread that comes again right after it gave a session back does so in the
+//! replay as well: who waits less comes back sooner.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::metrics::seconds;
-use super::recorder::Recording;
+use super::recorder::{Arrival, Recording};
 
 /// Answers "what if": replays a [`Recording`] against other bounds.
 ///
@@ -29,7 +30,7 @@ use super::recorder::Recording;
 /// let recording = Recording::of(calls);
 /// let advisor = Advisor::new(&recording).start_time(ms(200)).memory_per_session(30 << 20);
 /// assert!(advisor.replay(4, 4).hit_rate > 0.99);
-/// let advice = advisor.advise(Target::HitRate(0.95));
+/// let advice = advisor.advise(Target::HitRate(1.0));
 /// assert_eq!((advice.min_idle, advice.max_sessions), (4, 4));
 /// println!("{advice}");
 /// ```
@@ -190,7 +191,7 @@ impl fmt::Display for Replay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Started,
-    Released,
+    Released(usize),
     Arrives(usize),
     GivesUp(usize),
 }
@@ -206,6 +207,10 @@ struct Simulation<'a> {
     min_idle: usize,
     max_sessions: usize,
     agenda: BinaryHeap<Reverse<(u64, Event)>>,
+    /// For each call the next one of its thread that waits for its end, and for how long after it.
+    next: Vec<Option<(usize, u64)>>,
+    /// When each call came in the replay.
+    came: Vec<u64>,
     /// Since when each idle session is, those that were idle longest first.
     idle: VecDeque<u64>,
     starting: usize,
@@ -225,14 +230,41 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A thread that calls again within this time of its last call's end came back because of it: in a
+/// replay it waits for that end, too.
+const AT_ONCE: Duration = Duration::from_millis(10);
+
+/// For each call the next one of its thread, if that came at once, with the pause between them; and the
+/// calls that are nobody's next.
+fn chains(arrivals: &[Arrival]) -> (Vec<Option<(usize, u64)>>, Vec<usize>) {
+    let mut next = vec![None; arrivals.len()];
+    let mut last_of = HashMap::new();
+    let mut by_themselves = Vec::new();
+    for (call, arrival) in arrivals.iter().enumerate() {
+        let follows = last_of.insert(arrival.caller, call).and_then(|before| {
+            let earlier: &Arrival = &arrivals[before];
+            let hold = if earlier.served { earlier.hold? } else { Duration::ZERO };
+            let pause = arrival.at.checked_sub(earlier.at + earlier.wait + hold)?;
+            (pause <= AT_ONCE).then_some((before, nanos(pause)))
+        });
+        match follows {
+            Some((before, pause)) => next[before] = Some((call, pause)),
+            None => by_themselves.push(call),
+        }
+    }
+    (next, by_themselves)
+}
+
 #[allow(clippy::cast_precision_loss, reason = "figures to look at")]
 impl<'a> Simulation<'a> {
     fn new(advisor: &Advisor<'a>, min_idle: usize, max_sessions: usize) -> Simulation<'a> {
         let recording = advisor.recording;
         let holds: Vec<u64> =
             recording.arrivals.iter().filter_map(|arrival| arrival.hold).map(nanos).collect();
-        let agenda = recording.arrivals.iter().enumerate();
-        let agenda = agenda.map(|(index, arrival)| Reverse((nanos(arrival.at), Event::Arrives(index))));
+        let (next, by_themselves) = chains(&recording.arrivals);
+        let agenda = by_themselves
+            .into_iter()
+            .map(|call| Reverse((nanos(recording.arrivals[call].at), Event::Arrives(call))));
         Simulation {
             recording,
             memory_per_session: advisor.memory_per_session,
@@ -242,6 +274,8 @@ impl<'a> Simulation<'a> {
             min_idle,
             max_sessions,
             agenda: agenda.collect(),
+            next,
+            came: vec![0; recording.arrivals.len()],
             idle: std::iter::repeat_n(0, min_idle).collect(),
             starting: 0,
             busy: 0,
@@ -274,10 +308,12 @@ impl<'a> Simulation<'a> {
                     if let Some(place) = self.waiting.iter().position(|waiting| *waiting == call) {
                         self.waiting.remove(place);
                         self.timeouts += 1;
+                        self.come_again(call, now);
                     }
                 }
-                Event::Released => {
+                Event::Released(call) => {
                     self.busy -= 1;
+                    self.come_again(call, now);
                     if !self.recording.fresh {
                         self.offer(now);
                     }
@@ -292,7 +328,15 @@ impl<'a> Simulation<'a> {
         self.result()
     }
 
+    /// The thread of a call that is over makes its next one.
+    fn come_again(&mut self, call: usize, now: u64) {
+        if let Some((next, pause)) = self.next[call].take() {
+            self.agenda.push(Reverse((now.saturating_add(pause), Event::Arrives(next))));
+        }
+    }
+
     fn arrive(&mut self, call: usize, now: u64) {
+        self.came[call] = now;
         if self.idle.pop_back().is_some() {
             self.hits += 1;
             self.lend(call, now);
@@ -317,9 +361,9 @@ impl<'a> Simulation<'a> {
     fn lend(&mut self, call: usize, now: u64) {
         let arrival = &self.recording.arrivals[call];
         self.busy += 1;
-        self.waits.push(now - nanos(arrival.at));
+        self.waits.push(now - self.came[call]);
         let hold = arrival.hold.map_or(self.usual_hold, nanos);
-        self.agenda.push(Reverse((now.saturating_add(hold), Event::Released)));
+        self.agenda.push(Reverse((now.saturating_add(hold), Event::Released(call))));
     }
 
     fn start_what_is_missing(&mut self, now: u64) {

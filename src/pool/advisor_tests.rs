@@ -81,6 +81,23 @@ fn who_gave_up_gives_up_again_unless_it_is_served_in_time() {
 }
 
 #[test]
+fn a_thread_that_came_back_at_once_comes_back_when_it_has_been_served() {
+    // One thread, twice: it waited 30 ms, held 10, came again 2 ms later.
+    let mut recording = calls(&[(0, 10), (42, 10)]);
+    recording.arrivals[0].wait = ms(30);
+    recording.arrivals.iter_mut().for_each(|arrival| arrival.caller = 7);
+    let replay = Advisor::new(&recording).start_time(ms(5)).replay(0, 1);
+    assert_eq!((replay.hits, replay.misses, replay.wait_max), (1, 1, ms(5)));
+    // Served at 5 and given back at 15, so it comes again at 17; slower, it would not wait for itself.
+    let replay = Advisor::new(&recording).start_time(ms(90)).replay(0, 1);
+    assert_eq!((replay.hits, replay.wait_max), (1, ms(90)));
+    // Long after its first call it comes by itself.
+    recording.arrivals[1].at = ms(60);
+    let replay = Advisor::new(&recording).start_time(ms(90)).replay(0, 1);
+    assert_eq!((replay.hits, replay.wait_max), (0, ms(90)));
+}
+
+#[test]
 fn advice_is_the_smallest_that_reaches_the_target() {
     let burst = |at: u64| [(at, 50), (at, 50), (at, 50)];
     let recording = calls(&(0..20).flat_map(|n| burst(n * 1000)).collect::<Vec<_>>());

@@ -1,7 +1,8 @@
 //! The last acquires of a pool, recorded for an [`Advisor`](super::Advisor): when somebody came, how
 //! long it waited, how long it kept its session.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct Arrival {
     pub hold: Option<Duration>,
     /// Whether it got a session.
     pub served: bool,
+    /// The thread that called, by a number within this recording.
+    pub caller: usize,
 }
 
 /// What a pool recorded, from [`SessionPool::recording`](crate::SessionPool::recording). It can be
@@ -51,11 +54,17 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A made-up recording: calls that come at these times and keep their session for so long. The rest
-    /// is as a pool has it by default.
+    /// A made-up recording: calls that come at these times and keep their session for so long, each from
+    /// a thread of its own. The rest is as a pool has it by default.
     pub fn of(calls: impl IntoIterator<Item = (Duration, Duration)>) -> Recording {
-        let arrival = |(at, hold)| Arrival { at, wait: Duration::ZERO, hold: Some(hold), served: true };
-        let mut arrivals: Vec<Arrival> = calls.into_iter().map(arrival).collect();
+        let arrival = |(caller, (at, hold))| Arrival {
+            at,
+            wait: Duration::ZERO,
+            hold: Some(hold),
+            served: true,
+            caller,
+        };
+        let mut arrivals: Vec<Arrival> = calls.into_iter().enumerate().map(arrival).collect();
         arrivals.sort_by_key(|arrival| arrival.at);
         Recording {
             arrivals,
@@ -86,6 +95,7 @@ struct Call {
     decided: Moment,
     given_back: Option<Moment>,
     served: bool,
+    caller: ThreadId,
 }
 
 impl Recorder {
@@ -103,7 +113,13 @@ impl Recorder {
             ring.calls.pop_front();
             ring.first += 1;
         }
-        ring.calls.push_back(Call { came, decided, given_back: None, served });
+        ring.calls.push_back(Call {
+            came,
+            decided,
+            given_back: None,
+            served,
+            caller: thread::current().id(),
+        });
         ring.first + ring.calls.len() as u64 - 1
     }
 
@@ -123,13 +139,18 @@ impl Recorder {
         // They are noted in the order in which they were decided.
         calls.sort_by_key(|call| call.came);
         let Some(began) = calls.first().map(|call| call.came) else { return (Vec::new(), ring.first) };
-        let arrival = |call: &Call| Arrival {
+        let mut callers = HashMap::new();
+        let mut arrival = |call: &Call| Arrival {
             at: call.came.saturating_since(began),
             wait: call.decided.saturating_since(call.came),
             hold: call.given_back.map(|back| back.saturating_since(call.decided)),
             served: call.served,
+            caller: {
+                let next = callers.len();
+                *callers.entry(call.caller).or_insert(next)
+            },
         };
-        (calls.into_iter().map(arrival).collect(), ring.first)
+        (calls.into_iter().map(&mut arrival).collect(), ring.first)
     }
 }
 
