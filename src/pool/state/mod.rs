@@ -171,8 +171,8 @@ struct Slot<S: Resource> {
     holder: Option<Claim>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
-    /// While somebody looks at an idle session: since when it has been idle. A look is no use.
-    looked_at: Option<Moment>,
+    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
+    rested: Option<Moment>,
     ready_at: Moment,
     leases: u64,
     executions: u64,
@@ -452,7 +452,7 @@ impl<S: Resource, W> State<S, W> {
         match mem::replace(&mut entry.place, Place::Free) {
             Place::Idle(session) => {
                 entry.place = Place::Resetting(None);
-                entry.looked_at = entry.since.take();
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -576,7 +576,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
-        let idle_since = slot.looked_at.take();
+        let rested = slot.rested.take();
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -589,12 +589,12 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(idle_since.unwrap_or(now));
+            slot.since = Some(rested.unwrap_or(now));
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;
                 self.idle.insert(0, index);
-            } else if let Some(since) = idle_since {
+            } else if let Some(since) = rested {
                 let fresh = &self.idle[self.aging_idle..];
                 let older = fresh.partition_point(|other| self.slots[*other as usize].since < Some(since));
                 self.idle.insert(self.aging_idle + older, index);
