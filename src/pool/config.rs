@@ -1,4 +1,7 @@
-//! Options of a pool.
+//! Options of a pool: what they mean, their defaults, what makes no sense.
+
+mod setters;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,16 +11,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::summary::ConfigSummary;
 use super::SessionPool;
 use super::acquire::NestedAcquire;
-use super::events::{Listener, PoolEvent};
+use super::events::Listener;
 use super::foresight::Foresight;
 use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir, check_template};
+use crate::session::{Runtime, Session, SessionConfig, check_template};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -173,81 +177,6 @@ pub enum Reuse {
     Fresh,
 }
 
-/// The options in effect, for [`PoolInfo`](crate::PoolInfo).
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
-pub struct ConfigSummary {
-    /// The program of the runtime.
-    pub program: String,
-    /// See [`PoolConfig::min_idle`].
-    pub min_idle: usize,
-    /// See [`PoolConfig::max_sessions`].
-    pub max_sessions: usize,
-    /// See [`PoolConfig::session_timeout`], in seconds.
-    pub session_timeout: f64,
-    /// See [`PoolConfig::health_check_interval`], in seconds.
-    pub health_check_interval: f64,
-    /// See [`PoolConfig::pre_warm_on_start`].
-    pub pre_warm_on_start: bool,
-    /// See [`PoolConfig::recycle_after_executions`].
-    pub recycle_after_executions: Option<u64>,
-    /// See [`PoolConfig::max_lifetime`], in seconds.
-    pub max_lifetime: Option<f64>,
-    /// See [`PoolConfig::reuse`].
-    pub reuse: Reuse,
-    /// See [`PoolConfig::restart_if_dead`].
-    pub restart_if_dead: bool,
-    /// See [`PoolConfig::max_concurrent_starts`].
-    pub max_concurrent_starts: usize,
-    /// See [`PoolConfig::max_waiters`].
-    pub max_waiters: Option<usize>,
-    /// See [`PoolConfig::quota`]; those of tenants stand in [`PoolInfo::quotas`](crate::PoolInfo::quotas).
-    pub quota: Quota,
-    /// See [`PoolConfig::nested_acquire`].
-    pub nested_acquire: NestedAcquire,
-    /// See [`PoolConfig::template`].
-    pub template: bool,
-    /// See [`PoolConfig::reset_timeout`], in seconds.
-    pub reset_timeout: f64,
-    /// See [`PoolConfig::retire_grace`], in seconds.
-    pub retire_grace: f64,
-    /// See [`PoolConfig::max_concurrent_retirements`].
-    pub max_concurrent_retirements: usize,
-    /// See [`PoolConfig::ping_interval`], in seconds.
-    pub ping_interval: Option<f64>,
-    /// See [`PoolConfig::ping_timeout`], in seconds.
-    pub ping_timeout: f64,
-    /// See [`PoolConfig::max_session_memory`], in bytes.
-    pub max_session_memory: Option<u64>,
-    /// See [`PoolConfig::idle_memory_budget`], in bytes.
-    pub idle_memory_budget: Option<u64>,
-    /// See [`PoolConfig::leak_after`], in seconds.
-    pub leak_after: Option<f64>,
-    /// See [`PoolConfig::reclaim_leaks`].
-    pub reclaim_leaks: bool,
-    /// Whether there is a hook for new sessions: see [`PoolConfig::on_create`](PoolConfig::on_create()).
-    pub on_create: bool,
-    /// Whether there is a check before each use: see [`PoolConfig::validate_with`](PoolConfig::validate_with()).
-    pub validate: bool,
-    /// See [`SessionConfig::start_timeout`], in seconds.
-    pub start_timeout: f64,
-    /// See [`SessionConfig::grace`], in seconds.
-    pub grace: f64,
-    /// See [`SessionConfig::time_limit`], in seconds.
-    pub time_limit: Option<f64>,
-    /// Whether there is a [listener](PoolConfig::listener).
-    pub listener: bool,
-    /// See [`PoolConfig::record_arrivals`].
-    pub record_arrivals: usize,
-    /// See [`PoolConfig::foresight`].
-    pub foresight: Foresight,
-    /// Whether there is warm-up code.
-    pub warmup_code: bool,
-    /// See [`SessionConfig::warm_imports`].
-    pub warm_imports: Vec<String>,
-}
-
 impl PoolConfig {
     /// The defaults, for sessions of this runtime.
     pub fn new(runtime: Runtime) -> PoolConfig {
@@ -299,296 +228,6 @@ impl PoolConfig {
     /// As [`SessionPool::start`].
     pub fn start(self) -> Result<SessionPool> {
         SessionPool::start(self)
-    }
-
-    /// Sets [`session`](PoolConfig::session), all of it.
-    pub fn session(mut self, session: SessionConfig) -> PoolConfig {
-        self.session = session;
-        self
-    }
-
-    /// Sets [`name`](PoolConfig::name).
-    pub fn name(mut self, name: impl Into<String>) -> PoolConfig {
-        self.name = name.into();
-        self
-    }
-
-    /// Sets [`listener`](PoolConfig::listener).
-    pub fn listener(mut self, hear: impl Fn(&PoolEvent) + Send + Sync + 'static) -> PoolConfig {
-        self.listener = Some(Listener::new(hear));
-        self
-    }
-
-    /// Sets [`min_idle`](PoolConfig::min_idle).
-    pub fn min_idle(mut self, count: usize) -> PoolConfig {
-        self.min_idle = count;
-        self
-    }
-
-    /// The old name of [`min_idle`](PoolConfig::min_idle).
-    pub fn min_size(self, count: usize) -> PoolConfig {
-        self.min_idle(count)
-    }
-
-    /// Sets [`max_sessions`](PoolConfig::max_sessions).
-    pub fn max_sessions(mut self, count: usize) -> PoolConfig {
-        self.max_sessions = count;
-        self
-    }
-
-    /// The old name of [`max_sessions`](PoolConfig::max_sessions).
-    pub fn max_size(self, count: usize) -> PoolConfig {
-        self.max_sessions(count)
-    }
-
-    /// Sets [`session_timeout`](PoolConfig::session_timeout).
-    pub fn session_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.session_timeout = timeout;
-        self
-    }
-
-    /// Sets [`health_check_interval`](PoolConfig::health_check_interval).
-    pub fn health_check_interval(mut self, interval: Duration) -> PoolConfig {
-        self.health_check_interval = interval;
-        self
-    }
-
-    /// Sets [`pre_warm_on_start`](PoolConfig::pre_warm_on_start).
-    pub fn pre_warm_on_start(mut self, pre_warm: bool) -> PoolConfig {
-        self.pre_warm_on_start = pre_warm;
-        self
-    }
-
-    /// Sets [`recycle_after_executions`](PoolConfig::recycle_after_executions).
-    pub fn recycle_after_executions(mut self, executions: impl Into<Option<u64>>) -> PoolConfig {
-        self.recycle_after_executions = executions.into();
-        self
-    }
-
-    /// Sets [`max_lifetime`](PoolConfig::max_lifetime).
-    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> PoolConfig {
-        self.max_lifetime = lifetime.into();
-        self
-    }
-
-    /// Sets [`reuse`](PoolConfig::reuse).
-    pub fn reuse(mut self, reuse: Reuse) -> PoolConfig {
-        self.reuse = reuse;
-        self
-    }
-
-    /// Sets [`reset_timeout`](PoolConfig::reset_timeout).
-    pub fn reset_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.reset_timeout = timeout;
-        self
-    }
-
-    /// Sets [`restart_if_dead`](PoolConfig::restart_if_dead).
-    pub fn restart_if_dead(mut self, restart: bool) -> PoolConfig {
-        self.restart_if_dead = restart;
-        self
-    }
-
-    /// Sets [`max_concurrent_starts`](PoolConfig::max_concurrent_starts).
-    pub fn max_concurrent_starts(mut self, count: usize) -> PoolConfig {
-        self.max_concurrent_starts = count;
-        self
-    }
-
-    /// Sets [`max_waiters`](PoolConfig::max_waiters).
-    pub fn max_waiters(mut self, count: impl Into<Option<usize>>) -> PoolConfig {
-        self.max_waiters = count.into();
-        self
-    }
-
-    /// Sets [`quota`](PoolConfig::quota).
-    pub fn quota(mut self, quota: Quota) -> PoolConfig {
-        self.quota = quota;
-        self
-    }
-
-    /// Sets the quota of one tenant, instead of [`quota`](PoolConfig::quota).
-    pub fn tenant_quota(mut self, tenant: impl Into<Arc<str>>, quota: Quota) -> PoolConfig {
-        self.tenant_quotas.insert(tenant.into(), quota);
-        self
-    }
-
-    /// Sets [`nested_acquire`](PoolConfig::nested_acquire).
-    pub fn nested_acquire(mut self, nested: NestedAcquire) -> PoolConfig {
-        self.nested_acquire = nested;
-        self
-    }
-
-    /// Sets [`retire_grace`](PoolConfig::retire_grace).
-    pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
-        self.retire_grace = grace;
-        self
-    }
-
-    /// Sets [`template`](PoolConfig::template).
-    pub fn template(mut self, template: bool) -> PoolConfig {
-        self.template = template;
-        self
-    }
-
-    /// Sets [`record_arrivals`](PoolConfig::record_arrivals).
-    pub fn record_arrivals(mut self, count: usize) -> PoolConfig {
-        self.record_arrivals = count;
-        self
-    }
-
-    /// Sets [`foresight`](PoolConfig::foresight).
-    pub fn foresight(mut self, foresight: Foresight) -> PoolConfig {
-        self.foresight = foresight;
-        self
-    }
-
-    /// Sets [`max_concurrent_retirements`](PoolConfig::max_concurrent_retirements).
-    pub fn max_concurrent_retirements(mut self, count: usize) -> PoolConfig {
-        self.max_concurrent_retirements = count;
-        self
-    }
-
-    /// Sets [`ping_interval`](PoolConfig::ping_interval).
-    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> PoolConfig {
-        self.ping_interval = interval.into();
-        self
-    }
-
-    /// Sets [`ping_timeout`](PoolConfig::ping_timeout).
-    pub fn ping_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.ping_timeout = timeout;
-        self
-    }
-
-    /// Sets [`max_session_memory`](PoolConfig::max_session_memory), in bytes.
-    pub fn max_session_memory(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
-        self.max_session_memory = bytes.into();
-        self
-    }
-
-    /// Sets [`idle_memory_budget`](PoolConfig::idle_memory_budget), in bytes.
-    pub fn idle_memory_budget(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
-        self.idle_memory_budget = bytes.into();
-        self
-    }
-
-    /// Sets [`leak_after`](PoolConfig::leak_after).
-    pub fn leak_after(mut self, held: impl Into<Option<Duration>>) -> PoolConfig {
-        self.leak_after = held.into();
-        self
-    }
-
-    /// Sets [`reclaim_leaks`](PoolConfig::reclaim_leaks).
-    pub fn reclaim_leaks(mut self, reclaim: bool) -> PoolConfig {
-        self.reclaim_leaks = reclaim;
-        self
-    }
-
-    /// Has `hook` called with each new session before anybody gets it, on the thread that started it:
-    /// to load data, to open connections, to look at its version. It may take as long as it needs; a
-    /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
-    /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
-    ///
-    /// ```
-    /// use remuda::{PoolConfig, Runtime};
-    ///
-    /// let config = PoolConfig::new(Runtime::python("python3")).on_create(|session| {
-    ///     let run = session.execute("import sys; sys.version_info >= (3, 9)")?;
-    ///     if run.value == true { Ok(()) } else { Err("this Python is too old".into()) }
-    /// });
-    /// ```
-    pub fn on_create(
-        mut self,
-        hook: impl Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
-        + Send
-        + Sync
-        + 'static,
-    ) -> PoolConfig {
-        self.on_create = Some(Hook(Arc::new(hook)));
-        self
-    }
-
-    /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
-    /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
-    /// the acquire returns [`Error::Unfit`]; further ones in a row count as failed starts, so that a check
-    /// that is never content does not have processes started without end.
-    ///
-    /// A pool looks by itself whether a process is alive, without a system call; this is for what only
-    /// the user knows, and its time is added to each acquire.
-    pub fn validate_with(
-        mut self,
-        hook: impl Fn(&mut Session) -> bool + Send + Sync + 'static,
-    ) -> PoolConfig {
-        self.validate = Some(Hook(Arc::new(hook)));
-        self
-    }
-
-    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
-    #[cfg(feature = "testing")]
-    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
-        self.clock = Some(clock.into());
-        self
-    }
-
-    /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
-    pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
-        self.session = self.session.warm_import(module);
-        self
-    }
-
-    /// Sets code that each new session runs: see [`SessionConfig::warmup_code`].
-    pub fn warmup_code(mut self, code: impl Into<String>) -> PoolConfig {
-        self.session = self.session.warmup_code(code);
-        self
-    }
-
-    /// See [`SessionConfig::start_timeout`].
-    pub fn start_timeout(mut self, limit: Duration) -> PoolConfig {
-        self.session = self.session.start_timeout(limit);
-        self
-    }
-
-    /// See [`SessionConfig::grace`].
-    pub fn grace(mut self, grace: Duration) -> PoolConfig {
-        self.session = self.session.grace(grace);
-        self
-    }
-
-    /// See [`SessionConfig::time_limit`].
-    pub fn time_limit(mut self, limit: Duration) -> PoolConfig {
-        self.session = self.session.time_limit(limit);
-        self
-    }
-
-    /// Adds an environment variable: see [`SessionConfig::env`].
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> PoolConfig {
-        self.session = self.session.env(name, value);
-        self
-    }
-
-    /// See [`SessionConfig::inherit_env`].
-    pub fn inherit_env(mut self, inherit: bool) -> PoolConfig {
-        self.session = self.session.inherit_env(inherit);
-        self
-    }
-
-    /// See [`SessionConfig::work_dir`].
-    pub fn work_dir(mut self, dir: WorkDir) -> PoolConfig {
-        self.session = self.session.work_dir(dir);
-        self
-    }
-
-    /// See [`SessionConfig::limits`].
-    pub fn limits(mut self, limits: Limits) -> PoolConfig {
-        self.session = self.session.limits(limits);
-        self
-    }
-
-    /// See [`SessionConfig::output_cap`].
-    pub fn output_cap(mut self, bytes: usize) -> PoolConfig {
-        self.session = self.session.output_cap(bytes);
-        self
     }
 
     /// Checks what can be checked without starting anything.
@@ -666,47 +305,6 @@ impl PoolConfig {
             return Clock::manual(clock.clone());
         }
         Clock::system()
-    }
-
-    /// With these bounds, which may have changed since the start.
-    pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        ConfigSummary {
-            program: self.session.runtime.program().display().to_string(),
-            min_idle,
-            max_sessions,
-            session_timeout: self.session_timeout.as_secs_f64(),
-            health_check_interval: self.health_check_interval.as_secs_f64(),
-            pre_warm_on_start: self.pre_warm_on_start,
-            recycle_after_executions: self.budget(),
-            max_lifetime: seconds(self.max_lifetime),
-            reuse: self.reuse,
-            restart_if_dead: self.restart_if_dead,
-            max_concurrent_starts: self.max_concurrent_starts,
-            max_waiters: self.max_waiters,
-            quota: self.quota,
-            nested_acquire: self.nested_acquire,
-            template: self.template,
-            max_concurrent_retirements: self.max_concurrent_retirements,
-            ping_interval: seconds(self.ping_interval),
-            ping_timeout: self.ping_timeout.as_secs_f64(),
-            max_session_memory: self.max_session_memory,
-            idle_memory_budget: self.idle_memory_budget,
-            leak_after: seconds(self.leak_after),
-            reclaim_leaks: self.reclaim_leaks,
-            on_create: self.on_create.is_some(),
-            validate: self.validate.is_some(),
-            reset_timeout: self.reset_timeout.as_secs_f64(),
-            retire_grace: self.retire_grace.as_secs_f64(),
-            start_timeout: self.session.start_timeout.as_secs_f64(),
-            grace: self.session.grace.as_secs_f64(),
-            time_limit: seconds(self.session.time_limit),
-            listener: self.listener.is_some(),
-            record_arrivals: self.record_arrivals,
-            foresight: self.foresight,
-            warmup_code: self.session.warmup_code.is_some(),
-            warm_imports: self.session.warm_imports.clone(),
-        }
     }
 }
 
