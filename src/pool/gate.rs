@@ -116,17 +116,15 @@ impl<S: Resource> Gate<S> {
         if fx.observed {
             self.changed.notify_all();
         }
-        for waiter in fx.wake.drain(..) {
-            match &waiter.job {
-                None => waiter.decided.notify_one(),
-                Some(job) => {
-                    Arc::clone(job).decided();
-                    true
-                }
-            };
+        for waiter in &fx.wake {
+            waiter.decided.notify_one();
         }
         if fx.health {
             self.health.notify_one();
+        }
+        // Last: it may start a thread.
+        for job in fx.wake.drain(..).filter_map(|waiter| waiter.job.clone()) {
+            job.decided();
         }
     }
 
