@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::SessionPool;
 use super::acquire::NestedAcquire;
 use super::events::{Listener, PoolEvent};
+use super::foresight::Foresight;
 use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -92,6 +93,13 @@ pub struct PoolConfig {
     /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
     /// false.
     pub template: bool,
+    /// So many of the last acquires are recorded, with their moment, wait and length, for an
+    /// [`Advisor`](crate::Advisor). Each then reads the precise clock three times and takes a lock twice.
+    /// Default: 0, which costs nothing.
+    pub record_arrivals: usize,
+    /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
+    /// [`Foresight::Off`].
+    pub foresight: Foresight,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -200,6 +208,40 @@ pub struct ConfigSummary {
     pub nested_acquire: NestedAcquire,
     /// See [`PoolConfig::template`].
     pub template: bool,
+    /// See [`PoolConfig::reset_timeout`], in seconds.
+    pub reset_timeout: f64,
+    /// See [`PoolConfig::retire_grace`], in seconds.
+    pub retire_grace: f64,
+    /// See [`PoolConfig::max_concurrent_retirements`].
+    pub max_concurrent_retirements: usize,
+    /// See [`PoolConfig::ping_interval`], in seconds.
+    pub ping_interval: Option<f64>,
+    /// See [`PoolConfig::ping_timeout`], in seconds.
+    pub ping_timeout: f64,
+    /// See [`PoolConfig::max_session_memory`], in bytes.
+    pub max_session_memory: Option<u64>,
+    /// See [`PoolConfig::idle_memory_budget`], in bytes.
+    pub idle_memory_budget: Option<u64>,
+    /// See [`PoolConfig::leak_after`], in seconds.
+    pub leak_after: Option<f64>,
+    /// See [`PoolConfig::reclaim_leaks`].
+    pub reclaim_leaks: bool,
+    /// Whether there is a hook for new sessions: see [`PoolConfig::on_create`](PoolConfig::on_create()).
+    pub on_create: bool,
+    /// Whether there is a check before each use: see [`PoolConfig::validate_with`](PoolConfig::validate_with()).
+    pub validate: bool,
+    /// See [`SessionConfig::start_timeout`], in seconds.
+    pub start_timeout: f64,
+    /// See [`SessionConfig::grace`], in seconds.
+    pub grace: f64,
+    /// See [`SessionConfig::time_limit`], in seconds.
+    pub time_limit: Option<f64>,
+    /// Whether there is a [listener](PoolConfig::listener).
+    pub listener: bool,
+    /// See [`PoolConfig::record_arrivals`].
+    pub record_arrivals: usize,
+    /// See [`PoolConfig::foresight`].
+    pub foresight: Foresight,
     /// Whether there is warm-up code.
     pub warmup_code: bool,
     /// See [`SessionConfig::warm_imports`].
@@ -235,6 +277,8 @@ impl PoolConfig {
             nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
             template: false,
+            record_arrivals: 0,
+            foresight: Foresight::Off,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),
@@ -384,6 +428,18 @@ impl PoolConfig {
     /// Sets [`template`](PoolConfig::template).
     pub fn template(mut self, template: bool) -> PoolConfig {
         self.template = template;
+        self
+    }
+
+    /// Sets [`record_arrivals`](PoolConfig::record_arrivals).
+    pub fn record_arrivals(mut self, count: usize) -> PoolConfig {
+        self.record_arrivals = count;
+        self
+    }
+
+    /// Sets [`foresight`](PoolConfig::foresight).
+    pub fn foresight(mut self, foresight: Foresight) -> PoolConfig {
+        self.foresight = foresight;
         self
     }
 
@@ -614,6 +670,7 @@ impl PoolConfig {
 
     /// With these bounds, which may have changed since the start.
     pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         ConfigSummary {
             program: self.session.runtime.program().display().to_string(),
             min_idle,
@@ -622,7 +679,7 @@ impl PoolConfig {
             health_check_interval: self.health_check_interval.as_secs_f64(),
             pre_warm_on_start: self.pre_warm_on_start,
             recycle_after_executions: self.budget(),
-            max_lifetime: self.max_lifetime.map(|lifetime| lifetime.as_secs_f64()),
+            max_lifetime: seconds(self.max_lifetime),
             reuse: self.reuse,
             restart_if_dead: self.restart_if_dead,
             max_concurrent_starts: self.max_concurrent_starts,
@@ -630,6 +687,23 @@ impl PoolConfig {
             quota: self.quota,
             nested_acquire: self.nested_acquire,
             template: self.template,
+            max_concurrent_retirements: self.max_concurrent_retirements,
+            ping_interval: seconds(self.ping_interval),
+            ping_timeout: self.ping_timeout.as_secs_f64(),
+            max_session_memory: self.max_session_memory,
+            idle_memory_budget: self.idle_memory_budget,
+            leak_after: seconds(self.leak_after),
+            reclaim_leaks: self.reclaim_leaks,
+            on_create: self.on_create.is_some(),
+            validate: self.validate.is_some(),
+            reset_timeout: self.reset_timeout.as_secs_f64(),
+            retire_grace: self.retire_grace.as_secs_f64(),
+            start_timeout: self.session.start_timeout.as_secs_f64(),
+            grace: self.session.grace.as_secs_f64(),
+            time_limit: seconds(self.session.time_limit),
+            listener: self.listener.is_some(),
+            record_arrivals: self.record_arrivals,
+            foresight: self.foresight,
             warmup_code: self.session.warmup_code.is_some(),
             warm_imports: self.session.warm_imports.clone(),
         }
@@ -661,6 +735,8 @@ mod tests {
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
         assert!(!config.template);
+        assert_eq!((config.name.as_str(), config.record_arrivals), ("pool", 0));
+        assert!(config.listener.is_none() && config.foresight == Foresight::Off);
         assert!(config.validate().is_ok());
     }
 

@@ -379,7 +379,9 @@ impl Ready {
             job.core.jobs.free_runner();
             return Ready { job, lease }.turn_back(Error::Cancelled);
         };
-        let session = job.core.lend(lease, Some(&job.shared.token));
+        let mut session = job.core.lend(lease, Some(&job.shared.token));
+        let recorder = job.core.recorder.as_ref();
+        session.recorded = recorder.map(|recorder| recorder.note(job.began, job.core.clock().now(), true));
         let result = match job.core.fit_for(session, &job.claim, &job.shared.token) {
             Ok(session) => job.execute(session, request),
             Err(error) => {

@@ -265,6 +265,8 @@ pub(crate) struct State<S: Resource, W> {
 
     /// Whether the watermark counts: from the first demand on, or from the start.
     primed: bool,
+    /// Idle sessions that are expected to be needed soon.
+    target_idle: usize,
     /// Replacements for sessions that were recycled or died, not yet started.
     owed: usize,
     /// How many starts the spawner was told of.
@@ -304,6 +306,7 @@ impl<S: Resource, W> State<S, W> {
             queued_jobs: 0,
             tenants: Tenants::new(Quota::new(), None),
             primed: false,
+            target_idle: 0,
             owed: 0,
             announced: 0,
             breaker: Breaker::new(seed),
@@ -573,7 +576,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
-        let idle_since = slot.rested.take().unwrap_or(now);
+        let rested = slot.rested.take();
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -586,11 +589,15 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(idle_since);
+            slot.since = Some(rested.unwrap_or(now));
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;
                 self.idle.insert(0, index);
+            } else if let Some(since) = rested {
+                let fresh = &self.idle[self.aging_idle..];
+                let older = fresh.partition_point(|other| self.slots[*other as usize].since < Some(since));
+                self.idle.insert(self.aging_idle + older, index);
             } else {
                 self.idle.push(index);
             }
