@@ -37,8 +37,10 @@
 //!   can be interrupted, limited and killed. A [`Runtime`] says which program that is.
 //! - [`Request`] goes in, [`Execution`] comes out, with an [`Outcome`]: what user code does, even to
 //!   its own process, is a value, not an error. [`Running`] is the same, [`Event`] by event.
-//! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
-//!   [`PooledSession`] is a lease. What happens between two users is its [`Reuse`] policy.
+//! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served, and to each
+//!   tenant its share ([`Quota`]); a [`PooledSession`] is a lease. What happens between two users is
+//!   its [`Reuse`] policy.
+//! - A [`Template`] (or [`PoolConfig::template`]) makes Python sessions by fork, each in about a millisecond.
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
 //!   pool to a token; a [`SharedPool`] lives from its first user to its last.
 //!
@@ -98,17 +100,19 @@ mod guide {
         };
     }
     pages! {
-    Readme: "README.md",
-    Index: "docs/guide/README.md",
-    RunningCode: "docs/guide/running-code.md",
-    StreamingAndDisplay: "docs/guide/streaming-and-display.md",
-    Stopping: "docs/guide/stopping.md",
-    LimitsPage: "docs/guide/limits.md",
-    OtherLanguages: "docs/guide/other-languages.md",
-    WritingAWorker: "docs/guide/writing-a-worker.md",
-    SharedPools: "docs/guide/shared-pools.md",
+        Readme: "README.md",
+        Index: "docs/guide/README.md",
+        RunningCode: "docs/guide/running-code.md",
+        StreamingAndDisplay: "docs/guide/streaming-and-display.md",
+        Stopping: "docs/guide/stopping.md",
+        LimitsPage: "docs/guide/limits.md",
+        OtherLanguages: "docs/guide/other-languages.md",
+        WritingAWorker: "docs/guide/writing-a-worker.md",
+        SharedPools: "docs/guide/shared-pools.md",
+        Tenants: "docs/guide/tenants.md",
+        Templates: "docs/guide/templates.md",
         Sizing: "docs/guide/sizing.md",
-    Metrics: "docs/guide/metrics.md",
+        Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",
     }
 }

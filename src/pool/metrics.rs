@@ -87,7 +87,8 @@ pub struct PoolCounts {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolMetrics {
-    /// Calls that asked for a session (in any way) while the pool was open.
+    /// Calls that asked for a session (in any way) while the pool was open; each job asks when it is
+    /// submitted.
     pub acquisition_attempts: u64,
     /// Calls that got one.
     pub acquisition_success: u64,
@@ -130,7 +131,7 @@ pub struct PoolMetrics {
     pub active_sessions: usize,
     /// Gauge: sessions in any place, starting and retiring ones included.
     pub total_sessions: usize,
-    /// Gauge: callers that wait for a session.
+    /// Gauge: callers that wait for a session; jobs are in [`PoolCounts::jobs`].
     pub waiting: usize,
     /// The most sessions that were held at the same time.
     pub active_sessions_max: usize,

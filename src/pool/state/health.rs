@@ -169,7 +169,7 @@ impl<S: Resource, W> State<S, W> {
         let entry = self.entry(slot)?;
         match mem::replace(&mut entry.place, Place::Resetting(None)) {
             Place::Idle(session) => {
-                entry.looked_at = entry.since.take();
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();

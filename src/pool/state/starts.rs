@@ -86,7 +86,7 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Starting;
         slot.since = Some(now);
         slot.signalled = false;
-        slot.looked_at = None;
+        slot.rested = None;
         slot.died = false;
         slot.due = None;
         slot.memory = None;
@@ -104,7 +104,7 @@ impl<S: Resource, W> State<S, W> {
             handle: None,
             holder: None,
             since: None,
-            looked_at: None,
+            rested: None,
             ready_at: now,
             leases: 0,
             executions: 0,

@@ -660,7 +660,7 @@ fn one_who_tries_once_gets_an_idle_session_beside_expired_waiters() {
 }
 
 #[test]
-fn a_look_at_an_idle_session_renews_neither_its_idle_time_nor_its_place() {
+fn a_session_that_was_rested_lies_where_it_lay() {
     let mut model = warm(Bounds { session_timeout: Duration::from_secs(10), ..bounds() }, 2);
     model.state.bounds.min_idle = 1;
     let ids = |model: &Model| -> Vec<u64> {
