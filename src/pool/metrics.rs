@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::breaker::BreakerState;
+use super::config::ConfigSummary;
 use super::events::RefusalReason;
 use super::explain::MissCount;
 use super::histogram::{HistogramSnapshot, Tally};
 use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
-use super::summary::ConfigSummary;
 use super::tallies::{ExecutionCounts, WarmImportStats};
 use super::threads;
 use crate::session::{PostMortem, SessionId, TemplateInfo};
