@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::breaker::BreakerState;
+use super::config::ConfigSummary;
 use super::events::RefusalReason;
 use super::explain::MissCount;
 use super::histogram::{HistogramSnapshot, Tally};
 use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
-use super::summary::ConfigSummary;
+
 use super::tallies::{ExecutionCounts, WarmImportStats};
 use super::threads;
 use crate::session::{PostMortem, SessionId, TemplateInfo};
@@ -204,7 +205,7 @@ pub struct PoolInfo {
     /// How those executions ended.
     pub executions: ExecutionCounts,
     /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
-    /// sessions started so far.
+    /// processes that have warmed up so far: sessions, or the template instead of them.
     pub warm_imports: Vec<WarmImportStats>,
     /// What the sessions hold in memory.
     pub memory: MemoryInfo,

@@ -29,7 +29,6 @@ mod scope;
 mod shared;
 mod spawner;
 mod state;
-mod summary;
 mod tallies;
 mod template;
 mod threads;
@@ -41,7 +40,7 @@ use std::time::Duration;
 pub use acquire::{Acquire, NestedAcquire};
 pub use advisor::{Advice, Advisor, Replay, Target};
 pub use breaker::BreakerState;
-pub use config::{PoolConfig, Reuse};
+pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
 pub use foresight::Foresight;
@@ -57,7 +56,7 @@ pub use recorder::{Arrival, Recording};
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 pub use state::Removal;
-pub use summary::ConfigSummary;
+
 pub use tallies::{ExecutionCounts, WarmImportStats};
 
 use self::acquire::Patience;
