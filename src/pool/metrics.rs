@@ -12,7 +12,6 @@ use super::explain::MissCount;
 use super::histogram::{HistogramSnapshot, Tally};
 use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
-
 use super::tallies::{ExecutionCounts, WarmImportStats};
 use super::threads;
 use crate::session::{PostMortem, SessionId, TemplateInfo};

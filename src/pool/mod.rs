@@ -56,7 +56,6 @@ pub use recorder::{Arrival, Recording};
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 pub use state::Removal;
-
 pub use tallies::{ExecutionCounts, WarmImportStats};
 
 use self::acquire::Patience;
