@@ -177,7 +177,7 @@ def after_fork_in_child():
     """A child of user code must never answer for its parent."""
     global in_child, current
     in_child, current = True, 0
-    for fd in (control, requests, replies, *kept):
+    for fd in (control, requests, replies, *kept, *warm.get("proc", ())):
         try:
             posix.close(fd)
         except OSError:
