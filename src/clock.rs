@@ -1,12 +1,87 @@
 //! The one reader of clocks.
 //!
 //! Every decision (deadlines, ages, back-off) uses the monotonic clock through [`Moment`]; wall
-//! clock time appears in reports only. Pure code never reads a clock: it takes `now`.
+//! clock time appears in reports only. Pure code never reads a clock: it takes `now`. A pool reads
+//! its [`Clock`], which a test can take into its own hands; sessions read the system's.
+
+#[cfg(feature = "testing")]
+mod manual;
 
 use std::ops::{Add, Sub};
+use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+
+#[cfg(feature = "testing")]
+pub use manual::ManualClock;
+
+use crate::cancel::Wake;
+
+/// The clock of a pool: the system's or, with the feature `testing`, one that stands still until a
+/// test moves it. Without the feature it is nothing at all.
+#[derive(Clone, Debug)]
+pub(crate) struct Clock {
+    #[cfg(feature = "testing")]
+    manual: Option<ManualClock>,
+}
+
+impl Clock {
+    pub(crate) const fn system() -> Clock {
+        Clock {
+            #[cfg(feature = "testing")]
+            manual: None,
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn manual(clock: ManualClock) -> Clock {
+        Clock { manual: Some(clock) }
+    }
+
+    /// See [`Moment::now`].
+    #[inline]
+    pub(crate) fn now(&self) -> Moment {
+        self.set_by_hand().unwrap_or_else(Moment::now)
+    }
+
+    /// See [`Moment::coarse`].
+    #[inline]
+    pub(crate) fn coarse(&self) -> Moment {
+        self.set_by_hand().unwrap_or_else(Moment::coarse)
+    }
+
+    /// See [`Moment::after`].
+    pub(crate) fn after(&self, timeout: Duration) -> Moment {
+        self.now() + timeout
+    }
+
+    /// Whether time passes only when a test says so: a wait for a deadline then ends by a wake-up.
+    #[inline]
+    pub(crate) fn is_manual(&self) -> bool {
+        self.set_by_hand().is_some()
+    }
+
+    #[inline]
+    #[allow(clippy::unused_self, reason = "without the feature there is nothing to look at")]
+    fn set_by_hand(&self) -> Option<Moment> {
+        #[cfg(feature = "testing")]
+        return self.manual.as_ref().map(ManualClock::moment);
+        #[cfg(not(feature = "testing"))]
+        None
+    }
+
+    /// Has `sleepers` woken each time a test moves the clock, for as long as they live.
+    #[allow(clippy::unused_self, reason = "without the feature nobody moves the clock")]
+    pub(crate) fn on_advance(&self, sleepers: Weak<dyn Wake>) {
+        #[cfg(feature = "testing")]
+        if let Some(manual) = &self.manual {
+            manual.wake_later(sleepers);
+        }
+        #[cfg(not(feature = "testing"))]
+        drop(sleepers);
+    }
+}
 
 /// A point on the monotonic clock, in nanoseconds.
 ///

@@ -114,6 +114,19 @@ pub enum Error {
         /// The configured limit.
         limit: usize,
     },
+    /// The pool's [`on_create`](crate::PoolConfig::on_create()) hook refused a new session.
+    Hook {
+        /// The session.
+        session: SessionId,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The pool's [`validate_with`](crate::PoolConfig::validate_with()) hook refused one session after the
+    /// other. From the acquire functions.
+    Unfit {
+        /// How many it refused.
+        refused: u32,
+    },
     /// The token of the caller was cancelled before the work began.
     Cancelled,
     /// The pool is shut down.
@@ -249,6 +262,12 @@ impl fmt::Display for Error {
                 write!(f, "sessions cannot be started (next attempt in {retry_in:?}): {cause}")
             }
             Error::TooManyWaiters { limit } => write!(f, "{limit} callers wait for a session already"),
+            Error::Hook { session, source } => {
+                write!(f, "the creation hook refused session {session}: {source}")
+            }
+            Error::Unfit { refused } => {
+                write!(f, "the check before use refused {refused} sessions, one after the other")
+            }
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
@@ -299,7 +318,7 @@ impl std::error::Error for Error {
             | Error::File { problem: FileProblem::Io(source), .. }
             | Error::Listen { source, .. }
             | Error::Runtime { source: Some(source), .. } => Some(source),
-            Error::Store { source, .. } => Some(source.as_ref()),
+            Error::Store { source, .. } | Error::Hook { source, .. } => Some(source.as_ref()),
             Error::StartFailing { cause, .. }
             | Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
             _ => None,

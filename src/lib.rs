@@ -124,6 +124,8 @@ mod pool;
 pub mod protocol;
 mod session;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod tracker;
 pub mod worker;

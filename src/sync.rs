@@ -5,8 +5,10 @@
 //! absolute deadline: a wake-up is a hint, never a promise.
 
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+#[cfg(feature = "testing")]
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 
 /// Waits until notified or until `deadline`; `None` waits without limit. Returns true when the
 /// deadline has passed.
@@ -24,4 +26,22 @@ pub(crate) fn wait_until<T>(
         return true;
     }
     condvar.wait_for(guard, left).timed_out()
+}
+
+/// As [`wait_until`], by this clock. By a manual one no deadline comes by itself: whoever moves the
+/// clock notifies `condvar` under the lock of `guard`.
+pub(crate) fn wait_by<T>(
+    clock: &Clock,
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    deadline: Option<Moment>,
+) -> bool {
+    if !clock.is_manual() {
+        return wait_until(condvar, guard, deadline);
+    }
+    let late = || deadline.is_some_and(|deadline| clock.now() >= deadline);
+    if !late() {
+        condvar.wait(guard);
+    }
+    late()
 }

@@ -1,13 +1,18 @@
 //! Options of a pool.
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::SessionPool;
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, SessionConfig, WorkDir};
+use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -59,6 +64,58 @@ pub struct PoolConfig {
     pub max_waiters: Option<usize>,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
+    /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
+    /// serves on until its replacement is ready, where there is room for one. Default: 1.
+    pub max_concurrent_retirements: usize,
+    /// An idle session that was not heard of for this long is asked whether it still answers, and is
+    /// replaced if it does not within [`ping_timeout`](PoolConfig::ping_timeout): it may be stopped or
+    /// stuck. `None`: never. Default: 30 s.
+    pub ping_interval: Option<Duration>,
+    /// Time that an idle session has to answer when it is asked. Default: 2 s.
+    pub ping_timeout: Duration,
+    /// Memory, in bytes, beyond which a session is replaced when its user has given it back. Looked at
+    /// when a session comes to rest and with each
+    /// [`health_check_interval`](PoolConfig::health_check_interval). Counted in parts where several
+    /// processes share pages (PSS), so that children of a template are not charged for what they
+    /// share. Default: no limit.
+    pub max_session_memory: Option<u64>,
+    /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
+    /// above the watermark, only removed. Default: no limit.
+    pub idle_memory_budget: Option<u64>,
+    /// A lease that is held longer than this is reported as a leak: logged, counted, told to the
+    /// listener; once. Default: never.
+    pub leak_after: Option<Duration>,
+    /// Whether a session whose lease was reported as a leak is taken back: its process is killed, its
+    /// place is free, and whoever still holds the lease finds it dead. Default: false.
+    pub reclaim_leaks: bool,
+    /// Called with each new session before anybody gets it: see [`on_create`](PoolConfig::on_create()).
+    pub(crate) on_create: Option<Hook<CreateHook>>,
+    /// Called with a session before somebody gets it: see [`validate_with`](PoolConfig::validate_with()).
+    pub(crate) validate: Option<Hook<ValidateHook>>,
+    /// For tests: the clock that this pool goes by. Default: the system's.
+    #[cfg(feature = "testing")]
+    pub clock: Option<ManualClock>,
+}
+
+/// Prepares a new session or says why it cannot.
+pub(crate) type CreateHook =
+    dyn Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
+/// Says whether a session is fit for use.
+pub(crate) type ValidateHook = dyn Fn(&mut Session) -> bool + Send + Sync;
+
+/// Code of the user's that a pool calls.
+pub(crate) struct Hook<F: ?Sized>(pub(crate) Arc<F>);
+
+impl<F: ?Sized> Clone for Hook<F> {
+    fn clone(&self) -> Hook<F> {
+        Hook(Arc::clone(&self.0))
+    }
+}
+
+impl<F: ?Sized> fmt::Debug for Hook<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a function")
+    }
 }
 
 /// What happens to a session between two users.
@@ -137,6 +194,17 @@ impl PoolConfig {
             max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
             max_waiters: None,
             retire_grace: Duration::from_millis(250),
+            max_concurrent_retirements: 1,
+            ping_interval: Some(Duration::from_secs(30)),
+            ping_timeout: Duration::from_secs(2),
+            max_session_memory: None,
+            idle_memory_budget: None,
+            leak_after: None,
+            reclaim_leaks: false,
+            on_create: None,
+            validate: None,
+            #[cfg(feature = "testing")]
+            clock: None,
         }
     }
 
@@ -242,6 +310,94 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`max_concurrent_retirements`](PoolConfig::max_concurrent_retirements).
+    pub fn max_concurrent_retirements(mut self, count: usize) -> PoolConfig {
+        self.max_concurrent_retirements = count;
+        self
+    }
+
+    /// Sets [`ping_interval`](PoolConfig::ping_interval).
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> PoolConfig {
+        self.ping_interval = interval.into();
+        self
+    }
+
+    /// Sets [`ping_timeout`](PoolConfig::ping_timeout).
+    pub fn ping_timeout(mut self, timeout: Duration) -> PoolConfig {
+        self.ping_timeout = timeout;
+        self
+    }
+
+    /// Sets [`max_session_memory`](PoolConfig::max_session_memory), in bytes.
+    pub fn max_session_memory(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
+        self.max_session_memory = bytes.into();
+        self
+    }
+
+    /// Sets [`idle_memory_budget`](PoolConfig::idle_memory_budget), in bytes.
+    pub fn idle_memory_budget(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
+        self.idle_memory_budget = bytes.into();
+        self
+    }
+
+    /// Sets [`leak_after`](PoolConfig::leak_after).
+    pub fn leak_after(mut self, held: impl Into<Option<Duration>>) -> PoolConfig {
+        self.leak_after = held.into();
+        self
+    }
+
+    /// Sets [`reclaim_leaks`](PoolConfig::reclaim_leaks).
+    pub fn reclaim_leaks(mut self, reclaim: bool) -> PoolConfig {
+        self.reclaim_leaks = reclaim;
+        self
+    }
+
+    /// Has `hook` called with each new session before anybody gets it, on the thread that started it:
+    /// to load data, to open connections, to look at its version. It may take as long as it needs; a
+    /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
+    /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
+    ///
+    /// ```
+    /// use remuda::{PoolConfig, Runtime};
+    ///
+    /// let config = PoolConfig::new(Runtime::python("python3")).on_create(|session| {
+    ///     let run = session.execute("import sys; sys.version_info >= (3, 9)")?;
+    ///     if run.value == true { Ok(()) } else { Err("this Python is too old".into()) }
+    /// });
+    /// ```
+    pub fn on_create(
+        mut self,
+        hook: impl Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> PoolConfig {
+        self.on_create = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
+    /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
+    /// the acquire returns [`Error::Unfit`]; a refusal of a session that nobody had before counts as a
+    /// failed start.
+    ///
+    /// A pool looks by itself whether a process is alive, without a system call; this is for what only
+    /// the user knows, and its time is added to each acquire.
+    pub fn validate_with(
+        mut self,
+        hook: impl Fn(&mut Session) -> bool + Send + Sync + 'static,
+    ) -> PoolConfig {
+        self.validate = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
+        self.clock = Some(clock.into());
+        self
+    }
+
     /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
     pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
         self.session = self.session.warm_import(module);
@@ -333,7 +489,19 @@ impl PoolConfig {
                 "it is zero; use try_acquire to never wait, or None for no limit",
             ));
         }
+        if self.max_concurrent_retirements == 0 {
+            return Err(Error::config(
+                "max_concurrent_retirements",
+                "it is zero, so no session would ever be replaced; use at least 1",
+            ));
+        }
+        if self.reclaim_leaks && self.leak_after.is_none() {
+            return Err(Error::config("reclaim_leaks", "it needs leak_after to tell what a leak is"));
+        }
         let times = [
+            ("ping_interval", self.ping_interval),
+            ("ping_timeout", Some(self.ping_timeout)),
+            ("leak_after", self.leak_after),
             ("health_check_interval", Some(self.health_check_interval)),
             ("session_timeout", Some(self.session_timeout)),
             ("reset_timeout", Some(self.reset_timeout)),
@@ -348,6 +516,15 @@ impl PoolConfig {
     /// The execution budget, with zero read as "never".
     pub(crate) fn budget(&self) -> Option<u64> {
         self.recycle_after_executions.filter(|executions| *executions > 0)
+    }
+
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
+    pub(crate) fn the_clock(&self) -> Clock {
+        #[cfg(feature = "testing")]
+        if let Some(clock) = &self.clock {
+            return Clock::manual(clock.clone());
+        }
+        Clock::system()
     }
 
     pub(crate) fn summary(&self) -> ConfigSummary {

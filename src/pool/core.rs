@@ -8,11 +8,11 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::config::{PoolConfig, Reuse};
+use super::config::{PoolConfig, Reuse, ValidateHook};
 use super::gate::{Gate, Inner, Waiter};
 use super::guard::PooledSession;
 use super::job::Jobs;
@@ -22,11 +22,13 @@ use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal
 use super::state::{State, Take, Ticket};
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
 use crate::sync::{Mutex, MutexGuard};
 
+/// Sessions that one acquire has looked at by the user's check before it gives up.
+const MOST_REFUSALS: u32 = 3;
 /// Post-mortems that a pool remembers.
 const POST_MORTEMS: usize = 16;
 
@@ -49,7 +51,7 @@ pub(super) struct Core {
     pub(super) joining: Mutex<()>,
     post_mortems: Mutex<VecDeque<PostMortem>>,
     /// Dropped last: retiring a session must not wait for the reaper's end.
-    _keeper: Arc<Keeper>,
+    keeper: Arc<Keeper>,
 }
 
 /// What the pool keeps of a session that somebody holds.
@@ -110,23 +112,38 @@ impl Core {
             budget: config.budget(),
             max_lifetime: config.max_lifetime,
             restart_if_dead: config.restart_if_dead,
+            max_retirements: config.max_concurrent_retirements,
+            ping_interval: config.ping_interval,
+            leak_after: config.leak_after,
+            max_session_memory: config.max_session_memory,
+            idle_memory_budget: config.idle_memory_budget,
         };
         #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
         let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
         let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
-        Ok(Arc::new(Core {
+        let clock = config.the_clock();
+        let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
-            jobs: Jobs::new(config.max_sessions),
+            jobs: Jobs::new(config.max_sessions, clock.clone()),
             config,
-            gate: Gate::new(state),
+            gate: Gate::new(state, clock),
             monitor: Monitor::new()?,
             stop: CancelToken::new(),
             killing: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             joining: Mutex::new(()),
             post_mortems: Mutex::new(VecDeque::new()),
-            _keeper: Keeper::get()?,
-        }))
+            keeper: Keeper::get()?,
+        });
+        let sleepers: Weak<dyn Wake> = Arc::<Core>::downgrade(&core);
+        core.clock().on_advance(sleepers);
+        Ok(core)
+    }
+
+    /// What everything in this pool goes by; never [`Moment::now`].
+    #[inline]
+    pub(super) fn clock(&self) -> &Clock {
+        &self.gate.clock
     }
 
     /// One event of the state machine: locks, changes, unlocks, carries out what follows.
@@ -149,6 +166,7 @@ impl Core {
         for departure in fx.retire {
             self.retire(departure);
         }
+        drop(fx.orphans);
     }
 
     /// Sends a session to the reaper; its slot is free once the process is gone.
@@ -156,23 +174,36 @@ impl Core {
         let Departure { slot, session, reason } = departure;
         let id = session.id().number();
         match reason {
-            Removal::Recycled => log::info!(session = id; "session recycled"),
-            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved => {
-                log::info!(session = id; "session replaced: {}", reason.word());
+            Removal::Recycled | Removal::MaxAge | Removal::Memory | Removal::Outdated => {
+                log::info!(session = id; "session recycled: {}", reason.word());
             }
+            _ if reason.is_failure() => log::info!(session = id; "session replaced: {}", reason.word()),
             _ => log::debug!(session = id; "session removed: {}", reason.word()),
         }
-        let gentle =
-            !matches!(reason, Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved)
-                && !self.killing.load(Ordering::SeqCst);
+        let gentle = !reason.is_failure() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
         session.retire(grace, move |post_mortem| {
             as_insider(|| {
                 core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, Moment::now(), fx));
+                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
             });
         });
+    }
+
+    /// Takes a session back from a user who does not return it.
+    pub(super) fn reclaim(self: &Arc<Core>, slot: SlotId) {
+        let Some(handle) = self.with(|state, _| state.reclaim(slot)) else { return };
+        log::warn!(session = handle.id.number(); "session reclaimed: {}", Removal::Reclaimed.word());
+        let core = Arc::clone(self);
+        self.keeper.reclaim(&handle.process, move |post_mortem| {
+            as_insider(|| {
+                core.remember(post_mortem);
+                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
+            });
+        });
+        // The slot may be needed, and its replacement was ordered.
+        self.with(|state, fx| state.reconsider(self.clock().now(), fx));
     }
 
     fn remember(&self, post_mortem: PostMortem) {
@@ -205,9 +236,45 @@ impl Core {
         Ok(())
     }
 
-    /// A session for somebody: from idle at once, or after a wait in the queue.
+    /// A session for somebody that passes the user's check, if there is one.
     #[inline]
     pub(super) fn acquire(
+        self: &Arc<Core>,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<PooledSession> {
+        match &self.config.validate {
+            None => self.acquire_any(patience, token),
+            Some(fit) => self.acquire_fit(patience, token, &*fit.0),
+        }
+    }
+
+    #[cold]
+    fn acquire_fit(
+        self: &Arc<Core>,
+        mut patience: Patience,
+        token: Option<&CancelToken>,
+        fit: &ValidateHook,
+    ) -> Result<PooledSession> {
+        let began = self.clock().now();
+        let given = patience;
+        for _ in 0..MOST_REFUSALS {
+            let mut session = self.acquire_any(patience, token)?;
+            if session.passes(fit) {
+                return Ok(session);
+            }
+            session.refuse();
+            // One limit for all of it.
+            if let Patience::For(limit) = given {
+                patience = Patience::For(limit.saturating_sub(self.clock().now().saturating_since(began)));
+            }
+        }
+        Err(Error::Unfit { refused: MOST_REFUSALS })
+    }
+
+    /// A session for somebody: from idle at once, or after a wait in the queue.
+    #[inline]
+    fn acquire_any(
         self: &Arc<Core>,
         patience: Patience,
         token: Option<&CancelToken>,
@@ -215,7 +282,8 @@ impl Core {
         if token.is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
-        let mut lease = match self.with(PoolState::take) {
+        let now = self.clock().coarse();
+        let mut lease = match self.with(|state, fx| state.take(now, fx)) {
             Take::Hit(lease) => lease,
             Take::Empty => self.wait(patience, token)?,
             Take::Closed => return Err(Error::Closed),
@@ -232,7 +300,7 @@ impl Core {
         patience: Patience,
         token: Option<&CancelToken>,
     ) -> Result<Lease<Box<Session>>> {
-        let began = Moment::now();
+        let began = self.clock().now();
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(began));
@@ -261,7 +329,7 @@ impl Core {
     fn refused(&self, refusal: Refusal, began: Moment) -> Error {
         match refusal {
             Refusal::TimedOut { ahead } => {
-                let now = Moment::now();
+                let now = self.clock().now();
                 let trouble = self.lock().state.start_trouble(now);
                 Error::AcquireTimeout {
                     waited: now.saturating_since(began),
@@ -290,11 +358,11 @@ impl Core {
             None
         };
         if let Some(reason) = unusable {
-            let now = Moment::now();
+            let now = self.clock().now();
             let lease = Lease { slot, session };
             self.with(|state, fx| state.discard(lease, reason, restart_if_dead, now, fx));
         } else if self.config.reuse == Reuse::Keep {
-            self.with(|state, fx| state.release(Lease { slot, session }, Moment::coarse(), fx));
+            self.with(|state, fx| state.release(Lease { slot, session }, self.clock().coarse(), fx));
         } else {
             self.reset(slot, session, restart_if_dead);
         }
@@ -308,7 +376,7 @@ impl Core {
         let asked = session.can(Feature::Reset).then(|| session.begin_reset());
         let reason = match asked {
             Some(Ok(())) => {
-                let now = Moment::coarse();
+                let now = self.clock().coarse();
                 let look = self.with(|state, fx| state.resetting(Lease { slot, session }, now, fx));
                 if look {
                     self.listen(slot);
@@ -331,8 +399,16 @@ impl Core {
         reason: Removal,
         replace: bool,
     ) {
-        let now = Moment::now();
+        let now = self.clock().now();
         self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
+    }
+
+    /// The user's check refused a session: it is replaced. One that nobody had before was started in
+    /// vain: that counts as a failed start, or a check that is never content would start processes
+    /// without end.
+    pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
+        let now = self.clock().now();
+        self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));
     }
 
     /// Has the monitor listen to a session that nobody has in hand.
@@ -345,6 +421,14 @@ impl Core {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Session>>> {
         self.gate.lock()
+    }
+}
+
+/// A test has moved the clock.
+impl Wake for Core {
+    fn wake(&self) {
+        self.gate.clock_moved();
+        self.jobs.clock_moved();
     }
 }
 

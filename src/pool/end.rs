@@ -56,7 +56,9 @@ impl Core {
             // outside waits.
             return;
         }
-        self.gate.observe(Some(Moment::after(KILL_PATIENCE)), |state| {
+        // The kernel goes by no manual clock: by that one it is waited for without limit.
+        let patience = (!self.clock().is_manual()).then(|| self.clock().after(KILL_PATIENCE));
+        self.gate.observe(patience, |state| {
             let counts = state.counts();
             counts.total == counts.busy
         });

@@ -8,12 +8,14 @@
 use std::sync::Arc;
 
 use super::state::{Decision, Effects, Resource, State, Ticket};
-use crate::clock::Moment;
-use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
+use crate::clock::{Clock, Moment};
+use crate::sync::{Condvar, Mutex, MutexGuard, wait_by};
 
 /// What stands between a pool's users and its state.
 pub(super) struct Gate<S: Resource> {
     inner: Mutex<Inner<S>>,
+    /// What all deadlines in the pool go by.
+    pub(super) clock: Clock,
     /// For those who wait for counts to change: `wait_ready`, `shutdown`. Only notified while
     /// `Inner::observers` says that somebody does.
     pub(super) changed: Condvar,
@@ -29,6 +31,8 @@ pub(super) struct Gate<S: Resource> {
 pub(super) struct Inner<S: Resource> {
     pub(super) state: State<S, Arc<Waiter>>,
     observers: usize,
+    /// Everybody in [`Gate::await_decision`], if a test moves the clock.
+    sleepers: Vec<Arc<Waiter>>,
     /// Spawner threads that exist, and those of them that wait for work.
     pub(super) spawners: usize,
     pub(super) parked_spawners: usize,
@@ -47,9 +51,11 @@ impl Waiter {
 }
 
 impl<S: Resource> Gate<S> {
-    pub(super) fn new(state: State<S, Arc<Waiter>>) -> Gate<S> {
+    pub(super) fn new(state: State<S, Arc<Waiter>>, clock: Clock) -> Gate<S> {
+        let inner = Inner { state, observers: 0, sleepers: Vec::new(), spawners: 0, parked_spawners: 0 };
         Gate {
-            inner: Mutex::new(Inner { state, observers: 0, spawners: 0, parked_spawners: 0 }),
+            inner: Mutex::new(inner),
+            clock,
             changed: Condvar::new(),
             starts: Condvar::new(),
             health: Condvar::new(),
@@ -91,7 +97,20 @@ impl<S: Resource> Gate<S> {
     /// Wakes everybody but the waiters: the pool has been closed. Whoever waits looks at the state
     /// under the lock before it sleeps.
     pub(super) fn wake_all(&self) {
-        let _inner = self.inner.lock();
+        let inner = self.inner.lock();
+        self.ring(&inner);
+    }
+
+    /// Has everybody who waits look at the clock, which a test has moved.
+    pub(super) fn clock_moved(&self) {
+        let inner = self.inner.lock();
+        self.ring(&inner);
+        for waiter in &inner.sleepers {
+            waiter.decided.notify_one();
+        }
+    }
+
+    fn ring(&self, _locked: &Inner<S>) {
         self.starts.notify_all();
         self.health.notify_all();
         self.closing.notify_all();
@@ -101,22 +120,40 @@ impl<S: Resource> Gate<S> {
     /// Waits until the ticket's fate is decided, which its deadline does at the latest.
     pub(super) fn await_decision(
         &self,
-        waiter: &Waiter,
+        waiter: &Arc<Waiter>,
         ticket: Ticket,
         began: Moment,
         deadline: Option<Moment>,
     ) -> Decision<S> {
         let mut inner = self.inner.lock();
-        loop {
-            let so_far = Moment::now().saturating_since(began);
+        if self.clock.is_manual() {
+            inner.sleepers.push(Arc::clone(waiter));
+        }
+        let decision = loop {
+            let so_far = self.clock.now().saturating_since(began);
             if let Some(decision) = inner.state.collect(ticket, so_far) {
-                return decision;
+                break decision;
             }
-            if wait_until(&waiter.decided, &mut inner, deadline) {
+            if self.sleep(&waiter.decided, &mut inner, deadline) {
                 // Decided under the lock: a grant that came before stands.
                 inner.state.expire(ticket);
             }
+        };
+        if self.clock.is_manual() {
+            inner.sleepers.retain(|sleeper| !Arc::ptr_eq(sleeper, waiter));
         }
+        decision
+    }
+
+    /// Waits on a condvar of this gate until notified or until `deadline`; returns whether that has
+    /// passed. The caller waits in a loop.
+    pub(super) fn sleep(
+        &self,
+        condvar: &Condvar,
+        inner: &mut MutexGuard<'_, Inner<S>>,
+        deadline: Option<Moment>,
+    ) -> bool {
+        wait_by(&self.clock, condvar, inner, deadline)
     }
 
     /// Waits until `done` says so, looking after every change; false when `deadline` passes first.
@@ -131,7 +168,7 @@ impl<S: Resource> Gate<S> {
             if done(&inner.state) {
                 break true;
             }
-            if wait_until(&self.changed, &mut inner, deadline) {
+            if self.sleep(&self.changed, &mut inner, deadline) {
                 break done(&inner.state);
             }
         };

@@ -5,8 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::ValidateHook;
 use super::core::Core;
 use super::state::{Lease, Removal, SlotId};
+use crate::background::shielded;
 use crate::error::Result;
 use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
 
@@ -106,6 +108,18 @@ impl PooledSession {
     pub fn discard(mut self) {
         if let Some(session) = self.take() {
             self.core.discard(self.slot, session, Removal::Discarded, false);
+        }
+    }
+
+    /// Whether the user's check finds the session fit. A check that panics says no.
+    pub(super) fn passes(&mut self, fit: &ValidateHook) -> bool {
+        shielded("the check before use", || fit(self.session_mut())).unwrap_or(false)
+    }
+
+    /// The user's check refused the session.
+    pub(super) fn refuse(mut self) {
+        if let Some(session) = self.take() {
+            self.core.refuse(self.slot, session);
         }
     }
 

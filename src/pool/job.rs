@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::core::{Core, Patience};
 use crate::cancel::{CancelToken, Registration, Wake};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::session::{Execution, Request};
-use crate::sync::{Condvar, Mutex, wait_until};
+use crate::sync::{Condvar, Mutex, wait_by, wait_until};
 
 /// A runner without work ends after this time.
 const LINGER: Duration = Duration::from_secs(10);
@@ -216,20 +216,30 @@ impl fmt::Debug for Shared {
 pub(super) struct Jobs {
     queue: Mutex<Queue>,
     wanted: Condvar,
-    max_runners: usize,
+    clock: Clock,
 }
 
 struct Queue {
     open: bool,
     waiting: VecDeque<Arc<Shared>>,
     runners: usize,
+    max_runners: usize,
     idle: usize,
 }
 
+impl Queue {
+    /// Whether one more runner is to be started; counts it.
+    fn another_runner(&mut self) -> bool {
+        let spawn = self.waiting.len() > self.idle && self.runners < self.max_runners;
+        self.runners += usize::from(spawn);
+        spawn
+    }
+}
+
 impl Jobs {
-    pub(super) fn new(max_runners: usize) -> Jobs {
-        let queue = Queue { open: true, waiting: VecDeque::new(), runners: 0, idle: 0 };
-        Jobs { queue: Mutex::new(queue), wanted: Condvar::new(), max_runners }
+    pub(super) fn new(max_runners: usize, clock: Clock) -> Jobs {
+        let queue = Queue { open: true, waiting: VecDeque::new(), runners: 0, max_runners, idle: 0 };
+        Jobs { queue: Mutex::new(queue), wanted: Condvar::new(), clock }
     }
 
     /// Ends the runners; queued jobs end with [`Error::Closed`].
@@ -245,10 +255,16 @@ impl Jobs {
         }
     }
 
+    /// Has runners without work look at the clock, which a test has moved.
+    pub(super) fn clock_moved(&self) {
+        let _queue = self.queue.lock();
+        self.wanted.notify_all();
+    }
+
     /// The next job, or `None` when this runner should end.
     fn next(&self) -> Option<Arc<Shared>> {
         let mut queue = self.queue.lock();
-        let deadline = Moment::after(LINGER);
+        let deadline = self.clock.after(LINGER);
         loop {
             if let Some(job) = queue.waiting.pop_front() {
                 return Some(job);
@@ -257,7 +273,7 @@ impl Jobs {
                 break;
             }
             queue.idle += 1;
-            let late = wait_until(&self.wanted, &mut queue, Some(deadline));
+            let late = wait_by(&self.clock, &self.wanted, &mut queue, Some(deadline));
             queue.idle -= 1;
             if late && queue.waiting.is_empty() {
                 break;
@@ -281,9 +297,7 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
             return job;
         }
         queue.waiting.push_back(shared);
-        let spawn = queue.waiting.len() > queue.idle && queue.runners < jobs.max_runners;
-        queue.runners += usize::from(spawn);
-        spawn
+        queue.another_runner()
     };
     if spawn {
         start_runner(core);
@@ -291,6 +305,14 @@ pub(super) fn submit(core: &Arc<Core>, request: Request<'static>, scope: Option<
         jobs.wanted.notify_one();
     }
     job
+}
+
+/// From now on at most `max_runners` jobs run at the same time; those that run go on.
+pub(super) fn resize(core: &Arc<Core>, max_runners: usize) {
+    core.jobs.queue.lock().max_runners = max_runners;
+    while core.jobs.queue.lock().another_runner() {
+        start_runner(core);
+    }
 }
 
 /// A job that is done before it began.

@@ -3,38 +3,82 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::Core;
-use super::state::SETTLE;
+use super::core::{Core, Handle};
+use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
 use crate::clock::Moment;
-use crate::sync::wait_until;
+use crate::error::Error;
 
 /// Rest after a pass that failed: the Python ancestor's.
 const ERROR_REST: Duration = Duration::from_secs(1);
 
-/// The maintenance thread.
-pub(super) fn run(core: &Arc<Core>) {
-    let mut due = Moment::after(core.config.health_check_interval);
+/// The maintenance thread. The first pass is `due` by itself.
+pub(super) fn run(core: &Arc<Core>, mut due: Moment) {
     while wait_for_request(core, due) {
-        let next = shielded("a health pass", || pass(core));
-        let rest = if next.is_some() { SETTLE } else { ERROR_REST };
-        due = next.unwrap_or_else(|| Moment::after(ERROR_REST));
-        if !sleep(core, rest) {
+        // Read once: time that passes during the pass counts for the rest and for the next pass.
+        let now = core.clock().now();
+        let next = shielded("a health pass", || pass(core, now));
+        let rest = now + if next.is_some() { SETTLE } else { ERROR_REST };
+        due = next.unwrap_or(rest);
+        if !sleep_until(core, rest) {
             return;
         }
     }
 }
 
 /// One pass; returns when the next one is due.
-fn pass(core: &Arc<Core>) -> Moment {
-    let pass = core.with(|state, fx| state.health_pass(Moment::now(), fx));
+fn pass(core: &Arc<Core>, now: Moment) -> Moment {
+    let pass = core.with(|state, fx| state.health_pass(now, fx));
     for slot in pass.arm {
         core.listen(slot);
     }
+    for leak in pass.leaks {
+        let (id, pid) = (leak.handle.id.number(), leak.handle.process.id());
+        log::warn!(session = id, pid = pid; "a lease is held for {:?}: it seems to be forgotten", leak.held);
+        if core.config.reclaim_leaks {
+            core.reclaim(leak.slot);
+        }
+    }
+    weigh(core, pass.weigh);
+    pass.ping.into_iter().for_each(|slot| ping(core, slot));
     if pass.removed > 0 {
         log::info!("health pass: {} sessions removed", pass.removed);
     }
     pass.next
+}
+
+/// Looks what sessions hold in memory, without the pool's lock: the kernel walks their pages.
+fn weigh(core: &Arc<Core>, sessions: Vec<(SlotId, Handle)>) {
+    if sessions.is_empty() {
+        return;
+    }
+    for (slot, handle) in sessions {
+        let Some(memory) = handle.process.memory_in_detail() else { continue };
+        let bytes = memory.proportional.unwrap_or(memory.resident);
+        core.with(|state, _| state.weighed(slot, bytes, core.clock().now()));
+    }
+    core.with(|state, fx| state.enforce_memory(core.clock().now(), fx));
+}
+
+/// Asks an idle session whether it still answers. It is in nobody's reach meanwhile: some 0.1 ms, or
+/// the time limit of a ping if it is stuck.
+fn ping(core: &Arc<Core>, slot: SlotId) {
+    let Some(Lease { mut session, .. }) = core.with(|state, _| state.check_out(slot)) else { return };
+    let id = session.id().number();
+    match shielded("pinging an idle session", || session.ping(core.config.ping_timeout)) {
+        Some(Ok(_)) => {
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
+        }
+        // A worker that knows no ping can only be taken at its word.
+        Some(Err(Error::Unsupported { .. })) => {
+            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
+        }
+        Some(Err(error)) => {
+            log::info!(session = id; "an idle session does not answer: {error}");
+            core.discard(slot, session, Removal::Hung, core.config.restart_if_dead);
+        }
+        None => core.discard(slot, session, Removal::Hung, core.config.restart_if_dead),
+    }
 }
 
 /// Waits until a pass is asked for or due; false once the pool is closed.
@@ -44,18 +88,17 @@ fn wait_for_request(core: &Core, due: Moment) -> bool {
         if !inner.state.is_open() {
             return false;
         }
-        if inner.state.health_requested() || wait_until(&core.gate.health, &mut inner, Some(due)) {
+        if inner.state.health_requested() || core.gate.sleep(&core.gate.health, &mut inner, Some(due)) {
             return inner.state.is_open();
         }
     }
 }
 
 /// Sleeps through requests, which wait for the next pass; false once the pool is closed.
-fn sleep(core: &Core, rest: Duration) -> bool {
-    let until = Moment::after(rest);
+fn sleep_until(core: &Core, until: Moment) -> bool {
     let mut inner = core.lock();
     while inner.state.is_open() {
-        if wait_until(&core.gate.closing, &mut inner, Some(until)) {
+        if core.gate.sleep(&core.gate.closing, &mut inner, Some(until)) {
             break;
         }
     }

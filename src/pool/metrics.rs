@@ -29,6 +29,8 @@ pub(crate) struct Counters {
     pub(crate) health_check_triggers: u64,
     pub(crate) health_check_runs: u64,
     pub(crate) sessions_removed_by_health: u64,
+    pub(crate) leaks: u64,
+    pub(crate) leaks_reclaimed: u64,
 }
 
 /// How many sessions are in each place: `idle + busy + resetting + starting + retiring == total`.
@@ -118,6 +120,11 @@ pub struct PoolMetrics {
     /// `health_check_runs / health_check_triggers`: low means that requests were coalesced well;
     /// zero before the first.
     pub health_check_efficiency: f64,
+    /// Leases that were held longer than [`leak_after`](super::PoolConfig::leak_after), each counted
+    /// once.
+    pub leaks: u64,
+    /// Of those: sessions that were taken back.
+    pub leaks_reclaimed: u64,
 }
 
 /// Everything worth knowing about a pool at one moment, fit for JSON.
@@ -228,6 +235,8 @@ impl PoolMetrics {
             health_check_runs: c.health_check_runs,
             sessions_removed_by_health: c.sessions_removed_by_health,
             health_check_efficiency: ratio(c.health_check_runs, c.health_check_triggers),
+            leaks: c.leaks,
+            leaks_reclaimed: c.leaks_reclaimed,
         }
     }
 }

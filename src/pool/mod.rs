@@ -14,6 +14,7 @@ mod job;
 mod maintenance;
 mod metrics;
 mod monitor;
+mod operate;
 mod scope;
 mod shared;
 mod spawner;
@@ -33,7 +34,7 @@ pub use shared::{SharedHandle, SharedPool};
 
 use self::core::{Core, Patience};
 use crate::cancel::CancelToken;
-use crate::clock::{self, Moment};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::session::{Request, Runtime};
 
@@ -96,7 +97,8 @@ impl SessionPool {
         let pool = SessionPool { handle: Arc::new(Handle { core: Core::new(config)? }) };
         let core = &pool.handle.core;
         core.spawn_thread("remuda-monitor", monitor::run)?;
-        core.spawn_thread("remuda-maint", maintenance::run)?;
+        let first_pass = core.clock().after(core.config.health_check_interval);
+        core.spawn_thread("remuda-maint", move |core| maintenance::run(core, first_pass))?;
         spawner::start(core)?;
         if pre_warm {
             pool.ensure_min_sessions().map_err(|error| match error {
@@ -161,7 +163,7 @@ impl SessionPool {
         core.gate.observe(None, |state| {
             if state.is_open() && !state.is_filled() {
                 // Once the back-off has passed an attempt is made, and its outcome counts.
-                failed = state.start_trouble(Moment::now()).filter(|(_, retry_in)| !retry_in.is_zero());
+                failed = state.start_trouble(core.clock().now()).filter(|(_, retry_in)| !retry_in.is_zero());
                 return failed.is_some();
             }
             true
@@ -180,7 +182,8 @@ impl SessionPool {
     /// [`Error::AcquireTimeout`] when `timeout` has passed, with the error of the last start if that
     /// failed; [`Error::Closed`].
     pub fn wait_ready(&self, sessions: usize, timeout: Duration) -> Result<()> {
-        let (core, began) = (self.core(), Moment::now());
+        let core = self.core();
+        let began = core.clock().now();
         let reached =
             core.gate.observe(Some(began + timeout), |state| !state.is_open() || state.alive() >= sessions);
         if !self.is_open() {
@@ -189,7 +192,7 @@ impl SessionPool {
         if reached {
             return Ok(());
         }
-        let now = Moment::now();
+        let now = core.clock().now();
         let last_start_error = core.lock().state.start_trouble(now).map(|(cause, _)| cause);
         Err(Error::AcquireTimeout { waited: now.saturating_since(began), ahead: 0, last_start_error })
     }
@@ -210,7 +213,7 @@ impl SessionPool {
     /// microsecond per session.
     pub fn info(&self) -> PoolInfo {
         let core = self.core();
-        let now = Moment::now();
+        let now = core.clock().now();
         let (open, counts, counters, rows, breaker, last_error) = {
             let state = &core.lock().state;
             let last_error = state.last_start_error().cloned();
@@ -273,7 +276,7 @@ impl SessionPool {
     /// any thread and more than once. On one of the pool's own threads (the output callback of a
     /// job) it returns after the deadline without waiting for the end.
     pub fn shutdown(&self, deadline: Duration) {
-        self.core().shutdown(Moment::after(deadline));
+        self.core().shutdown(self.core().clock().after(deadline));
     }
 
     /// Ends the pool at once: kills every session, those in use too.

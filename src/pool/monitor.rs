@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use super::core::Core;
 use super::state::{Lease, Look, Removal, SlotId};
 use crate::background::shielded;
-use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::Session;
 
@@ -115,7 +114,7 @@ fn death(core: &Arc<Core>, slot: SlotId) {
         handle.process.check_alive();
         log::debug!(session = handle.id.number(); "the process has ended");
     }
-    core.with(|state, fx| state.died(slot, Moment::now(), fx));
+    core.with(|state, fx| state.died(slot, core.clock().now(), fx));
 }
 
 /// Takes a session in hand, looks what it has to say, and gives it back or sends it away.
@@ -165,5 +164,5 @@ fn look(core: &Arc<Core>, slot: SlotId) {
 }
 
 fn clean(core: &Arc<Core>, slot: SlotId, session: Box<Session>) {
-    core.with(|state, fx| state.clean(Lease { slot, session }, Moment::now(), fx));
+    core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
 }

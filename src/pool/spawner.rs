@@ -10,10 +10,8 @@ use std::sync::Arc;
 use super::core::{Core, Handle};
 use super::state::SlotId;
 use crate::background::shielded;
-use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::session::Session;
-use crate::sync::wait_until;
 
 /// The name of the threads.
 const NAME: &str = "remuda-spawn";
@@ -47,13 +45,13 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
         if !inner.state.is_open() {
             return None;
         }
-        let now = Moment::now();
+        let now = core.clock().now();
         if let Some(slot) = inner.state.begin_start(now) {
             return Some(Reservation { core, slot: Some(slot) });
         }
         let retry = inner.state.next_attempt(now);
         inner.parked_spawners += 1;
-        wait_until(&core.gate.starts, &mut inner, retry);
+        core.gate.sleep(&core.gate.starts, &mut inner, retry);
         inner.parked_spawners -= 1;
     }
 }
@@ -83,7 +81,12 @@ impl Reservation<'_> {
         let core = self.core;
         let Some(slot) = self.slot else { return };
         let started = shielded("starting a session", || {
-            let session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            if let Some(hook) = &core.config.on_create {
+                let id = session.id();
+                hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
+                session.forget_handles();
+            }
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
@@ -92,7 +95,7 @@ impl Reservation<'_> {
                 self.slot = None;
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
                 log::info!(session = handle.id.number(), pid = handle.process.id(); "session created");
-                core.with(|state, fx| state.started(slot, session, handle, Moment::now(), fx));
+                core.with(|state, fx| state.started(slot, session, handle, core.clock().now(), fx));
             }
             Some(Err(error)) => self.give_back(error),
             None => self.give_back(panicked()),
@@ -106,7 +109,8 @@ impl Reservation<'_> {
         if let Some(cause) = &cause {
             log::warn!("a session could not be started: {cause}");
         }
-        self.core.with(|state, fx| state.start_failed(slot, cause, Moment::now(), fx));
+        let now = self.core.clock().now();
+        self.core.with(|state, fx| state.start_failed(slot, cause, now, fx));
     }
 }
 

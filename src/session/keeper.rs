@@ -5,8 +5,11 @@
 
 use std::sync::{Arc, Weak};
 
-use super::reaper::Reaper;
+use super::execution::{Cause, Exit, PostMortem};
+use super::process::Process;
+use super::reaper::{Reaper, Ward};
 use super::watchdog::Watchdog;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
 
@@ -20,6 +23,31 @@ pub(crate) struct Keeper {
 static CURRENT: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
 
 impl Keeper {
+    /// Kills and reaps a worker whose session somebody holds and never lets go. Never blocks; `gone` is
+    /// called on the reaper's thread.
+    pub(crate) fn reclaim(&self, process: &Arc<Process>, gone: impl FnOnce(PostMortem) + Send + 'static) {
+        process.kill_group(Cause::Retired);
+        let post_mortem = PostMortem {
+            session: process.session(),
+            pid: process.id(),
+            exit: Exit::Unknown,
+            cause: Cause::Retired,
+            stderr_tail: String::new(),
+            peak_memory: None,
+            executions: 0,
+            running: None,
+        };
+        self.reaper.take(Ward {
+            process: Arc::clone(process),
+            // They stay with the session, wherever it is.
+            transport: None,
+            scratch: None,
+            kill_at: Moment::FAR_FUTURE,
+            post_mortem,
+            gone: Box::new(gone),
+        });
+    }
+
     /// The keeper of this process, started if need be.
     pub(crate) fn get() -> Result<Arc<Keeper>> {
         // Starting takes a process and a thread, but only the first session of a program waits for

@@ -253,6 +253,10 @@ impl Process {
         Some((exit, end.cause.clone().unwrap_or(Cause::Itself)))
     }
 
+    pub(crate) fn is_reaped(&self) -> bool {
+        self.end.lock().reaped
+    }
+
     /// The worker has told its process id, by its own count; `None`: it runs on another machine.
     pub(crate) fn announced(&self, pid: Option<u32>) {
         let worker = pid.and_then(|own| self.unless_reaped(|| proc::descendant(self.id(), own)));

@@ -155,8 +155,11 @@ impl Shared {
     /// has waited for the end of its sessions may exit at once. Returns the thread that removes a
     /// large directory; this one then tells the owner later.
     fn bury(self: &Arc<Shared>, ward: Ward) -> Option<Background> {
-        // First, so that the number cannot be reused while it is listed.
-        self.watchdog.remove(ward.process.group());
+        // First, so that the number cannot be reused while it is listed. One that was reaped before
+        // (its session was taken back from its user) is not listed, and its number may be another's.
+        if !ward.process.is_reaped() {
+            self.watchdog.remove(ward.process.group());
+        }
         let (exit, cause) = ward.process.reap().unwrap_or((Exit::Unknown, Cause::Itself));
         let post_mortem =
             PostMortem { exit, cause, peak_memory: ward.process.peak_seen(), ..ward.post_mortem };

@@ -50,6 +50,7 @@ mod session_races;
 mod session_start;
 mod session_stop;
 mod session_streaming;
+mod testing_kit;
 mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;

@@ -7,7 +7,8 @@
 //!
 //! # Invariants, checked in debug builds after every event
 //! 1. `idle + busy + resetting + starting + retiring == total <= max_sessions`; each number is
-//!    that of the slots in this place.
+//!    that of the slots in this place. (After `max_sessions` was lowered the total may only fall
+//!    until it fits.)
 //! 2. The idle stack holds each idle slot once and nothing else; the free list likewise.
 //! 3. A session is in exactly one hand: its slot (idle, resetting), a grant not yet collected, its
 //!    holder, the monitor, or whoever retires it. A lease is a value, so it cannot be released twice.
@@ -16,9 +17,16 @@
 //!    some session is alive or starting, or a start is wanted that nothing forbids for good.
 //! 6. At most `max_starts` sessions are starting; only one while the breaker is not closed.
 //! 7. Once closed, nobody waits, nothing is idle and no start is wanted.
+//! 8. Aging sessions (those that leave when their replacements are there) lie at the bottom of the
+//!    idle stack; there are at most `max_retirements` of them, leaving ones included.
 
 mod health;
+mod memory;
+mod operate;
 mod queue;
+mod retire;
+#[cfg(test)]
+mod retire_tests;
 mod starts;
 #[cfg(test)]
 mod tests;
@@ -64,6 +72,15 @@ pub(crate) struct Bounds {
     pub(crate) budget: Option<u64>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) restart_if_dead: bool,
+    /// Sessions that age or leave of age at the same time.
+    pub(crate) max_retirements: usize,
+    /// An idle session that was not heard of for this long is pinged.
+    pub(crate) ping_interval: Option<Duration>,
+    /// A lease this old is taken for a leak.
+    pub(crate) leak_after: Option<Duration>,
+    /// Bytes that one session may have, and all idle ones together.
+    pub(crate) max_session_memory: Option<u64>,
+    pub(crate) idle_memory_budget: Option<u64>,
 }
 
 /// One tenancy of a slot; a stale id fits nothing.
@@ -91,8 +108,22 @@ pub(crate) enum Removal {
     ResetFailed,
     /// It sent bytes that nobody asked for.
     Misbehaved,
-    /// Its execution budget or lifetime is spent.
+    /// Its execution budget is spent.
     Recycled,
+    /// It is as old as a session may get.
+    MaxAge,
+    /// It, or all idle sessions together, hold more memory than they may.
+    Memory,
+    /// All sessions are to be replaced, one after the other.
+    Outdated,
+    /// It does not answer any more.
+    Hung,
+    /// The user's check refused it.
+    Unfit,
+    /// There are more sessions than the pool may have since it was resized.
+    Resized,
+    /// Its user never gave it back.
+    Reclaimed,
     /// It was idle too long.
     IdleTimeout,
     /// Its user asked for it.
@@ -112,11 +143,54 @@ impl Removal {
             Removal::ResetFailed => "it could not be reset",
             Removal::Misbehaved => "it sent what nobody asked for",
             Removal::Recycled => "its budget is spent",
+            Removal::MaxAge => "it is old",
+            Removal::Memory => "it holds too much memory",
+            Removal::Outdated => "all sessions are replaced",
+            Removal::Hung => "it does not answer",
+            Removal::Unfit => "the check refused it",
+            Removal::Resized => "the pool is smaller now",
+            Removal::Reclaimed => "its user never gave it back",
             Removal::IdleTimeout => "idle too long",
             Removal::Discarded => "discarded by its user",
             Removal::Fresh => "each user gets a new process",
             Removal::Closing => "the pool is closed",
         }
+    }
+
+    /// For metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Removal::Dead => "dead",
+            Removal::Tainted => "tainted",
+            Removal::ResetFailed => "reset_failed",
+            Removal::Misbehaved => "misbehaved",
+            Removal::Recycled => "recycled",
+            Removal::MaxAge => "max_age",
+            Removal::Memory => "memory",
+            Removal::Outdated => "outdated",
+            Removal::Hung => "hung",
+            Removal::Unfit => "unfit",
+            Removal::Resized => "resized",
+            Removal::Reclaimed => "reclaimed",
+            Removal::IdleTimeout => "idle",
+            Removal::Discarded => "discarded",
+            Removal::Fresh => "fresh",
+            Removal::Closing => "shutdown",
+        }
+    }
+
+    /// Whether the session is of no use any more, so that nothing is gained by a graceful end.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Removal::Dead
+                | Removal::Tainted
+                | Removal::ResetFailed
+                | Removal::Misbehaved
+                | Removal::Hung
+                | Removal::Unfit
+                | Removal::Reclaimed
+        )
     }
 }
 
@@ -137,6 +211,8 @@ pub(crate) struct Effects<S, W> {
     pub(crate) wake: Vec<W>,
     /// Sessions that leave.
     pub(crate) retire: Vec<Departure<S>>,
+    /// Sessions that came back after their slots were taken from their users.
+    pub(crate) orphans: Vec<S>,
     /// More starts are wanted than were announced before.
     pub(crate) starts: bool,
     /// A health pass is asked for.
@@ -170,8 +246,7 @@ struct Slot<S: Resource> {
     generation: u32,
     place: Place<S>,
     handle: Option<S::Handle>,
-    /// When it came to its place; unknown for a busy slot until a health pass sees it, because
-    /// taking a session reads no clock.
+    /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
     ready_at: Moment,
     leases: u64,
@@ -185,6 +260,24 @@ struct Slot<S: Resource> {
     died: bool,
     /// The monitor listens to this idle session.
     armed: bool,
+    /// Why it should leave when its turn comes, apart from its budget and its age.
+    due: Option<Removal>,
+    /// Why it leaves once its replacement is there.
+    aging: Option<Removal>,
+    /// When it last gave a sign of life, as far as a reset, a release or a ping shows.
+    heard: Moment,
+    /// What it held when it was last weighed, and how many leases it had served by then.
+    memory: Option<Weight>,
+    /// Its lease was reported as a leak.
+    reported: bool,
+}
+
+/// A session's memory at some moment.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    bytes: u64,
+    at: Moment,
+    leases: u64,
 }
 
 #[derive(Debug)]
@@ -198,6 +291,16 @@ enum Place<S> {
     Retiring,
 }
 
+/// Whether sessions are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Not now: who asks waits.
+    Paused,
+    /// Never again.
+    Closed,
+}
+
 /// What came of the starts of the current batch so far.
 #[derive(Debug, Default)]
 struct Batch {
@@ -209,11 +312,20 @@ struct Batch {
 #[derive(Debug)]
 pub(crate) struct State<S: Resource, W> {
     bounds: Bounds,
-    open: bool,
+    phase: Phase,
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
     /// The last one released is the first one taken: its memory is warm, and the others can age.
+    /// Those that leave anyway lie at the bottom.
     idle: Vec<u32>,
+    /// How many of the idle are aging.
+    aging_idle: usize,
+    /// Slots that are marked as aging, leaving ones included.
+    aging: usize,
+    /// More sessions are due than may age at the same time.
+    more_due: bool,
+    /// The total before `max_sessions` was lowered, falling with it.
+    ceiling: usize,
     busy: usize,
     resetting: usize,
     starting: usize,
@@ -243,10 +355,14 @@ impl<S: Resource, W> State<S, W> {
     pub(crate) fn new(bounds: Bounds, seed: u64) -> State<S, W> {
         State {
             bounds,
-            open: true,
+            phase: Phase::Open,
             slots: Vec::new(),
             free: Vec::new(),
             idle: Vec::new(),
+            aging_idle: 0,
+            aging: 0,
+            more_due: false,
+            ceiling: bounds.max_sessions,
             busy: 0,
             resetting: 0,
             starting: 0,
@@ -266,15 +382,15 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
-    /// Somebody asks for a session: the fast path, without a clock and without allocation.
+    /// Somebody asks for a session: the fast path, without allocation.
     #[inline]
-    pub(crate) fn take(&mut self, fx: &mut Effects<S, W>) -> Take<S> {
-        if !self.open {
-            return Take::Closed;
+    pub(crate) fn take(&mut self, now: Moment, fx: &mut Effects<S, W>) -> Take<S> {
+        if self.phase != Phase::Open {
+            return self.take_from_closed();
         }
         self.counters.acquisition_attempts += 1;
         // Nobody is overtaken: while something is idle, no live waiter stands in the queue (invariant 5).
-        let taken = self.pop_idle(fx);
+        let taken = self.pop_idle(now, fx);
         self.announce(fx);
         self.check();
         match taken {
@@ -287,17 +403,28 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
+    /// The pool is paused or closed.
+    #[cold]
+    fn take_from_closed(&mut self) -> Take<S> {
+        if self.phase == Phase::Closed {
+            return Take::Closed;
+        }
+        self.counters.acquisition_attempts += 1;
+        Take::Empty
+    }
+
     /// The top of the idle stack that is alive, now busy. Dead ones on the way leave.
     #[inline]
-    fn pop_idle(&mut self, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
+    fn pop_idle(&mut self, now: Moment, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
         while let Some(index) = self.idle.pop() {
             let slot = &mut self.slots[index as usize];
             let Place::Idle(session) = mem::replace(&mut slot.place, Place::Busy) else {
                 unreachable!("invariant 2: the idle stack holds idle slots")
             };
+            self.aging_idle -= usize::from(slot.aging.is_some());
             self.busy += 1;
             if session.is_alive() {
-                slot.since = None;
+                slot.since = Some(now);
                 slot.signalled = false;
                 slot.leases += 1;
                 return Some(Lease { slot: SlotId { index, generation: slot.generation }, session });
@@ -310,14 +437,14 @@ impl<S: Resource, W> State<S, W> {
     /// A user gives a session back that may be used again as it is.
     #[inline]
     pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
-        let Lease { slot, session } = lease;
+        let Some(Lease { slot, session }) = self.current(lease, fx) else { return };
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
             self.evaluate(now, fx);
         } else {
             self.busy -= 1;
             self.offer(slot.index, session, now, fx);
-            if !self.waiters.is_empty() || self.announced != 0 {
+            if !self.waiters.is_empty() || self.announced != 0 || self.aging != 0 {
                 self.evaluate(now, fx);
             }
         }
@@ -328,7 +455,7 @@ impl<S: Resource, W> State<S, W> {
     /// A user gave a session back and its worker has been asked to reset. Returns whether the
     /// monitor must look at it at once, because an event came and went before this call.
     pub(crate) fn resetting(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
-        let Lease { slot, session } = lease;
+        let Some(Lease { slot, session }) = self.current(lease, fx) else { return false };
         let mut look = false;
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
@@ -355,6 +482,7 @@ impl<S: Resource, W> State<S, W> {
         now: Moment,
         fx: &mut Effects<S, W>,
     ) {
+        let Some(lease) = self.current(lease, fx) else { return };
         let of_monitor = matches!(self.slots[lease.slot.index as usize].place, Place::Resetting(_));
         if of_monitor && reason != Removal::Tainted {
             self.counters.sessions_removed_by_health += 1;
@@ -373,7 +501,7 @@ impl<S: Resource, W> State<S, W> {
                 entry.place = Place::Resetting(None);
                 entry.since = None;
                 self.resetting += 1;
-                self.idle.retain(|index| *index != slot.index);
+                self.unlist(slot.index);
                 self.check();
                 Look::Idle(session)
             }
@@ -392,11 +520,11 @@ impl<S: Resource, W> State<S, W> {
     /// The monitor gives a session back whose answer is not complete yet. Returns it to the
     /// monitor's hand (to be discarded) if the pool has been closed meanwhile.
     pub(crate) fn put_back(&mut self, lease: Lease<S>, fx: &mut Effects<S, W>) {
-        if self.open && lease.session.is_alive() {
+        if self.is_open() && lease.session.is_alive() {
             let slot = &mut self.slots[lease.slot.index as usize];
             slot.place = Place::Resetting(Some(lease.session));
         } else {
-            let reason = if self.open { Removal::Dead } else { Removal::Closing };
+            let reason = if self.is_open() { Removal::Dead } else { Removal::Closing };
             self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
             self.announce(fx);
         }
@@ -422,7 +550,7 @@ impl<S: Resource, W> State<S, W> {
             Place::Idle(session) => {
                 entry.place = Place::Busy;
                 self.busy += 1;
-                self.idle.retain(|index| *index != slot.index);
+                self.unlist(slot.index);
                 self.counters.sessions_removed_by_health += 1;
                 self.lost(slot, session, now, fx);
             }
@@ -450,31 +578,10 @@ impl<S: Resource, W> State<S, W> {
         debug_assert!(self.entry(slot).is_some_and(|entry| matches!(entry.place, Place::Retiring)));
         self.retiring -= 1;
         self.vacate(slot.index);
+        if self.more_due {
+            self.age_due(now);
+        }
         self.evaluate(now, fx);
-        self.check();
-    }
-
-    /// No more sessions for anybody: waiters are refused, whatever nobody holds leaves.
-    pub(crate) fn close(&mut self, fx: &mut Effects<S, W>) {
-        self.open = false;
-        self.owed = 0;
-        self.announced = 0;
-        while let Some((ticket, _)) = self.waiters.first_key_value() {
-            self.decide(*ticket, Decision::Refused(Refusal::Closed), fx);
-        }
-        while let Some(index) = self.idle.pop() {
-            if let Place::Idle(session) = mem::replace(&mut self.slots[index as usize].place, Place::Busy) {
-                self.busy += 1;
-                self.depart(index, session, Removal::Closing, false, fx);
-            }
-        }
-        for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
-            if let Place::Resetting(held @ Some(_)) = &mut self.slots[index as usize].place
-                && let Some(session) = held.take()
-            {
-                self.depart(index, session, Removal::Closing, false, fx);
-            }
-        }
         self.check();
     }
 
@@ -484,15 +591,31 @@ impl<S: Resource, W> State<S, W> {
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
         entry.executions = executions;
-        if !self.open {
-            Some(Removal::Closing)
-        } else if !session.is_alive() {
-            Some(Removal::Dead)
-        } else if executions >= entry.budget || now >= entry.expires {
-            Some(Removal::Recycled)
+        entry.heard = now;
+        if !session.is_alive() {
+            Some(if self.is_open() { Removal::Dead } else { Removal::Closing })
+        } else if executions >= entry.budget
+            || now >= entry.expires
+            || entry.aging.is_some()
+            || entry.due.is_some()
+            || self.ceiling > self.bounds.max_sessions
+            || self.phase == Phase::Closed
+        {
+            self.leaves_instead(slot.index, now)
         } else {
             None
         }
+    }
+
+    /// The lease, unless its slot was taken from its user: the session is an orphan then.
+    #[inline]
+    fn current(&self, lease: Lease<S>, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
+        let slot = &self.slots[lease.slot.index as usize];
+        if slot.generation == lease.slot.generation && !matches!(slot.place, Place::Retiring) {
+            return Some(lease);
+        }
+        fx.orphans.push(lease.session);
+        None
     }
 
     /// Gives a usable session that is in nobody's count to the first live waiter, or to idle.
@@ -512,14 +635,25 @@ impl<S: Resource, W> State<S, W> {
             slot.place = Place::Idle(session);
             slot.since = Some(now);
             slot.armed = false;
-            self.idle.push(index);
+            if slot.aging.is_some() {
+                self.aging_idle += 1;
+                self.idle.insert(0, index);
+            } else {
+                self.idle.push(index);
+            }
         }
+    }
+
+    /// Takes a slot off the idle stack; its place has changed already.
+    fn unlist(&mut self, index: u32) {
+        self.idle.retain(|other| *other != index);
+        self.aging_idle -= usize::from(self.slots[index as usize].aging.is_some());
     }
 
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
         // What dies with the pool is not replaced.
-        let reason = if self.open { reason } else { Removal::Closing };
+        let reason = if self.is_open() { reason } else { Removal::Closing };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -530,18 +664,25 @@ impl<S: Resource, W> State<S, W> {
         self.retiring += 1;
         self.counters.sessions_removed += 1;
         match reason {
-            Removal::Recycled => {
+            Removal::Recycled | Removal::MaxAge | Removal::Outdated | Removal::Memory => {
                 self.counters.sessions_recycled += 1;
-                self.owe();
+                self.owe_for(index);
             }
-            Removal::Dead | Removal::Tainted | Removal::ResetFailed | Removal::Misbehaved if replace => {
+            reason if replace && reason.is_failure() => {
                 self.counters.sessions_restarted += 1;
-                self.owe();
+                self.owe_for(index);
             }
             _ => {}
         }
         let slot = SlotId { index, generation: self.slots[index as usize].generation };
         fx.retire.push(Departure { slot, session, reason });
+    }
+
+    /// Orders a replacement for a slot that is leaving, unless it had one ordered when it began to age.
+    fn owe_for(&mut self, index: u32) {
+        if self.slots[index as usize].aging.is_none() {
+            self.owe();
+        }
     }
 
     fn owe(&mut self) {
@@ -550,10 +691,14 @@ impl<S: Resource, W> State<S, W> {
 
     fn vacate(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
+        if slot.aging.take().is_some() {
+            self.aging -= 1;
+        }
         slot.place = Place::Free;
         slot.handle = None;
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(index);
+        self.ceiling = self.total().max(self.bounds.max_sessions);
     }
 
     fn entry(&mut self, slot: SlotId) -> Option<&mut Slot<S>> {
@@ -577,11 +722,22 @@ const GENERATIONS: u32 = u32::MAX >> 1;
 
 impl<S, W> Effects<S, W> {
     pub(crate) fn none() -> Effects<S, W> {
-        Effects { wake: Vec::new(), retire: Vec::new(), starts: false, health: false, observed: false }
+        Effects {
+            wake: Vec::new(),
+            retire: Vec::new(),
+            orphans: Vec::new(),
+            starts: false,
+            health: false,
+            observed: false,
+        }
     }
 
     #[inline]
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.starts && !self.health && self.wake.is_empty() && self.retire.is_empty()
+        !self.starts
+            && !self.health
+            && self.wake.is_empty()
+            && self.retire.is_empty()
+            && self.orphans.is_empty()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Effects, Lease, Resource, State};
+use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
 use crate::error::Error;
 
@@ -53,7 +53,7 @@ impl<S: Resource, W> State<S, W> {
         now: Moment,
         fx: &mut Effects<S, W>,
     ) -> Result<Ticket, Refusal> {
-        let refusal = if !self.open {
+        let refusal = if !self.is_open() {
             Some(Refusal::Closed)
         } else if self.waiters.len() >= self.bounds.max_waiters {
             Some(Refusal::TooManyWaiters)
@@ -129,6 +129,9 @@ impl<S: Resource, W> State<S, W> {
     /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
     /// passed over once, and they wake by themselves.
     pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
+        if self.phase == Phase::Paused {
+            return None;
+        }
         loop {
             let (ticket, waiter) = self.waiters.first_key_value()?;
             let ticket = *ticket;
@@ -145,7 +148,7 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn evaluate(&mut self, now: Moment, fx: &mut Effects<S, W>) {
         while !self.idle.is_empty() {
             let Some(ticket) = self.first_live_waiter(now) else { break };
-            let Some(lease) = self.pop_idle(fx) else { break };
+            let Some(lease) = self.pop_idle(now, fx) else { break };
             self.decide(ticket, Decision::Granted(lease), fx);
         }
         if !self.waiters.is_empty()
@@ -155,6 +158,7 @@ impl<S: Resource, W> State<S, W> {
                 self.decide(*ticket, Decision::Refused(refusal.clone()), fx);
             }
         }
+        self.shed(fx);
         self.announce(fx);
     }
 }

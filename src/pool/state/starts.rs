@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Batch, Effects, GENERATIONS, Place, Refusal, Removal, Resource, Slot, SlotId, State};
+use super::{Batch, Effects, GENERATIONS, Phase, Place, Refusal, Removal, Resource, Slot, SlotId, State};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::pool::breaker::BreakerState;
@@ -14,13 +14,17 @@ impl<S: Resource, W> State<S, W> {
     /// What is on hand (idle) or on the way (starting, resetting) serves the waiters first and the
     /// watermark then; what is missing is started. Decided on counts of live things alone.
     pub(super) fn wanted(&self) -> usize {
-        if !self.open {
+        if !self.is_open() {
             return 0;
         }
-        let watermark = if self.primed { self.bounds.min_idle } else { 0 };
-        let have = self.idle.len() + self.starting + self.resetting;
-        let missing = (self.waiters.len() + watermark).saturating_sub(have).max(self.owed);
-        missing.min(self.bounds.max_sessions - self.total())
+        let have = self.idle.len() - self.aging_idle + self.starting + self.resetting;
+        let missing = (self.waiters.len() + self.watermark()).saturating_sub(have).max(self.owed);
+        missing.min(self.bounds.max_sessions.saturating_sub(self.total()))
+    }
+
+    /// How many idle sessions should be ready.
+    pub(super) fn watermark(&self) -> usize {
+        if self.primed { self.bounds.min_idle } else { 0 }
     }
 
     /// Tells the spawner when more is wanted than it knows of.
@@ -70,6 +74,9 @@ impl<S: Resource, W> State<S, W> {
         slot.since = Some(now);
         slot.signalled = false;
         slot.died = false;
+        slot.due = None;
+        slot.memory = None;
+        slot.reported = false;
         let generation = slot.generation;
         self.check();
         Some(SlotId { index, generation })
@@ -90,6 +97,11 @@ impl<S: Resource, W> State<S, W> {
             signalled: false,
             died: false,
             armed: false,
+            due: None,
+            aging: None,
+            heard: now,
+            memory: None,
+            reported: false,
         });
         index
     }
@@ -125,12 +137,14 @@ impl<S: Resource, W> State<S, W> {
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
         entry.ready_at = now;
+        entry.heard = now;
         entry.leases = 0;
         entry.executions = 0;
         entry.budget = budget;
         entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
-        if !self.open || entry.died || !session.is_alive() {
-            let reason = if self.open { Removal::Dead } else { Removal::Closing };
+        let open = self.phase != Phase::Closed;
+        if !open || entry.died || !session.is_alive() {
+            let reason = if open { Removal::Dead } else { Removal::Closing };
             entry.place = Place::Busy;
             self.busy += 1;
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
@@ -200,7 +214,8 @@ impl<S: Resource, W> State<S, W> {
 
     /// Whether the watermark is reached, or nothing more can be done for it.
     pub(crate) fn is_filled(&self) -> bool {
-        self.idle.len() + self.resetting >= self.bounds.min_idle || self.alive() >= self.bounds.max_sessions
+        self.idle.len() - self.aging_idle + self.resetting >= self.bounds.min_idle
+            || self.alive() >= self.bounds.max_sessions
     }
 
     /// An execution budget, up to a tenth below the configured one, exact below 10.

@@ -11,10 +11,10 @@ use super::*;
 use crate::pool::metrics::PoolCounts;
 
 #[derive(Debug)]
-struct Fake {
-    id: u64,
+pub(super) struct Fake {
+    pub(super) id: u64,
     alive: Rc<Cell<bool>>,
-    executions: u64,
+    pub(super) executions: u64,
 }
 
 impl Resource for Fake {
@@ -29,9 +29,9 @@ impl Resource for Fake {
     }
 }
 
-type Fx = Effects<Fake, u64>;
+pub(super) type Fx = Effects<Fake, u64>;
 
-fn bounds() -> Bounds {
+pub(super) fn bounds() -> Bounds {
     Bounds {
         min_idle: 1,
         max_sessions: 3,
@@ -43,34 +43,39 @@ fn bounds() -> Bounds {
         budget: None,
         max_lifetime: None,
         restart_if_dead: true,
+        max_retirements: 1,
+        ping_interval: None,
+        leak_after: None,
+        max_session_memory: None,
+        idle_memory_budget: None,
     }
 }
 
-fn error() -> Arc<Error> {
+pub(super) fn error() -> Arc<Error> {
     Arc::new(Error::Cancelled)
 }
 
 /// Plays the threads around the state machine and remembers what each of them has in hand.
-struct Model {
-    state: State<Fake, u64>,
-    now: Moment,
-    next_session: u64,
-    next_waiter: u64,
+pub(super) struct Model {
+    pub(super) state: State<Fake, u64>,
+    pub(super) now: Moment,
+    pub(super) next_session: u64,
+    pub(super) next_waiter: u64,
     /// Deadline and ticket of those who wait, in order of arrival.
-    waiting: VecDeque<(u64, Moment, Ticket)>,
-    woken: BTreeMap<u64, Ticket>,
-    leases: Vec<Lease<Fake>>,
-    starting: Vec<SlotId>,
-    departing: Vec<(SlotId, u64)>,
-    monitor: Vec<(Lease<Fake>, bool)>,
+    pub(super) waiting: VecDeque<(u64, Moment, Ticket)>,
+    pub(super) woken: BTreeMap<u64, Ticket>,
+    pub(super) leases: Vec<Lease<Fake>>,
+    pub(super) starting: Vec<SlotId>,
+    pub(super) departing: Vec<(SlotId, u64)>,
+    pub(super) monitor: Vec<(Lease<Fake>, bool)>,
     /// Sessions that exist, by id; leaves when its retirement ends.
-    exist: BTreeSet<u64>,
-    slots: BTreeMap<u64, SlotId>,
-    granted: u64,
+    pub(super) exist: BTreeSet<u64>,
+    pub(super) slots: BTreeMap<u64, SlotId>,
+    pub(super) granted: u64,
 }
 
 impl Model {
-    fn new(bounds: Bounds) -> Model {
+    pub(super) fn new(bounds: Bounds) -> Model {
         Model {
             state: State::new(bounds, 42),
             now: Moment::FAR_FUTURE - Duration::from_secs(10_000_000),
@@ -89,7 +94,7 @@ impl Model {
     }
 
     /// Does what the threads would do after unlocking.
-    fn apply(&mut self, fx: Fx) {
+    pub(super) fn apply(&mut self, fx: Fx) {
         for waiter in fx.wake {
             let at =
                 self.waiting.iter().position(|(id, ..)| *id == waiter).expect("woken once, while waiting");
@@ -106,16 +111,16 @@ impl Model {
         }
     }
 
-    fn with(&mut self, event: impl FnOnce(&mut State<Fake, u64>, Moment, &mut Fx)) {
+    pub(super) fn with(&mut self, event: impl FnOnce(&mut State<Fake, u64>, Moment, &mut Fx)) {
         let mut fx = Effects::none();
         event(&mut self.state, self.now, &mut fx);
         self.apply(fx);
         self.verify();
     }
 
-    fn acquire(&mut self, timeout: Option<Duration>) {
+    pub(super) fn acquire(&mut self, timeout: Option<Duration>) {
         let mut fx = Effects::none();
-        match self.state.take(&mut fx) {
+        match self.state.take(self.now, &mut fx) {
             Take::Hit(lease) => self.leases.push(lease),
             Take::Closed => {}
             Take::Empty => match timeout {
@@ -135,7 +140,7 @@ impl Model {
     }
 
     /// Each woken or expired waiter collects what became of it.
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         let expired: Vec<_> =
             self.waiting.iter().filter(|(_, deadline, _)| *deadline <= self.now).copied().collect();
         for (id, _, ticket) in expired {
@@ -155,14 +160,14 @@ impl Model {
         self.verify();
     }
 
-    fn begin_start(&mut self) {
+    pub(super) fn begin_start(&mut self) {
         if let Some(slot) = self.state.begin_start(self.now) {
             self.starting.push(slot);
         }
         self.verify();
     }
 
-    fn end_start(&mut self, pick: usize, ends_well: bool) {
+    pub(super) fn end_start(&mut self, pick: usize, ends_well: bool) {
         if self.starting.is_empty() {
             return;
         }
@@ -180,7 +185,7 @@ impl Model {
         }
     }
 
-    fn with_lease(
+    pub(super) fn with_lease(
         &mut self,
         pick: usize,
         event: impl FnOnce(&mut State<Fake, u64>, Lease<Fake>, Moment, &mut Fx),
@@ -193,7 +198,7 @@ impl Model {
         self.with(|state, now, fx| event(state, lease, now, fx));
     }
 
-    fn kill(&mut self, pick: usize, tell: bool) {
+    pub(super) fn kill(&mut self, pick: usize, tell: bool) {
         let handles = self.state.handles();
         if handles.is_empty() {
             return;
@@ -206,7 +211,7 @@ impl Model {
         }
     }
 
-    fn look(&mut self, pick: usize) {
+    pub(super) fn look(&mut self, pick: usize) {
         let handles = self.state.handles();
         if handles.is_empty() || !self.monitor.is_empty() {
             return;
@@ -220,7 +225,7 @@ impl Model {
         self.verify();
     }
 
-    fn looked(&mut self, how: u8) {
+    pub(super) fn looked(&mut self, how: u8) {
         let Some((lease, reset)) = self.monitor.pop() else { return };
         self.with(|state, now, fx| match how % 3 {
             0 if reset => state.put_back(lease, fx),
@@ -229,7 +234,7 @@ impl Model {
         });
     }
 
-    fn retired(&mut self, pick: usize) {
+    pub(super) fn retired(&mut self, pick: usize) {
         if self.departing.is_empty() {
             return;
         }
@@ -239,7 +244,7 @@ impl Model {
         self.with(|state, now, fx| state.retired(slot, now, fx));
     }
 
-    fn verify(&self) {
+    pub(super) fn verify(&self) {
         self.state.check_invariants();
         let counts = self.state.counts();
         let grants = self.state.decided.values().filter(|d| matches!(d, Decision::Granted(_))).count();
@@ -269,7 +274,7 @@ impl Model {
     }
 
     /// Closes the pool and plays everything to its end.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.with(|state, _, fx| state.close(fx));
         let now = self.now;
         assert!(self.waiting.iter().all(|(_, deadline, _)| *deadline <= now), "closing wakes every waiter");
@@ -395,7 +400,7 @@ proptest! {
 }
 
 /// A model with `count` idle sessions.
-fn warm(bounds: Bounds, count: usize) -> Model {
+pub(super) fn warm(bounds: Bounds, count: usize) -> Model {
     let mut model = Model::new(Bounds { min_idle: count, ..bounds });
     model.with(|state, _, fx| state.prime(fx));
     for _ in 0..count {
@@ -406,7 +411,7 @@ fn warm(bounds: Bounds, count: usize) -> Model {
     model
 }
 
-const LONG: Option<Duration> = Some(Duration::from_secs(3_600));
+pub(super) const LONG: Option<Duration> = Some(Duration::from_secs(3_600));
 
 #[test]
 fn a_waiter_is_served_when_a_slot_frees_by_removal_with_min_idle_zero() {
@@ -636,14 +641,6 @@ fn the_next_health_pass_comes_when_the_first_idle_time_is_over() {
     model.with(|state, now, fx| {
         assert_eq!(state.health_pass(now, fx).next, since + Duration::from_secs(10));
     });
-}
-
-#[test]
-fn sessions_of_one_age_do_not_leave_together() {
-    let mut model = warm(Bounds { max_lifetime: Some(Duration::from_secs(60)), ..bounds() }, 3);
-    model.now = model.now + Duration::from_secs(100);
-    model.with(|state, now, fx| assert_eq!(state.health_pass(now, fx).removed, 1));
-    assert_eq!(model.state.counts().idle, 2);
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! Who leaves when, and what an operator asks for.
+
+use super::tests::{Fake, LONG, Model, bounds, warm};
+use super::*;
+
+const AGE: Duration = Duration::from_secs(60);
+
+/// `count` idle sessions, all older than sessions get, before anybody has noticed.
+fn old(count: usize, bounds: Bounds) -> Model {
+    let mut model = warm(Bounds { max_lifetime: Some(AGE), ..bounds }, count);
+    model.now = model.now + 2 * AGE;
+    model
+}
+
+fn pass(model: &mut Model) {
+    model.with(|state, now, fx| drop(state.health_pass(now, fx)));
+}
+
+fn start(model: &mut Model) {
+    model.begin_start();
+    model.end_start(0, true);
+}
+
+#[test]
+fn an_old_session_serves_until_its_replacement_is_there() {
+    let mut model = old(1, bounds());
+    pass(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (1, 0));
+    assert_eq!(model.state.wanted(), 1, "its replacement is ordered");
+    model.acquire(None);
+    assert_eq!(model.leases.len(), 1, "and it still serves");
+    model.with_lease(0, State::release);
+    start(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (1, 1), "now it leaves");
+    assert_eq!(model.state.wanted(), 0);
+    assert_eq!(model.state.counters().sessions_recycled, 1);
+}
+
+#[test]
+fn at_the_maximum_the_old_one_makes_room_first() {
+    let mut model = old(3, bounds());
+    pass(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (2, 1));
+    assert_eq!(model.state.wanted(), 0, "no room until it is gone");
+    model.retired(0);
+    // The next one is already leaving; each makes room for one.
+    assert_eq!((model.state.counts().idle, model.departing.len()), (2, 0));
+    start(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (2, 1));
+}
+
+#[test]
+fn sessions_of_one_age_leave_one_after_the_other() {
+    let mut model = old(3, Bounds { max_sessions: 6, ..bounds() });
+    for left in (0..3).rev() {
+        pass(&mut model);
+        assert_eq!(model.state.wanted(), 1, "one at a time");
+        start(&mut model);
+        assert_eq!((model.state.counts().idle, model.departing.len()), (3, 1), "{left} to go");
+        model.retired(0);
+    }
+    pass(&mut model);
+    assert_eq!((model.state.wanted(), model.departing.len()), (0, 0), "all are young");
+}
+
+#[test]
+fn as_many_leave_together_as_may() {
+    let mut model = old(3, Bounds { max_sessions: 9, max_starts: 9, max_retirements: 2, ..bounds() });
+    pass(&mut model);
+    assert_eq!(model.state.wanted(), 2);
+}
+
+#[test]
+fn while_starts_fail_the_old_ones_stay() {
+    let mut model = old(3, Bounds { max_sessions: 4, ..bounds() });
+    pass(&mut model);
+    for _ in 0..5 {
+        model.begin_start();
+        model.end_start(0, false);
+        model.now = model.now + Duration::from_secs(40);
+        pass(&mut model);
+    }
+    assert_eq!((model.state.counts().idle, model.departing.len()), (3, 0));
+}
+
+#[test]
+fn a_busy_old_session_leaves_at_the_maximum_when_it_comes_back() {
+    let mut model = old(3, bounds());
+    (0..3).for_each(|_| model.acquire(None));
+    pass(&mut model);
+    model.acquire(LONG);
+    assert_eq!(model.departing.len(), 0);
+    (0..3).for_each(|_| model.with_lease(0, State::release));
+    assert_eq!(model.departing.len(), 1);
+    assert_eq!(model.state.counts().busy, 1, "the waiter got another one");
+}
+
+#[test]
+fn an_execution_budget_is_never_overdrawn_and_its_last_tenth_is_for_the_replacement() {
+    let mut model = warm(Bounds { budget: Some(100), ..bounds() }, 1);
+    model.state.slots[0].budget = 95;
+    for executions in 1..=100 {
+        model.acquire(None);
+        assert_eq!(model.leases[0].session.executions + 1, executions);
+        model.with_lease(0, State::release);
+        assert_eq!(model.state.wanted(), usize::from(executions >= 95), "after {executions}");
+    }
+    assert_eq!((model.state.counts().idle, model.departing.len()), (0, 1), "it is spent");
+    start(&mut model);
+    assert_eq!((model.state.counts().idle, model.state.wanted()), (1, 0), "one replacement for one");
+}
+
+#[test]
+fn everything_is_replaced_in_turn() {
+    let mut model = warm(Bounds { max_sessions: 4, ..bounds() }, 3);
+    model.acquire(None);
+    model.with(|state, now, fx| assert_eq!(state.outdate(now, fx), 3));
+    let before: Vec<u64> = model.exist.iter().copied().collect();
+    for _ in 0..20 {
+        start(&mut model);
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+        if let Some(at) = model.leases.iter().position(|lease| before.contains(&lease.session.id)) {
+            model.with_lease(at, State::release);
+        }
+        assert!(model.state.alive() >= 2, "the pool stays able to serve");
+    }
+    assert_eq!(model.state.outdated(), 0);
+    assert!(before.iter().all(|id| !model.exist.contains(id)));
+    assert_eq!(model.state.counts().idle, 3);
+}
+
+#[test]
+fn a_smaller_pool_lets_go_of_idle_ones_now_and_of_busy_ones_later() {
+    let mut model = warm(Bounds { max_sessions: 3, ..bounds() }, 3);
+    (0..2).for_each(|_| model.acquire(None));
+    model.with(|state, now, fx| state.resize(1, 1, now, fx));
+    assert_eq!((model.state.counts().idle, model.departing.len()), (0, 1));
+    model.with_lease(0, State::release);
+    assert_eq!((model.state.counts().busy, model.departing.len()), (1, 2));
+    model.with_lease(0, State::release);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (1, 2), "one may stay");
+    model.retired(0);
+    model.retired(0);
+    assert_eq!(model.state.wanted(), 0);
+}
+
+#[test]
+fn a_larger_pool_starts_what_is_missing() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    model.acquire(None);
+    model.acquire(LONG);
+    assert_eq!(model.state.wanted(), 0);
+    let mut fx = Effects::none();
+    model.state.resize(2, 4, model.now, &mut fx);
+    assert!(fx.starts);
+    assert_eq!(model.state.wanted(), 3);
+}
+
+#[test]
+fn a_paused_pool_lets_wait_and_serves_in_order_when_it_is_resumed() {
+    let mut model = warm(bounds(), 1);
+    model.state.pause();
+    for _ in 0..2 {
+        // Not `acquire`, which would see somebody sleep beside an idle session.
+        let mut fx = Effects::none();
+        assert!(matches!(model.state.take(model.now, &mut fx), Take::Empty));
+        let id = model.next_waiter;
+        model.next_waiter += 1;
+        let until = model.now + AGE;
+        let ticket = model.state.enqueue(until, id, model.now, &mut fx).expect("queued");
+        model.waiting.push_back((id, until, ticket));
+        assert!(fx.wake.is_empty());
+    }
+    assert!(model.state.is_paused());
+    model.with(|state, now, fx| assert!(state.resume(now, fx)));
+    assert_eq!(model.woken.keys().copied().collect::<Vec<_>>(), [0]);
+    model.with(|state, _, fx| {
+        state.pause();
+        state.close(fx);
+    });
+    assert!(!model.state.resume(model.now, &mut Effects::none()), "what is closed stays closed");
+}
+
+#[test]
+fn a_session_that_holds_too_much_is_replaced() {
+    let mut model = warm(Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() }, 2);
+    let slots: Vec<SlotId> = model.slots.values().copied().collect();
+    model.state.weighed(slots[0], 1_001, model.now);
+    model.state.weighed(slots[1], 1_000, model.now);
+    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    start(&mut model);
+    assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[0]]);
+}
+
+#[test]
+fn the_largest_leaves_when_all_idle_ones_hold_too_much_and_newcomers_stay() {
+    let mut model = warm(Bounds { idle_memory_budget: Some(2_500), max_sessions: 4, ..bounds() }, 3);
+    let slots: Vec<SlotId> = model.slots.values().copied().collect();
+    for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
+        model.state.weighed(*slot, bytes, model.now);
+    }
+    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    assert_eq!(model.state.wanted(), 0, "nobody has used them: others would weigh the same");
+    (0..3).for_each(|_| model.acquire(None));
+    (0..3).for_each(|_| model.with_lease(0, State::release));
+    for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
+        model.state.weighed(*slot, bytes, model.now);
+    }
+    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    start(&mut model);
+    assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[1]]);
+    assert_eq!(model.state.memory_held().0, 1_700);
+}
+
+#[test]
+fn a_forgotten_lease_is_reported_once_and_its_place_can_be_taken_back() {
+    let mut model = warm(Bounds { leak_after: Some(AGE), max_sessions: 1, ..bounds() }, 1);
+    model.acquire(None);
+    let mut leaks = Vec::new();
+    for _ in 0..3 {
+        model.now = model.now + 2 * AGE / 3;
+        model.with(|state, now, fx| leaks.extend(state.health_pass(now, fx).leaks));
+    }
+    assert_eq!(leaks.len(), 1);
+    assert_eq!(leaks[0].held, 4 * AGE / 3);
+    let lease = model.leases.remove(0);
+    let id = lease.session.id;
+    model.state.reclaim(lease.slot).expect("it is held");
+    assert!(model.state.reclaim(lease.slot).is_none(), "once");
+    model.departing.push((lease.slot, id));
+    model.verify();
+    model.retired(0);
+    start(&mut model);
+    assert_eq!(model.state.counts().idle, 1, "the place is used again");
+    let mut fx = Effects::none();
+    model.state.release(lease, model.now, &mut fx);
+    assert_eq!(fx.orphans.iter().map(|orphan: &Fake| orphan.id).collect::<Vec<_>>(), [id]);
+    model.verify();
+}
+
+#[test]
+fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_hand() {
+    let mut model = warm(Bounds { ping_interval: Some(AGE), ..bounds() }, 1);
+    let mut named = Vec::new();
+    model.with(|state, now, fx| named.extend(state.health_pass(now, fx).ping));
+    assert!(named.is_empty(), "it was heard of just now");
+    model.now = model.now + AGE;
+    model.with(|state, now, fx| named.extend(state.health_pass(now, fx).ping));
+    let lease = model.state.check_out(named[0]).expect("it is idle");
+    assert!(model.state.check_out(named[0]).is_none());
+    assert_eq!(model.state.counts().resetting, 1);
+    model.with(|state, now, fx| state.clean(lease, now, fx));
+    named.clear();
+    model.with(|state, now, fx| named.extend(state.health_pass(now, fx).ping));
+    assert!(named.is_empty());
+}
+
+#[test]
+fn a_check_that_is_never_content_backs_off() {
+    let mut model = warm(Bounds { max_sessions: 2, ..bounds() }, 1);
+    let mut starts = 0;
+    for _ in 0..500 {
+        model.acquire(LONG);
+        model.collect();
+        if !model.leases.is_empty() {
+            let lease = model.leases.remove(0);
+            model.with(|state, now, fx| state.refuse(lease, now, fx));
+        }
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+        model.begin_start();
+        while !model.starting.is_empty() {
+            starts += 1;
+            model.end_start(0, true);
+        }
+        model.now = model.now + Duration::from_millis(1);
+    }
+    assert!(starts <= 3, "{starts} starts in half a second");
+}
