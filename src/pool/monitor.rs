@@ -111,7 +111,10 @@ pub(super) fn run(core: &Arc<Core>) {
 
 fn death(core: &Arc<Core>, slot: SlotId) {
     if let Some(handle) = core.with(|state, _| state.handle(slot)) {
-        handle.process.check_alive();
+        if handle.process.check_alive() {
+            // An earlier process of a session that was restarted.
+            return;
+        }
         log::debug!(session = handle.id.number(); "the process has ended");
     }
     core.with(|state, fx| state.died(slot, core.clock().now(), fx));

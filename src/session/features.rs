@@ -28,13 +28,15 @@ pub enum Feature {
     Interrupt = 128,
     /// Takes SIGINT for a hint to look for a cancel.
     Sigint = 256,
+    /// Takes a request right behind a reset, and runs it only if that undid everything.
+    OnlyIfClean = 512,
 }
 
 /// A set of features.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
-const NAMES: [(&str, Feature); 9] = [
+const NAMES: [(&str, Feature); 10] = [
     ("execute", Feature::Execute),
     ("call", Feature::Call),
     ("warm", Feature::Warm),
@@ -44,6 +46,7 @@ const NAMES: [(&str, Feature); 9] = [
     ("attachments", Feature::Attachments),
     ("interrupt", Feature::Interrupt),
     ("sigint", Feature::Sigint),
+    ("only_if_clean", Feature::OnlyIfClean),
 ];
 
 impl Features {

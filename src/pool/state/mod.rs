@@ -20,6 +20,7 @@
 //! 8. Aging sessions (those that leave when their replacements are there) lie at the bottom of the
 //!    idle stack; there are at most `max_retirements` of them, leaving ones included.
 
+mod handover;
 mod health;
 mod memory;
 mod operate;

@@ -10,8 +10,19 @@ import gc
 import os
 
 
-def reset():
-    """Brings the warm state back; returns the reasons why only a new process would be clean."""
+def answer_reset(request, flags):
+    global is_clean
+    taint = reset(flags & REQUEST_FOLLOWS)
+    is_clean = not taint
+    return frame(CLEAN, 0, request, dump_json(taint) if taint else b"[]")
+
+
+def reset(request_follows):
+    """Brings the warm state back; returns the reasons why only a new process would be clean.
+
+    If a request follows, the host takes whatever is in the pipes for its output: nothing of the last
+    user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
+    perhaps with a last word, counts as one that runs."""
     # Whatever of the last user could still go off comes first.
     setitimer = _signal.setitimer
     setitimer(_signal.ITIMER_REAL, 0)
@@ -26,7 +37,7 @@ def reset():
         taint.append("tasks")
     if _thread._count() > warm["threads"]:
         taint.append("threads")
-    if may_have_children() and left_children():
+    if may_have_children() and (request_follows or left_children()):
         taint.append("children")
     sys.settrace(None)
     sys.setprofile(None)
@@ -43,12 +54,16 @@ def reset():
                 _signal.signal(number, handler)
     listen_for_cancels()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
-    flush_output()
+    if request_follows and warm["plain_fds"]:
+        posix.dup2(kept[0], 1)
+        posix.dup2(kept[0], 2)
     if executions:
         forget_history()
     namespace.clear()
     namespace.update(warm["namespace"])
     sys.modules["__main__"] = main
+    # After the finalizers of what the names held.
+    flush_output()
     if warm["plain_fds"]:
         # Without a look: where they are what they were, this changes nothing.
         posix.dup2(kept[0], 0)

@@ -106,6 +106,8 @@ def ready():
         features.append("interrupt")
     if leads_group and not inline:
         features.append("sigint")
+    if not inline:
+        features.append("only_if_clean")
     return (
         '{"protocol":%d,"pid":%d,"language":"python","version":"%s","features":["%s"]}'
         % (VERSION, PID, sys.version.split()[0], '","'.join(features))
