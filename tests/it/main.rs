@@ -29,6 +29,7 @@ mod pool_abuse;
 mod pool_basics;
 mod pool_end;
 mod pool_failures;
+mod pool_handover;
 mod pool_scope;
 mod pool_storms;
 mod protocol_check;
