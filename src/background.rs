@@ -57,7 +57,7 @@ impl Background {
     }
 
     /// Lets the thread end by itself: for one that its owner has told to end but must not wait for.
-    #[cfg(feature = "client")]
+    #[cfg(any(feature = "client", feature = "testing"))]
     pub(crate) fn leave(mut self) {
         self.handle = None;
     }

@@ -62,6 +62,12 @@ impl Clock {
         self.set_by_hand().is_some()
     }
 
+    /// For jitter: another one for each pool, but always the same by a manual clock.
+    pub(crate) fn seed(&self) -> u64 {
+        let salt = if self.is_manual() { 0 } else { u64::from(std::process::id()) << 32 };
+        self.now().0 ^ salt
+    }
+
     #[inline]
     #[allow(clippy::unused_self, reason = "without the feature there is nothing to look at")]
     fn set_by_hand(&self) -> Option<Moment> {

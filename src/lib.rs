@@ -107,6 +107,7 @@ mod guide {
         OtherLanguages: "docs/guide/other-languages.md",
         WritingAWorker: "docs/guide/writing-a-worker.md",
         SharedPools: "docs/guide/shared-pools.md",
+        Testing: "docs/guide/testing.md",
     }
 }
 
@@ -133,9 +134,11 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, Job, JobId, PlaceName, PoolConfig, PoolCounts,
-    PoolInfo, PoolMetrics, PooledSession, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
-    as_completed,
+    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, HistogramBucket,
+    HistogramSnapshot, Job, JobId, Listener, Miss, MissCount, MissReason, PlaceName, PoolConfig, PoolCounts,
+    PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount, RefusalReason, Removal, RemovalCount,
+    Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, WaitReason,
+    WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

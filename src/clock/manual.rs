@@ -22,12 +22,20 @@ const START: u64 = 1 << 60;
 /// Clones are the same clock, and several pools may share one.
 ///
 /// ```
-/// use remuda::testing::ManualClock;
+/// use remuda::SessionPool;
+/// use remuda::testing::{FakeWorker, ManualClock, eventually};
 /// use std::time::Duration;
 ///
 /// let clock = ManualClock::new();
+/// let pool = SessionPool::builder(FakeWorker::new().runtime())
+///     .min_idle(0)
+///     .session_timeout(Duration::from_secs(300))
+///     .clock(&clock)
+///     .start()?;
+/// drop(pool.acquire()?);
+/// eventually(|| pool.info().counts.idle == 1, || format!("not given back: {:?}", pool.info()));
 /// clock.advance(Duration::from_secs(301));
-/// assert_eq!(clock.now(), Duration::from_secs(301));
+/// eventually(|| pool.info().counts.total == 0, || format!("still there: {:?}", pool.info()));
 /// # Ok::<(), remuda::Error>(())
 /// ```
 ///

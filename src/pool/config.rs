@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SessionPool;
+use super::events::{Listener, PoolEvent};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
@@ -28,6 +29,15 @@ use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 pub struct PoolConfig {
     /// What each session is made of.
     pub session: SessionConfig,
+    /// The pool's name: the key `pool` of its log lines, the label `pool` of its metrics. Pools of
+    /// one program that are told apart there need different ones. Default: `pool`.
+    pub name: String,
+    /// Hears of each [`PoolEvent`], on a thread of its own (`remuda-events`) and in order. It may take
+    /// its time: up to 1024 events wait for it, more are dropped and counted
+    /// ([`events_dropped`](crate::PoolInfo::events_dropped)). What is queued when the pool ends is
+    /// still told before [`shutdown`](SessionPool::shutdown) returns. A panic in it is caught and
+    /// logged. One that holds a [`SessionPool`] of this pool keeps it from ending by itself. Default: none.
+    pub listener: Option<Listener>,
     /// Idle sessions that the pool keeps ready, on top of those in use (as far as `max_sessions`
     /// allows). Alias: `min_size`. Default: 2.
     pub min_idle: usize,
@@ -181,6 +191,8 @@ impl PoolConfig {
     pub fn of(session: SessionConfig) -> PoolConfig {
         PoolConfig {
             session,
+            name: "pool".to_owned(),
+            listener: None,
             min_idle: 2,
             max_sessions: 10,
             session_timeout: Duration::from_mins(5),
@@ -219,6 +231,18 @@ impl PoolConfig {
     /// Sets [`session`](PoolConfig::session), all of it.
     pub fn session(mut self, session: SessionConfig) -> PoolConfig {
         self.session = session;
+        self
+    }
+
+    /// Sets [`name`](PoolConfig::name).
+    pub fn name(mut self, name: impl Into<String>) -> PoolConfig {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets [`listener`](PoolConfig::listener).
+    pub fn listener(mut self, hear: impl Fn(&PoolEvent) + Send + Sync + 'static) -> PoolConfig {
+        self.listener = Some(Listener::new(hear));
         self
     }
 
@@ -378,8 +402,8 @@ impl PoolConfig {
 
     /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
     /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
-    /// the acquire returns [`Error::Unfit`]; a refusal of a session that nobody had before counts as a
-    /// failed start.
+    /// the acquire returns [`Error::Unfit`]; further ones in a row count as failed starts, so that a check
+    /// that is never content does not have processes started without end.
     ///
     /// A pool looks by itself whether a process is alive, without a system call; this is for what only
     /// the user knows, and its time is added to each acquire.
@@ -527,11 +551,12 @@ impl PoolConfig {
         Clock::system()
     }
 
-    pub(crate) fn summary(&self) -> ConfigSummary {
+    /// With these bounds, which may have changed since the start.
+    pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
         ConfigSummary {
             program: self.session.runtime.program().display().to_string(),
-            min_idle: self.min_idle,
-            max_sessions: self.max_sessions,
+            min_idle,
+            max_sessions,
             session_timeout: self.session_timeout.as_secs_f64(),
             health_check_interval: self.health_check_interval.as_secs_f64(),
             pre_warm_on_start: self.pre_warm_on_start,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::config::{PoolConfig, Reuse, ValidateHook};
+use super::events::{Outlet, PoolEvent, TARGET};
 use super::gate::{Gate, Inner, Waiter};
 use super::guard::PooledSession;
 use super::job::Jobs;
@@ -20,6 +21,7 @@ use super::monitor::Monitor;
 use super::spawner;
 use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
 use super::state::{State, Take, Ticket};
+use super::tallies::Tallies;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
@@ -42,6 +44,8 @@ pub(super) struct Core {
     pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
+    pub(super) outlet: Outlet,
+    pub(super) tallies: Arc<Tallies>,
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
@@ -121,14 +125,14 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
-        #[allow(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
-        let seed = Moment::FAR_FUTURE.saturating_since(Moment::now()).as_nanos() as u64;
-        let state = State::new(bounds, seed ^ u64::from(std::process::id()) << 32);
         let clock = config.the_clock();
         let hands_over = config.on_create.is_none() && config.validate.is_none();
+        let state = State::new(bounds, clock.seed());
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
             jobs: Jobs::new(config.max_sessions, clock.clone()),
+            outlet: Outlet::new(config.listener.as_ref()),
+            tallies: Arc::default(),
             config,
             gate: Gate::new(state, clock),
             monitor: Monitor::new()?,
@@ -176,35 +180,54 @@ impl Core {
 
     /// Sends a session to the reaper; its slot is free once the process is gone.
     fn retire(self: &Arc<Core>, departure: Departure<Box<Session>>) {
-        let Departure { slot, session, reason } = departure;
-        let id = session.id().number();
-        match reason {
-            Removal::Recycled | Removal::MaxAge | Removal::Memory | Removal::Outdated => {
-                log::info!(session = id; "session recycled: {}", reason.word());
-            }
-            _ if reason.is_failure() => log::info!(session = id; "session replaced: {}", reason.word()),
-            _ => log::debug!(session = id; "session removed: {}", reason.word()),
+        let Departure { slot, session: worker, reason, replaced } = departure;
+        let (session, pid, began) = (worker.id(), worker.pid(), self.clock().now());
+        if replaced && reason.is_recycling() {
+            self.emit(PoolEvent::Recycled { session, pid, reason });
+        } else if replaced {
+            self.emit(PoolEvent::Restarted { session, pid, reason });
         }
-        let gentle = !reason.is_failure() && !self.killing.load(Ordering::SeqCst);
+        let gentle = !reason.is_defect() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
-        session.retire(grace, move |post_mortem| {
+        worker.retire(grace, move |post_mortem| {
             as_insider(|| {
-                core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
+                core.gone(slot, (session, pid), reason, began, post_mortem);
             });
         });
+    }
+
+    /// The process of a session that left is gone: its slot is free.
+    fn gone(
+        self: &Arc<Core>,
+        slot: SlotId,
+        (session, pid): (SessionId, u32),
+        reason: Removal,
+        began: Moment,
+        post_mortem: PostMortem,
+    ) {
+        self.remember(post_mortem.clone());
+        let (time, post_mortem) = (self.clock().now().saturating_since(began), Box::new(post_mortem));
+        // Before the slot is free: whoever waits for the pool's end has all of them queued.
+        self.emit(PoolEvent::Removed { session, pid, reason, time, post_mortem });
+        let now = self.clock().now();
+        let ended = self.with(|state, fx| {
+            state.retired(slot, now, fx);
+            !state.is_open() && state.counts().total == 0
+        });
+        if ended {
+            self.outlet.finish();
+        }
     }
 
     /// Takes a session back from a user who does not return it.
     pub(super) fn reclaim(self: &Arc<Core>, slot: SlotId) {
         let Some(handle) = self.with(|state, _| state.reclaim(slot)) else { return };
-        log::warn!(session = handle.id.number(); "session reclaimed: {}", Removal::Reclaimed.word());
+        let (session, began) = ((handle.id, handle.process.id()), self.clock().now());
         let core = Arc::clone(self);
         self.keeper.reclaim(&handle.process, move |post_mortem| {
             as_insider(|| {
-                core.remember(post_mortem);
-                core.with(|state, fx| state.retired(slot, core.clock().now(), fx));
+                core.gone(slot, session, Removal::Reclaimed, began, post_mortem);
             });
         });
         // The slot may be needed, and its replacement was ordered.
@@ -309,7 +332,7 @@ impl Core {
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {
                 let refusal = self.with(|state, _| state.give_up_at_once(began));
-                return Err(self.refused(refusal, began));
+                return Err(self.refused(refusal, began, true));
             }
             Patience::For(timeout) => Some(began + timeout),
             Patience::Forever => None,
@@ -319,7 +342,7 @@ impl Core {
         let until = deadline.unwrap_or(Moment::FAR_FUTURE);
         let ticket = self
             .with(|state, fx| state.enqueue(until, queued, began, fx))
-            .map_err(|refusal| self.refused(refusal, began))?;
+            .map_err(|refusal| self.refused(refusal, began, false))?;
         // After the ticket exists: a token that has fired already cancels it here.
         let registration =
             token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
@@ -327,20 +350,23 @@ impl Core {
         drop(registration);
         match decision {
             Decision::Granted(lease) => Ok(lease),
-            Decision::Refused(refusal) => Err(self.refused(refusal, began)),
+            Decision::Refused(refusal) => Err(self.refused(refusal, began, false)),
         }
     }
 
-    fn refused(&self, refusal: Refusal, began: Moment) -> Error {
+    fn refused(&self, refusal: Refusal, began: Moment, tried_once: bool) -> Error {
+        if let Some(reason) = refusal.reason() {
+            self.emit(PoolEvent::Refused { reason });
+        }
         match refusal {
             Refusal::TimedOut { ahead } => {
                 let now = self.clock().now();
                 let trouble = self.lock().state.start_trouble(now);
-                Error::AcquireTimeout {
-                    waited: now.saturating_since(began),
-                    ahead,
-                    last_start_error: trouble.map(|(cause, _)| cause),
+                let waited = now.saturating_since(began);
+                if !tried_once {
+                    self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
                 }
+                Error::AcquireTimeout { waited, ahead, last_start_error: trouble.map(|(cause, _)| cause) }
             }
             Refusal::Cancelled => Error::Cancelled,
             Refusal::Closed => Error::Closed,
@@ -399,7 +425,9 @@ impl Core {
                 return;
             }
             Some(Err(error)) => {
-                log::debug!(session = session.id().number(); "reset could not be asked for: {error}");
+                let (pool, reason) = (self.config.name.as_str(), error.to_string());
+                let session = session.id().number();
+                log::debug!(target: TARGET, pool, session, reason = reason.as_str(); "a reset could not be asked for");
                 Removal::ResetFailed
             }
             None => Removal::Fresh,
@@ -415,13 +443,15 @@ impl Core {
         session: &mut Session,
         failure: &Error,
     ) -> Result<()> {
-        log::info!(session = session.id().number(); "restarted, it is not fit for its next user: {failure}");
+        let (id, pid, pool) = (session.id(), session.pid(), self.config.name.as_str());
+        log::debug!(target: TARGET, pool, session = id.number(); "not fit for its next user: {failure}");
+        self.emit(PoolEvent::Restarted { session: id, pid, reason: Removal::ResetFailed });
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
         session.restart_unless(&self.stop)?;
         self.monitor.watch(slot, session)?;
-        let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
+        let handle = Handle { id, process: Arc::clone(session.process()) };
         let now = self.clock().now();
         if self.with(|state, _| state.renewed(slot, handle, now)) {
             Ok(())
@@ -442,9 +472,7 @@ impl Core {
         self.with(|state, fx| state.discard(Lease { slot, session }, reason, replace, now, fx));
     }
 
-    /// The user's check refused a session: it is replaced. One that nobody had before was started in
-    /// vain: that counts as a failed start, or a check that is never content would start processes
-    /// without end.
+    /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
         let now = self.clock().now();
         self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::core::{Core, inside};
+use super::events::PoolEvent;
 use crate::clock::Moment;
 use crate::session::Cause;
 
@@ -27,11 +28,14 @@ impl Core {
         if !was_open {
             return;
         }
-        log::debug!("pool closed");
+        self.emit(PoolEvent::Closed);
         self.gate.wake_all();
         self.monitor.stop();
         self.stop.cancel();
         self.jobs.close();
+        if self.lock().state.counts().total == 0 {
+            self.outlet.finish();
+        }
     }
 
     /// Waits for leases until `deadline`, then kills what is left, waits for its end, joins.
@@ -71,6 +75,8 @@ impl Core {
     }
 
     fn join(&self) {
+        // The leases that are still held are not waited for, nor what there is to tell of them.
+        self.outlet.finish();
         let _joining = self.joining.lock();
         loop {
             // A thread that is about to end may just have started another one.

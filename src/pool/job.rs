@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Serialize;
 
 use super::core::{Core, Patience};
+use super::events::TARGET;
 use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -330,7 +331,8 @@ fn start_runner(core: &Arc<Core>) {
         // Other runners take the work over; without any, nobody would.
         if queue.runners == 0 { mem::take(&mut queue.waiting) } else { VecDeque::new() }
     };
-    log::warn!("no thread for jobs: {error}");
+    let (pool, reason) = (core.config.name.as_str(), error.to_string());
+    log::warn!(target: TARGET, pool, reason = reason.as_str(); "no thread for jobs");
     for job in orphans {
         let source = std::io::Error::other(error.to_string());
         job.finish(Err(Error::io("starting a thread for jobs", source)));
@@ -351,7 +353,8 @@ fn execute(core: &Arc<Core>, job: &Shared, request: Request<'static>) -> Result<
     let id = session.id();
     // Only a user's output callback can panic in there; the session is dead then.
     catch_unwind(AssertUnwindSafe(|| session.execute(request))).unwrap_or_else(|_| {
-        log::error!(session = id.number(); "the output callback of job {} panicked", job.id);
+        let (pool, session) = (core.config.name.as_str(), id.number());
+        log::error!(target: TARGET, pool, session, job = job.id.0; "the output callback of a job panicked");
         Err(Error::SessionDead { session: id, post_mortem: None })
     })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::{Core, Handle};
+use super::events::PoolEvent;
 use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
 use crate::clock::Moment;
@@ -33,8 +34,8 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
         core.listen(slot);
     }
     for leak in pass.leaks {
-        let (id, pid) = (leak.handle.id.number(), leak.handle.process.id());
-        log::warn!(session = id, pid = pid; "a lease is held for {:?}: it seems to be forgotten", leak.held);
+        let (session, pid, held) = (leak.handle.id, leak.handle.process.id(), leak.held);
+        core.emit(PoolEvent::LeakSuspected { session, pid, held, holder: String::new() });
         if core.config.reclaim_leaks {
             core.reclaim(leak.slot);
         }
@@ -42,7 +43,7 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
     weigh(core, pass.weigh);
     pass.ping.into_iter().for_each(|slot| ping(core, slot));
     if pass.removed > 0 {
-        log::info!("health pass: {} sessions removed", pass.removed);
+        core.emit(PoolEvent::HealthPass { removed: pass.removed });
     }
     pass.next
 }

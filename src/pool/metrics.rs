@@ -6,6 +6,11 @@ use serde::{Serialize, Serializer};
 
 use super::breaker::BreakerState;
 use super::config::ConfigSummary;
+use super::events::RefusalReason;
+use super::explain::MissCount;
+use super::histogram::{HistogramSnapshot, Tally};
+use super::state::{Refusal, Removal};
+use super::tallies::{ExecutionCounts, WarmImportStats};
 use crate::session::{PostMortem, SessionId};
 
 /// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
@@ -15,8 +20,10 @@ pub(crate) struct Counters {
     pub(crate) acquisition_success: u64,
     pub(crate) acquisition_timeouts: u64,
     pub(crate) acquisitions_cancelled: u64,
-    pub(crate) acquisitions_refused: u64,
+    pub(crate) refused_because: [u64; RefusalReason::ALL.len()],
     pub(crate) total_acquisition_time: Duration,
+    /// Times in the queue of successful calls.
+    pub(crate) acquire_waits: Tally,
     pub(crate) pool_hits: u64,
     pub(crate) sessions_created: u64,
     pub(crate) sessions_removed: u64,
@@ -31,6 +38,21 @@ pub(crate) struct Counters {
     pub(crate) sessions_removed_by_health: u64,
     pub(crate) leaks: u64,
     pub(crate) leaks_reclaimed: u64,
+    pub(crate) removed_because: [u64; Removal::ALL.len()],
+    pub(crate) breaker_opened: u64,
+    pub(crate) busy_max: usize,
+    pub(crate) waiters_max: usize,
+}
+
+impl Counters {
+    /// A caller got no session.
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        match refusal.reason() {
+            Some(reason) => self.refused_because[reason as usize] += 1,
+            None if matches!(refusal, Refusal::Cancelled) => self.acquisitions_cancelled += 1,
+            None => self.acquisition_timeouts += 1,
+        }
+    }
 }
 
 /// How many sessions are in each place: `idle + busy + resetting + starting + retiring == total`.
@@ -67,7 +89,8 @@ pub struct PoolMetrics {
     pub acquisition_timeouts: u64,
     /// Calls that ended because their token was cancelled.
     pub acquisitions_cancelled: u64,
-    /// Calls that were refused: too many waiters, starts failing, or the pool closed under them.
+    /// Calls that were refused: too many waiters, starts failing, a quota used up, or the pool closed
+    /// under them. [`PoolInfo::refusals`] tells them apart.
     pub acquisitions_refused: u64,
     /// Time that successful calls spent in the queue, in seconds. A call that is served from idle
     /// without queueing adds nothing: it reads no clock.
@@ -100,6 +123,12 @@ pub struct PoolMetrics {
     pub total_sessions: usize,
     /// Gauge: callers that wait for a session.
     pub waiting: usize,
+    /// The most sessions that were held at the same time.
+    pub active_sessions_max: usize,
+    /// The most callers that waited at the same time.
+    pub waiting_max: usize,
+    /// Times that the breaker opened: batches of starts that failed whole.
+    pub breaker_opened: u64,
     /// Times that sessions began to be missing: fewer on hand or on the way than the watermark
     /// and the waiters want, when a moment before there were enough.
     pub warmup_triggers: u64,
@@ -127,20 +156,49 @@ pub struct PoolMetrics {
     pub leaks_reclaimed: u64,
 }
 
-/// Everything worth knowing about a pool at one moment, fit for JSON.
+/// Everything worth knowing about a pool at one moment, fit for JSON: `serde_json::to_value(pool.info())`
+/// is a snapshot to attach to a tracker's beats. Times are seconds, sizes bytes.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolInfo {
+    /// The pool's [name](crate::PoolConfig::name).
+    pub name: String,
     /// The options in effect.
     pub config: ConfigSummary,
     /// Whether the pool still hands out sessions.
     pub open: bool,
+    /// Whether it is [paused](crate::SessionPool::pause) meanwhile.
+    pub paused: bool,
     /// How many sessions are where.
     pub counts: PoolCounts,
     /// The counters.
     pub metrics: PoolMetrics,
     /// The circuit breaker of session starts.
     pub breaker: BreakerInfo,
+    /// Why sessions left, and how many for which reason; reasons that never held are left out.
+    pub removals: Vec<RemovalCount>,
+    /// Why callers were refused; reasons that never held are left out.
+    pub refusals: Vec<RefusalCount>,
+    /// Why callers found nothing idle; reasons that never held are left out.
+    pub misses: Vec<MissCount>,
+    /// Times in the queue of calls that got a session. Hits count in the shortest bucket.
+    pub acquire_duration: HistogramSnapshot,
+    /// Times from the request to its result, of all executions in leases and jobs.
+    pub execution_duration: HistogramSnapshot,
+    /// Times that starts took which brought a session, warm-up included.
+    pub start_duration: HistogramSnapshot,
+    /// How those executions ended.
+    pub executions: ExecutionCounts,
+    /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
+    /// sessions started so far.
+    pub warm_imports: Vec<WarmImportStats>,
+    /// Resident memory of all sessions that are ready or in use. What template children share
+    /// counts for each.
+    pub resident_memory: u64,
+    /// Memory of all idle sessions when each was last weighed. Pages that processes share count in parts.
+    pub idle_memory: u64,
+    /// Events that the [listener](crate::PoolConfig::listener) did not hear of because it was too slow.
+    pub events_dropped: u64,
     /// One row for each session that is ready, by slot.
     pub sessions: Vec<SessionRow>,
     /// How the last sessions ended, the latest last (at most 16).
@@ -185,6 +243,28 @@ pub struct SessionRow {
     pub leases: u64,
     /// Executions begun, as of its last release.
     pub executions: u64,
+    /// Its resident memory, in bytes; `None` once its process is gone, or if that is elsewhere.
+    pub memory: Option<u64>,
+}
+
+/// Sessions that left for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RemovalCount {
+    /// The reason.
+    pub reason: Removal,
+    /// How many, since the pool's start.
+    pub count: u64,
+}
+
+/// Callers that were refused for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RefusalCount {
+    /// The reason.
+    pub reason: RefusalReason,
+    /// How many, since the pool's start.
+    pub count: u64,
 }
 
 /// The place of a session in its pool.
@@ -212,7 +292,7 @@ impl PoolMetrics {
             acquisition_success: c.acquisition_success,
             acquisition_timeouts: c.acquisition_timeouts,
             acquisitions_cancelled: c.acquisitions_cancelled,
-            acquisitions_refused: c.acquisitions_refused,
+            acquisitions_refused: c.refused_because.iter().sum(),
             total_acquisition_time: c.total_acquisition_time,
             avg_acquisition_time: average(c.total_acquisition_time, c.acquisition_success),
             pool_hits: c.pool_hits,
@@ -227,6 +307,9 @@ impl PoolMetrics {
             active_sessions: counts.busy,
             total_sessions: counts.total,
             waiting: counts.waiters,
+            active_sessions_max: c.busy_max,
+            waiting_max: c.waiters_max,
+            breaker_opened: c.breaker_opened,
             warmup_triggers: c.warmup_triggers,
             warmup_loop_iterations: c.warmup_loop_iterations,
             sessions_created_from_warmup: c.sessions_created_from_warmup,
@@ -241,6 +324,12 @@ impl PoolMetrics {
     }
 }
 
+/// Reasons that held, with their counts.
+pub(crate) fn counted<R: Copy, T>(reasons: &[R], counts: &[u64], row: impl Fn(R, u64) -> T) -> Vec<T> {
+    let held = reasons.iter().zip(counts).filter(|(_, count)| **count > 0);
+    held.map(|(reason, count)| row(*reason, *count)).collect()
+}
+
 fn average(total: Duration, count: u64) -> Duration {
     match u128::from(count) {
         0 => Duration::ZERO,
@@ -253,12 +342,15 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
 #[allow(clippy::ref_option, reason = "the signature that serde calls")]
-fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn maybe_seconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 

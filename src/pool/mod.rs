@@ -8,8 +8,12 @@ mod breaker;
 mod config;
 mod core;
 mod end;
+mod events;
+mod explain;
 mod gate;
 mod guard;
+mod histogram;
+mod info;
 mod job;
 mod maintenance;
 mod metrics;
@@ -19,6 +23,7 @@ mod scope;
 mod shared;
 mod spawner;
 mod state;
+mod tallies;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,15 +31,21 @@ use std::time::Duration;
 
 pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
+pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
+pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
 pub use guard::PooledSession;
+pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use job::{AsCompleted, Job, JobId, as_completed};
-pub use metrics::{BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, SessionRow};
+pub use metrics::{
+    BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow,
+};
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
+pub use state::Removal;
+pub use tallies::{ExecutionCounts, WarmImportStats};
 
 use self::core::{Core, Patience};
 use crate::cancel::CancelToken;
-use crate::clock;
 use crate::error::{Error, Result};
 use crate::session::{Request, Runtime};
 
@@ -56,8 +67,9 @@ use crate::session::{Request, Runtime};
 /// handle is dropped, the pool is [terminated](SessionPool::terminate).
 ///
 /// # Threads
-/// `remuda-spawn` (one, more while several sessions start), `remuda-monitor`, `remuda-maint`, and
-/// `remuda-job` (one for each job that runs, at most `max_sessions`, gone after 10 s without work).
+/// `remuda-spawn` (one, more while several sessions start), `remuda-monitor`, `remuda-maint`,
+/// `remuda-job` (one for each job that runs, at most `max_sessions`, gone after 10 s without work),
+/// and `remuda-events` if there is a [listener](PoolConfig::listener).
 /// They end with the pool.
 #[derive(Clone)]
 pub struct SessionPool {
@@ -96,6 +108,9 @@ impl SessionPool {
         let pre_warm = config.pre_warm_on_start;
         let pool = SessionPool { handle: Arc::new(Handle { core: Core::new(config)? }) };
         let core = &pool.handle.core;
+        if core.outlet.has_listener() {
+            core.spawn_thread(events::NAME, events::run)?;
+        }
         core.spawn_thread("remuda-monitor", monitor::run)?;
         let first_pass = core.clock().after(core.config.health_check_interval);
         core.spawn_thread("remuda-maint", move |core| maintenance::run(core, first_pass))?;
@@ -210,41 +225,17 @@ impl SessionPool {
     }
 
     /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a
-    /// microsecond per session.
+    /// microsecond per session; without it, asks the kernel for the memory of each (30 µs).
     pub fn info(&self) -> PoolInfo {
-        let core = self.core();
-        let now = core.clock().now();
-        let (open, counts, counters, rows, breaker, last_error) = {
-            let state = &core.lock().state;
-            let last_error = state.last_start_error().cloned();
-            let counters = state.counters().clone();
-            (state.is_open(), state.counts(), counters, state.rows(now), state.breaker(now), last_error)
-        };
-        let sessions = rows.into_iter().map(|row| SessionRow {
-            id: row.handle.id,
-            pid: row.handle.process.id(),
-            state: row.place,
-            since: row.since,
-            age: row.age,
-            leases: row.leases,
-            executions: row.executions,
-        });
-        let (state, failures, retry_in) = breaker;
-        PoolInfo {
-            config: core.config.summary(),
-            open,
-            counts,
-            metrics: PoolMetrics::new(&counters, counts),
-            breaker: BreakerInfo {
-                state,
-                failures,
-                retry_in,
-                last_error: last_error.map(|error| error.to_string()),
-            },
-            sessions: sessions.collect(),
-            post_mortems: core.post_mortems(),
-            at: clock::wall(),
-        }
+        info::of(self.core())
+    }
+
+    /// Why callers wait, and why callers had to. Holds the pool's lock for microseconds.
+    pub fn explain(&self) -> Explanation {
+        let now = self.core().clock().now();
+        let inner = self.core().lock();
+        let misses = inner.state.misses();
+        Explanation::new(inner.state.waiter_rows(now), &misses.counts, misses.recent(now))
     }
 
     /// [`info`](SessionPool::info) by its name in the Python ancestor.

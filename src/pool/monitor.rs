@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::core::Core;
+use super::events::TARGET;
 use super::state::{Lease, Look, Removal, SlotId};
 use crate::background::shielded;
 use crate::error::{Error, Result};
@@ -66,7 +67,8 @@ impl Monitor {
         let data = EventData::new_u64(token(slot));
         if let Err(error) = epoll::modify(&self.epoll, session.events_fd(), data, flags) {
             // Left to the reset's time limit and the watch on the process.
-            log::warn!(session = session.id().number(); "cannot listen to the session: {error}");
+            let (session, reason) = (session.id().number(), error.to_string());
+            log::warn!(target: TARGET, session, reason = reason.as_str(); "cannot listen to a session");
         }
     }
 
@@ -74,7 +76,9 @@ impl Monitor {
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(events), None) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => log::error!("the monitor cannot wait: {error}"),
+            Err(error) => {
+                log::error!(target: TARGET, reason = error.to_string().as_str(); "the monitor cannot wait");
+            }
         }
     }
 }
@@ -115,14 +119,15 @@ fn death(core: &Arc<Core>, slot: SlotId) {
             // An earlier process of a session that was restarted.
             return;
         }
-        log::debug!(session = handle.id.number(); "the process has ended");
+        let pool = core.config.name.as_str();
+        log::debug!(target: TARGET, pool, session = handle.id.number(); "the process has ended");
     }
     core.with(|state, fx| state.died(slot, core.clock().now(), fx));
 }
 
 /// Takes a session in hand, looks what it has to say, and gives it back or sends it away.
 fn look(core: &Arc<Core>, slot: SlotId) {
-    let replace = core.config.restart_if_dead;
+    let (pool, replace) = (core.config.name.as_str(), core.config.restart_if_dead);
     match core.with(|state, _| state.look(slot)) {
         Look::Nothing => {}
         Look::Idle(mut session) => {
@@ -130,12 +135,13 @@ fn look(core: &Arc<Core>, slot: SlotId) {
             match shielded("looking at an idle session", || session.check_idle()) {
                 Some(Ok(stray)) => {
                     if stray > 0 {
-                        log::debug!(session = id; "dropped {stray} bytes of output of an idle session");
+                        log::debug!(target: TARGET, pool, session = id, bytes = stray; "dropped output of an idle session");
                     }
                     clean(core, slot, session);
                 }
                 Some(Err(error)) => {
-                    log::info!(session = id; "an idle session is unfit: {error}");
+                    let reason = error.to_string();
+                    log::info!(target: TARGET, pool, session = id, reason = reason.as_str(); "an idle session is unfit");
                     let dead = matches!(error, Error::SessionDead { .. });
                     let reason = if dead { Removal::Dead } else { Removal::Misbehaved };
                     core.discard(slot, session, reason, replace);
@@ -153,11 +159,13 @@ fn look(core: &Arc<Core>, slot: SlotId) {
                 }
                 Some(Ok(Some(report))) if report.taint.is_empty() => clean(core, slot, session),
                 Some(Ok(Some(report))) => {
-                    log::info!(session = id; "not clean after a reset: {}", report.taint.join(", "));
+                    let reason = report.taint.join(", ");
+                    log::info!(target: TARGET, pool, session = id, reason = reason.as_str(); "not clean after a reset");
                     core.discard(slot, session, Removal::Tainted, replace);
                 }
                 Some(Err(error)) => {
-                    log::info!(session = id; "the reset failed: {error}");
+                    let reason = error.to_string();
+                    log::info!(target: TARGET, pool, session = id, reason = reason.as_str(); "a reset failed");
                     core.discard(slot, session, Removal::ResetFailed, replace);
                 }
                 None => core.discard(slot, session, Removal::ResetFailed, replace),

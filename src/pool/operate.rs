@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::SessionPool;
+use super::events::{PoolEvent, TARGET};
 use super::job;
 use crate::error::{Error, Result};
 
@@ -12,7 +13,7 @@ impl SessionPool {
     /// on, and the pool stays warm.
     pub fn pause(&self) {
         if self.core().with(|state, _| state.pause()) {
-            log::info!("pool paused");
+            self.core().emit(PoolEvent::Paused);
         }
     }
 
@@ -20,7 +21,7 @@ impl SessionPool {
     /// to those who wait first.
     pub fn resume(&self) {
         if self.core().with(|state, fx| state.resume(self.core().clock().now(), fx)) {
-            log::info!("pool resumed");
+            self.core().emit(PoolEvent::Resumed);
         }
     }
 
@@ -43,7 +44,13 @@ impl SessionPool {
         let drained = core.gate.observe(Some(deadline), |state| {
             !state.is_open() || (state.counts().busy == 0 && state.is_paused())
         });
-        if self.is_open() { Ok(drained) } else { Err(Error::Closed) }
+        if !self.is_open() {
+            return Err(Error::Closed);
+        }
+        if drained {
+            core.emit(PoolEvent::Drained);
+        }
+        Ok(drained)
     }
 
     /// Changes [`min_idle`](super::PoolConfig::min_idle) and
@@ -64,7 +71,7 @@ impl SessionPool {
             state.resize(min_idle, max_sessions, core.clock().now(), fx);
         });
         job::resize(core, max_sessions);
-        log::info!(min_idle = min_idle, max_sessions = max_sessions; "pool resized");
+        core.emit(PoolEvent::Resized { min_idle, max_sessions });
         Ok(())
     }
 
@@ -75,7 +82,8 @@ impl SessionPool {
     /// replaced; does not wait for it.
     pub fn recycle_all(&self) -> usize {
         let marked = self.core().with(|state, fx| state.outdate(self.core().clock().now(), fx));
-        log::info!(sessions = marked; "all sessions are to be replaced");
+        let pool = self.core().config.name.as_str();
+        log::info!(target: TARGET, pool = pool, sessions = marked; "all sessions are to be replaced");
         marked
     }
 

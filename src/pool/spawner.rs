@@ -6,12 +6,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::breaker::BreakerState;
 use super::core::{Core, Handle};
+use super::events::{PoolEvent, StartCause, StartWay, TARGET};
 use super::state::SlotId;
 use crate::background::shielded;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::{Session, Witness};
 
 /// The name of the threads.
 const NAME: &str = "remuda-spawn";
@@ -22,6 +26,9 @@ const NAME: &str = "remuda-spawn";
 struct Reservation<'a> {
     core: &'a Arc<Core>,
     slot: Option<SlotId>,
+    began: Moment,
+    /// Whether this is the one start that is tried after a back-off.
+    probe: bool,
 }
 
 /// Starts the first spawner.
@@ -33,7 +40,6 @@ pub(super) fn start(core: &Arc<Core>) -> Result<()> {
 fn run(core: &Arc<Core>) {
     while let Some(reservation) = next(core) {
         call(core);
-        log::debug!("warm-up: starting a session");
         reservation.fill();
     }
 }
@@ -47,7 +53,8 @@ fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
         }
         let now = core.clock().now();
         if let Some(slot) = inner.state.begin_start(now) {
-            return Some(Reservation { core, slot: Some(slot) });
+            let probe = inner.state.breaker(now).0 == BreakerState::HalfOpen;
+            return Some(Reservation { core, slot: Some(slot), began: now, probe });
         }
         let retry = inner.state.next_attempt(now);
         inner.parked_spawners += 1;
@@ -71,7 +78,8 @@ pub(super) fn call(core: &Arc<Core>) {
         core.gate.starts.notify_one();
     } else if let Err(error) = core.spawn_thread(NAME, run) {
         core.lock().spawners -= 1;
-        log::warn!("sessions start one after the other: {error}");
+        let (pool, reason) = (core.config.name.as_str(), error.to_string());
+        log::warn!(target: TARGET, pool, reason = reason.as_str(); "sessions start one after the other");
     }
 }
 
@@ -80,6 +88,10 @@ impl Reservation<'_> {
     fn fill(mut self) {
         let core = self.core;
         let Some(slot) = self.slot else { return };
+        log::debug!(target: TARGET, pool = core.config.name.as_str(); "starting a session");
+        if self.probe {
+            core.emit(PoolEvent::BreakerHalfOpen);
+        }
         let started = shielded("starting a session", || {
             let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
             if let Some(hook) = &core.config.on_create {
@@ -87,6 +99,7 @@ impl Reservation<'_> {
                 hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
                 session.forget_handles();
             }
+            session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
@@ -94,23 +107,52 @@ impl Reservation<'_> {
             Some(Ok(session)) => {
                 self.slot = None;
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
-                log::info!(session = handle.id.number(), pid = handle.process.id(); "session created");
-                core.with(|state, fx| state.started(slot, session, handle, core.clock().now(), fx));
+                let now = core.clock().now();
+                let time = now.saturating_since(self.began);
+                core.tallies.started(time, session.warm_report());
+                self.tell_of(&handle, time);
+                let was_failing = core.with(|state, fx| {
+                    let was_failing = state.breaker(now).1 > 0;
+                    state.started(slot, session, handle, now, fx);
+                    was_failing
+                });
+                if was_failing {
+                    core.emit(PoolEvent::BreakerClosed);
+                }
             }
             Some(Err(error)) => self.give_back(error),
             None => self.give_back(panicked()),
         }
     }
 
+    /// Before the pool gets the session: nothing else is told of it earlier.
+    fn tell_of(&self, handle: &Handle, time: Duration) {
+        let waited_for = self.core.lock().state.counts().waiters > 0;
+        let cause = if waited_for { StartCause::Demand } else { StartCause::Warmup };
+        let (session, pid, way) = (handle.id, handle.process.id(), StartWay::Cold);
+        self.core.emit(PoolEvent::Created { session, pid, time, way, cause });
+    }
+
     fn give_back(&mut self, error: Error) {
         let Some(slot) = self.slot.take() else { return };
+        let (core, now) = (self.core, self.core.clock().now());
         // The pool's own end is nobody's failure.
-        let cause = if self.core.stop.is_cancelled() { None } else { Some(Arc::new(error)) };
-        if let Some(cause) = &cause {
-            log::warn!("a session could not be started: {cause}");
+        let cause = if core.stop.is_cancelled() { None } else { Some(Arc::new(error)) };
+        let text = cause.as_deref().map(ToString::to_string);
+        if let (Some(text), Some(error)) = (&text, &cause) {
+            core.tallies.start_failed(error);
+            let (cause, time) = (text.clone(), now.saturating_since(self.began));
+            core.emit(PoolEvent::StartFailed { cause, time });
         }
-        let now = self.core.clock().now();
-        self.core.with(|state, fx| state.start_failed(slot, cause, now, fx));
+        let opened = core.with(|state, fx| {
+            let before = state.breaker(now).1;
+            state.start_failed(slot, cause, now, fx);
+            let (_, failures, retry_in) = state.breaker(now);
+            (failures > before).then(|| (failures, retry_in.unwrap_or_default()))
+        });
+        if let (Some((failures, retry_in)), Some(cause)) = (opened, text) {
+            core.emit(PoolEvent::BreakerOpened { failures, retry_in, cause });
+        }
     }
 }
 

@@ -47,6 +47,8 @@ mod request;
 mod running;
 mod runtime;
 mod scratch;
+#[cfg(feature = "testing")]
+pub(crate) mod stand_in;
 mod start;
 mod transport;
 mod warm;
@@ -70,6 +72,8 @@ pub use info::{SessionId, SessionInfo, SessionState};
 pub use interrupt::InterruptHandle;
 pub use limits::Limits;
 pub use proc::Memory;
+#[cfg(feature = "testing")]
+pub(crate) use process::ChildEnds;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use running::Running;
 pub use runtime::{Channels, Launch, Runtime};
@@ -151,6 +155,14 @@ pub struct Session {
     /// forgotten, or kept over a panic: its code may run yet, its request may be half sent.
     executing: bool,
     post_mortem: Option<Box<PostMortem>>,
+    /// Hears how each execution ended.
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// Whoever counts the executions of a session.
+pub(crate) trait Witness: Send + Sync + fmt::Debug {
+    /// An execution has ended; without an outcome if the worker broke the protocol.
+    fn executed(&self, outcome: Option<Outcome>, duration: Duration);
 }
 
 /// What is replaced by a restart and handed to the reaper at the end.
@@ -188,6 +200,17 @@ impl Session {
     /// [`Error::Io`] (no descriptors or processes left). In every case no process is left.
     pub fn start(config: &SessionConfig) -> Result<Session> {
         start::start(Arc::new(config.clone()), None)
+    }
+
+    /// Has `witness` told how each execution ends from now on.
+    pub(crate) fn report_to(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
+    }
+
+    fn tell(&self, outcome: Option<Outcome>, duration: Duration) {
+        if let Some(witness) = &self.witness {
+            witness.executed(outcome, duration);
+        }
     }
 
     /// Its number.

@@ -18,6 +18,8 @@ use super::config::SessionConfig;
 use super::execution::{Cause, Exit};
 use super::proc::{self, Memory};
 use super::runtime::{self, Launch};
+#[cfg(feature = "testing")]
+use super::stand_in::Body;
 use super::transport::timespec;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -72,6 +74,15 @@ impl Process {
         directory: &Path,
         ends: ChildEnds,
     ) -> Result<Process> {
+        #[cfg(feature = "testing")]
+        let (ends, entrance) = match config.runtime.player() {
+            Some(player) => {
+                let taken = player.0.take(session, ends);
+                let (ends, entrance) = taken.map_err(|error| Error::io("playing a worker", error))?;
+                (ends, Some(entrance))
+            }
+            None => (ends, None),
+        };
         let mut command = Command::new(&launch.program);
         command
             .args(&launch.args)
@@ -110,6 +121,15 @@ impl Process {
             process.kill_group(Cause::Retired);
             let _ = child.wait();
             return Err(error);
+        }
+        #[cfg(feature = "testing")]
+        if let Some(enter) = entrance {
+            let body = process.pidfd.try_clone().map(|pidfd| Body { pid: process.id(), pidfd });
+            if let Err(error) = body.and_then(enter) {
+                process.kill_group(Cause::Retired);
+                let _ = child.wait();
+                return Err(Error::io("playing a worker", error));
+            }
         }
         // From here on the reaper waits for it, through the pidfd.
         Ok(process)

@@ -117,11 +117,11 @@ impl Session {
         let mut answer_of_reset = None;
         if let Some(reset) = reset {
             let until = soft.into_iter().chain(hard).min();
-            let rest = self.reset_ahead(reset, frames, &tokens, until).inspect_err(|_| {
+            let left = self.reset_ahead(reset, frames, &tokens, until).inspect_err(|_| {
                 self.executing = false;
                 self.asks.end();
             })?;
-            (frames, answer_of_reset) = (rest.unsent, rest.answer);
+            (frames, answer_of_reset) = (left.unsent, left.answer);
         }
         let stops = Stops {
             soft,
@@ -313,7 +313,11 @@ impl Running<'_, '_> {
         let stderr_tail =
             if end == End::Answered { String::new() } else { collector.stderr.last(STDERR_TAIL) };
         let (stop, id) = (exchange.stop(), exchange.request);
-        let (mut outcome, answer) = session.conclude(end, stop, stderr_tail, id)?;
+        let concluded = session.conclude(end, stop, stderr_tail, id);
+        if concluded.is_err() {
+            session.tell(None, duration);
+        }
+        let (mut outcome, answer) = concluded?;
         let collector = &mut self.exchange.collector;
         if outcome == Outcome::Died
             && let Some(limit) = accounting::exceeded_by_end(
@@ -334,6 +338,7 @@ impl Running<'_, '_> {
         if outcome != Outcome::Completed {
             session.errors += 1;
         }
+        session.tell(Some(outcome), duration);
         let died = !session.process().is_alive();
         Ok(Execution {
             outcome,

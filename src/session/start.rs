@@ -79,6 +79,7 @@ pub(crate) fn start_as(
         last_answer: Moment::LONG_AGO,
         executing: false,
         post_mortem: None,
+        witness: None,
     };
     session.wait_until_ready(deadline)?;
     session.warm_up(deadline)?;

@@ -69,7 +69,7 @@ pub(super) fn take() -> Result<Channels, String> {
 }
 
 /// The numbers of *go* and the descriptors that came with it.
-fn receive_go(control: &OwnedFd) -> Result<([u64; 3], Vec<OwnedFd>), String> {
+pub(crate) fn receive_go(control: &OwnedFd) -> Result<([u64; 3], Vec<OwnedFd>), String> {
     let no_go = |what: &str| format!("{what}; it is for a remuda host to start this program");
     let mut bytes = vec![0; HEADER];
     let (mut have, fds) =

@@ -71,6 +71,8 @@ use serde_json::json;
 pub use answer::{Answer, Failure, Result};
 pub use context::Context;
 
+#[cfg(feature = "testing")]
+pub(crate) use channels::receive_go;
 use context::Attached;
 pub use request::{Call, Code, Request, Script};
 

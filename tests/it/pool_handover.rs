@@ -37,7 +37,7 @@ fn hand_over<T: Send>(
 /// Code that leaves a line in a file each time it runs, and says where it runs.
 fn counted(directory: &ScratchDir) -> (String, impl Fn() -> usize + use<>) {
     let file = directory.path().join("runs");
-    let code = format!("import os\nopen({file:?}, 'a').write('once\\n')\nos.getpid()");
+    let code = format!("import os\nopen('{}', 'a').write('once\\n')\nos.getpid()", file.display());
     (code, move || std::fs::read_to_string(&file).unwrap_or_default().lines().count())
 }
 
@@ -78,7 +78,7 @@ isolated! {
             let run = session.execute(code).unwrap();
             assert_ne!(run.value, pid, "a thread goes on in the old one");
             assert_eq!((session.id(), run.value), (id, session.pid().into()));
-            let stop = move |_: Stream, _: &[u8]| drop(handle.interrupt());
+            let stop = move |_: Stream, _: &[u8]| assert!(handle.interrupt());
             let run = session.execute(Request::code("print()\nwhile True: pass").on_output(stop)).unwrap();
             assert_eq!(run.outcome, Outcome::Cancelled { killed: false }, "the handle is of both processes");
         });
@@ -164,7 +164,7 @@ isolated! {
         let directory = ScratchDir::new();
         let gate = directory.path().join("gate");
         let pool = one().start().unwrap();
-        let code = format!("import os\nprint('open it')\nwhile not os.path.exists({gate:?}): pass\n'open'");
+        let code = format!("import os\nprint('open it')\nwhile not os.path.exists('{}'): pass\n'open'", gate.display());
         let open = |_: Stream, _: &[u8]| std::fs::write(&gate, "").unwrap();
         let run = hand_over(&pool, "1", |mut session, _| {
             session.execute(Request::code(code).on_output(open)).unwrap()
@@ -214,7 +214,8 @@ isolated! {
         let (code, runs) = counted(&directory);
         let reached = directory.path().join("reached");
         let left = format!(
-            "class Endless:\n    def __del__(self):\n        open({reached:?}, 'w')\n        while True: pass\nkept = Endless()"
+            "class Endless:\n    def __del__(self):\n        open('{}', 'w')\n        while True: pass\nkept = Endless()",
+            reached.display()
         );
         let token = CancelToken::new();
         let result = hand_over(&pool, &left, |mut session, _| {

@@ -36,8 +36,6 @@ impl<S: Resource, W> State<S, W> {
         entry.budget = budget;
         entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
         (entry.signalled, entry.memory) = (false, None);
-        self.counters.sessions_created += 1;
-        self.counters.sessions_removed += 1;
         self.counters.sessions_restarted += 1;
         self.check();
         true
@@ -49,7 +47,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::{LONG, Model, bounds, warm};
-    use super::super::{Bounds, Removal};
+    use super::super::{Bounds, Removal, State};
 
     #[test]
     fn only_a_live_waiter_gets_a_session_that_was_not_reset() {
@@ -99,7 +97,7 @@ mod tests {
         });
         assert_eq!(model.state.counters().sessions_restarted, 1);
         model.leases[0].session.executions = 0;
-        model.with_lease(0, |state, lease, now, fx| state.release(lease, now, fx));
+        model.with_lease(0, State::release);
         assert_eq!(model.state.counts().idle, 1);
 
         model.acquire(None);

@@ -91,7 +91,7 @@ impl<S: Resource, W> State<S, W> {
             let reason = if !session.is_alive() {
                 Some(Removal::Dead)
             } else if !aging && fresh > self.bounds.min_idle && now >= timeout {
-                Some(Removal::IdleTimeout)
+                Some(Removal::Idle)
             } else {
                 None
             };
@@ -165,7 +165,7 @@ impl<S: Resource, W> State<S, W> {
         let entry = self.entry(slot)?;
         match mem::replace(&mut entry.place, Place::Resetting(None)) {
             Place::Idle(session) => {
-                entry.since = None;
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -191,6 +191,7 @@ impl<S: Resource, W> State<S, W> {
         self.busy -= 1;
         self.retiring += 1;
         self.counters.sessions_removed += 1;
+        self.counters.removed_because[Removal::Reclaimed as usize] += 1;
         self.counters.leaks_reclaimed += 1;
         if self.is_open() && self.bounds.restart_if_dead {
             self.counters.sessions_restarted += 1;

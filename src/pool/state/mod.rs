@@ -25,6 +25,7 @@ mod health;
 mod memory;
 mod operate;
 mod queue;
+mod removal;
 mod retire;
 #[cfg(test)]
 mod retire_tests;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Roll};
+use super::explain::Misses;
 use super::metrics::Counters;
 use crate::clock::Moment;
 use crate::error::Error;
@@ -46,6 +48,8 @@ use crate::error::Error;
 pub(crate) use health::SETTLE;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
+pub use removal::Removal;
+pub(crate) use view::Row;
 
 /// What the pool hands out.
 pub(crate) trait Resource {
@@ -98,103 +102,6 @@ pub(crate) struct Lease<S> {
     pub(crate) session: S,
 }
 
-/// Why a session leaves the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Removal {
-    /// Its process ended.
-    Dead,
-    /// Its last lease left it in a state that only a new process gets rid of.
-    Tainted,
-    /// The worker could not go back to its warm state, or not in time.
-    ResetFailed,
-    /// It sent bytes that nobody asked for.
-    Misbehaved,
-    /// Its execution budget is spent.
-    Recycled,
-    /// It is as old as a session may get.
-    MaxAge,
-    /// It, or all idle sessions together, hold more memory than they may.
-    Memory,
-    /// All sessions are to be replaced, one after the other.
-    Outdated,
-    /// It does not answer any more.
-    Hung,
-    /// The user's check refused it.
-    Unfit,
-    /// There are more sessions than the pool may have since it was resized.
-    Resized,
-    /// Its user never gave it back.
-    Reclaimed,
-    /// It was idle too long.
-    IdleTimeout,
-    /// Its user asked for it.
-    Discarded,
-    /// The pool gives each user a new process.
-    Fresh,
-    /// The pool is closed.
-    Closing,
-}
-
-impl Removal {
-    /// For the log.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Removal::Dead => "its process has ended",
-            Removal::Tainted => "only a new process is clean",
-            Removal::ResetFailed => "it could not be reset",
-            Removal::Misbehaved => "it sent what nobody asked for",
-            Removal::Recycled => "its budget is spent",
-            Removal::MaxAge => "it is old",
-            Removal::Memory => "it holds too much memory",
-            Removal::Outdated => "all sessions are replaced",
-            Removal::Hung => "it does not answer",
-            Removal::Unfit => "the check refused it",
-            Removal::Resized => "the pool is smaller now",
-            Removal::Reclaimed => "its user never gave it back",
-            Removal::IdleTimeout => "idle too long",
-            Removal::Discarded => "discarded by its user",
-            Removal::Fresh => "each user gets a new process",
-            Removal::Closing => "the pool is closed",
-        }
-    }
-
-    /// For metrics.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Removal::Dead => "dead",
-            Removal::Tainted => "tainted",
-            Removal::ResetFailed => "reset_failed",
-            Removal::Misbehaved => "misbehaved",
-            Removal::Recycled => "recycled",
-            Removal::MaxAge => "max_age",
-            Removal::Memory => "memory",
-            Removal::Outdated => "outdated",
-            Removal::Hung => "hung",
-            Removal::Unfit => "unfit",
-            Removal::Resized => "resized",
-            Removal::Reclaimed => "reclaimed",
-            Removal::IdleTimeout => "idle",
-            Removal::Discarded => "discarded",
-            Removal::Fresh => "fresh",
-            Removal::Closing => "shutdown",
-        }
-    }
-
-    /// Whether the session is of no use any more, so that nothing is gained by a graceful end.
-    pub(crate) fn is_failure(self) -> bool {
-        matches!(
-            self,
-            Removal::Dead
-                | Removal::Tainted
-                | Removal::ResetFailed
-                | Removal::Misbehaved
-                | Removal::Hung
-                | Removal::Unfit
-                | Removal::Reclaimed
-        )
-    }
-}
-
 /// A session to be retired once the lock is released; its slot is free after
 /// [`State::retired`].
 #[derive(Debug)]
@@ -202,6 +109,8 @@ pub(crate) struct Departure<S> {
     pub(crate) slot: SlotId,
     pub(crate) session: S,
     pub(crate) reason: Removal,
+    /// Whether a new session was ordered for it.
+    pub(crate) replaced: bool,
 }
 
 /// What the caller must do after unlocking.
@@ -243,12 +152,15 @@ pub(crate) enum Look<S> {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, set and cleared one by one")]
 struct Slot<S: Resource> {
     generation: u32,
     place: Place<S>,
     handle: Option<S::Handle>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
+    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
+    rested: Option<Moment>,
     ready_at: Moment,
     leases: u64,
     executions: u64,
@@ -345,10 +257,13 @@ pub(crate) struct State<S: Resource, W> {
     breaker: Breaker,
     batch: Batch,
     last_start_error: Option<Arc<Error>>,
+    /// Sessions that the user's check refused since one came back from a user.
+    refusals: u32,
 
     health_requested: bool,
     roll: Roll,
     counters: Counters,
+    misses: Misses,
 }
 
 impl<S: Resource, W> State<S, W> {
@@ -377,9 +292,11 @@ impl<S: Resource, W> State<S, W> {
             breaker: Breaker::new(seed),
             batch: Batch::default(),
             last_start_error: None,
+            refusals: 0,
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
+            misses: Misses::default(),
         }
     }
 
@@ -428,6 +345,7 @@ impl<S: Resource, W> State<S, W> {
                 slot.since = Some(now);
                 slot.signalled = false;
                 slot.leases += 1;
+                self.counters.busy_max = self.counters.busy_max.max(self.busy);
                 return Some(Lease { slot: SlotId { index, generation: slot.generation }, session });
             }
             self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
@@ -500,7 +418,7 @@ impl<S: Resource, W> State<S, W> {
         match mem::replace(&mut entry.place, Place::Free) {
             Place::Idle(session) => {
                 entry.place = Place::Resetting(None);
-                entry.since = None;
+                entry.rested = entry.since.take();
                 self.resetting += 1;
                 self.unlist(slot.index);
                 self.check();
@@ -525,7 +443,7 @@ impl<S: Resource, W> State<S, W> {
             let slot = &mut self.slots[lease.slot.index as usize];
             slot.place = Place::Resetting(Some(lease.session));
         } else {
-            let reason = if self.is_open() { Removal::Dead } else { Removal::Closing };
+            let reason = if self.is_open() { Removal::Dead } else { Removal::Shutdown };
             self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
             self.announce(fx);
         }
@@ -589,12 +507,13 @@ impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
     fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
         let executions = session.executions();
+        self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
         entry.executions = executions;
         entry.heard = now;
         if !session.is_alive() {
-            Some(if self.is_open() { Removal::Dead } else { Removal::Closing })
+            Some(if self.is_open() { Removal::Dead } else { Removal::Shutdown })
         } else if executions >= entry.budget
             || now >= entry.expires
             || entry.aging.is_some()
@@ -623,18 +542,20 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
+        let idle_since = slot.rested.take().unwrap_or(now);
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
             slot.since = Some(now);
             slot.leases += 1;
             self.busy += 1;
+            self.counters.busy_max = self.counters.busy_max.max(self.busy);
             let slot = SlotId { index, generation: slot.generation };
             self.decide(ticket, Decision::Granted(Lease { slot, session }), fx);
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(now);
+            slot.since = Some(idle_since);
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;
@@ -654,7 +575,7 @@ impl<S: Resource, W> State<S, W> {
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
         // What dies with the pool is not replaced.
-        let reason = if self.is_open() { reason } else { Removal::Closing };
+        let reason = if self.is_open() { reason } else { Removal::Shutdown };
         let slot = &mut self.slots[index as usize];
         match mem::replace(&mut slot.place, Place::Retiring) {
             Place::Busy => self.busy -= 1,
@@ -664,19 +585,15 @@ impl<S: Resource, W> State<S, W> {
         slot.since = None;
         self.retiring += 1;
         self.counters.sessions_removed += 1;
-        match reason {
-            Removal::Recycled | Removal::MaxAge | Removal::Outdated | Removal::Memory => {
-                self.counters.sessions_recycled += 1;
-                self.owe_for(index);
-            }
-            reason if replace && reason.is_failure() => {
-                self.counters.sessions_restarted += 1;
-                self.owe_for(index);
-            }
-            _ => {}
+        self.counters.removed_because[reason as usize] += 1;
+        let replaced = reason.is_recycling() || replace && reason.is_defect();
+        if replaced {
+            self.counters.sessions_recycled += u64::from(reason.is_recycling());
+            self.counters.sessions_restarted += u64::from(reason.is_defect());
+            self.owe_for(index);
         }
         let slot = SlotId { index, generation: self.slots[index as usize].generation };
-        fx.retire.push(Departure { slot, session, reason });
+        fx.retire.push(Departure { slot, session, reason, replaced });
     }
 
     /// Orders a replacement for a slot that is leaving, unless it had one ordered when it began to age.

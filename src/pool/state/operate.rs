@@ -51,6 +51,11 @@ impl<S: Resource, W> State<S, W> {
         self.check();
     }
 
+    /// `min_idle` and `max_sessions` as they are now.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.bounds.min_idle, self.bounds.max_sessions)
+    }
+
     /// Marks every session that exists or is being started as one to be replaced. Returns how many.
     pub(crate) fn outdate(&mut self, now: Moment, fx: &mut Effects<S, W>) -> usize {
         if !self.is_open() {
@@ -91,14 +96,14 @@ impl<S: Resource, W> State<S, W> {
         while let Some(index) = self.idle.pop() {
             if let Place::Idle(session) = mem::replace(&mut self.slots[index as usize].place, Place::Busy) {
                 self.busy += 1;
-                self.depart(index, session, Removal::Closing, false, fx);
+                self.depart(index, session, Removal::Shutdown, false, fx);
             }
         }
         for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
             if let Place::Resetting(held @ Some(_)) = &mut self.slots[index as usize].place
                 && let Some(session) = held.take()
             {
-                self.depart(index, session, Removal::Closing, false, fx);
+                self.depart(index, session, Removal::Shutdown, false, fx);
             }
         }
         self.check();

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
 use crate::error::Error;
+use crate::pool::breaker::BreakerState;
+use crate::pool::events::RefusalReason;
+use crate::pool::explain::{WaitReason, WaiterRow};
 
 /// A place in the queue. Smaller numbers came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +16,7 @@ pub(crate) struct Ticket(pub(super) u64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
+    since: Moment,
     deadline: Moment,
     wake: W,
 }
@@ -40,6 +44,18 @@ pub(crate) enum Refusal {
     TooManyWaiters,
 }
 
+impl Refusal {
+    /// For metrics and the listener; `None` if the caller gave up by itself.
+    pub(crate) fn reason(&self) -> Option<RefusalReason> {
+        match self {
+            Refusal::TimedOut { .. } | Refusal::Cancelled => None,
+            Refusal::Closed => Some(RefusalReason::Closed),
+            Refusal::StartFailing { .. } => Some(RefusalReason::StartFailing),
+            Refusal::TooManyWaiters => Some(RefusalReason::TooManyWaiters),
+        }
+    }
+}
+
 /// Waiters in front are counted up to here only: the count is for a message, and a storm of
 /// time-outs must not make each of them walk a long queue under the lock.
 const COUNT_AHEAD: usize = 1_000;
@@ -61,13 +77,15 @@ impl<S: Resource, W> State<S, W> {
             self.stuck(now)
         };
         if let Some(refusal) = refusal {
-            self.counters.acquisitions_refused += 1;
+            self.counters.refused(&refusal);
             return Err(refusal);
         }
+        self.misses.note(self.miss_reason(now), now);
         self.primed = true;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.insert(ticket, Waiter { deadline, wake });
+        self.waiters.insert(ticket, Waiter { since: now, deadline, wake });
+        self.counters.waiters_max = self.counters.waiters_max.max(self.waiters.len());
         self.evaluate(now, fx);
         self.check();
         Ok(ticket)
@@ -76,11 +94,13 @@ impl<S: Resource, W> State<S, W> {
     /// Somebody who tries once was not served by [`take`](State::take).
     pub(crate) fn give_up_at_once(&mut self, now: Moment) -> Refusal {
         if let Some(refusal) = self.stuck(now) {
-            self.counters.acquisitions_refused += 1;
+            self.counters.refused(&refusal);
             return refusal;
         }
-        self.counters.acquisition_timeouts += 1;
-        Refusal::TimedOut { ahead: self.waiters.len().min(COUNT_AHEAD) }
+        self.misses.note(self.miss_reason(now), now);
+        let refusal = Refusal::TimedOut { ahead: self.waiters.len().min(COUNT_AHEAD) };
+        self.counters.refused(&refusal);
+        refusal
     }
 
     /// A waiter asks what became of it. `waited` is its time in the queue so far.
@@ -91,10 +111,9 @@ impl<S: Resource, W> State<S, W> {
             Decision::Granted(_) => {
                 counters.acquisition_success += 1;
                 counters.total_acquisition_time += waited;
+                counters.acquire_waits.record(waited);
             }
-            Decision::Refused(Refusal::TimedOut { .. }) => counters.acquisition_timeouts += 1,
-            Decision::Refused(Refusal::Cancelled) => counters.acquisitions_cancelled += 1,
-            Decision::Refused(_) => counters.acquisitions_refused += 1,
+            Decision::Refused(refusal) => counters.refused(refusal),
         }
         Some(decision)
     }
@@ -116,6 +135,32 @@ impl<S: Resource, W> State<S, W> {
         }
         self.announced = self.announced.min(self.wanted());
         self.check();
+    }
+
+    /// The queue, for [`explain`](crate::SessionPool::explain), the next to be served first.
+    pub(crate) fn waiter_rows(&self, now: Moment) -> Vec<WaiterRow> {
+        let reason = self.wait_reason(now);
+        let row = |(ahead, waiter): (usize, &Waiter<W>)| WaiterRow {
+            waited: now.saturating_since(waiter.since),
+            ahead,
+            tenant: None,
+            label: None,
+            reason: reason(ahead),
+        };
+        self.waiters.values().enumerate().map(row).collect()
+    }
+
+    /// What the waiter with so many ahead of it waits for.
+    fn wait_reason(&self, now: Moment) -> impl Fn(usize) -> WaitReason {
+        let (resetting, coming) = (self.resetting, self.resetting + self.starting);
+        let open = self.breaker.state(now) == BreakerState::Open;
+        let full = self.total() >= self.bounds.max_sessions;
+        move |ahead| match ahead {
+            _ if ahead < resetting => WaitReason::Resetting,
+            _ if ahead < coming => WaitReason::Starting,
+            _ if full || !open => WaitReason::AtMaxSessions,
+            _ => WaitReason::BreakerOpen,
+        }
     }
 
     /// Moves a waiter to the decided and has it woken.

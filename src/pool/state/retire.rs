@@ -15,13 +15,16 @@ use super::{Effects, Lease, Place, Removal, Resource, State};
 use crate::clock::Moment;
 use crate::error::Error;
 
+/// Refusals one after the other from which on each counts as a failed start.
+const MANY_REFUSALS: u32 = 3;
+
 impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back leaves although it is alive, if it does. Begins to age it if it
     /// is due.
     #[cold]
     pub(super) fn leaves_instead(&mut self, index: u32, now: Moment) -> Option<Removal> {
         if !self.is_open() {
-            return Some(Removal::Closing);
+            return Some(Removal::Shutdown);
         }
         if self.live() > self.bounds.max_sessions {
             return Some(Removal::Resized);
@@ -73,7 +76,8 @@ impl<S: Resource, W> State<S, W> {
 
     /// Whether an aging session has to make room for its own replacement.
     fn leaves_before_its_replacement(&self) -> bool {
-        self.total() >= self.bounds.max_sessions && self.breaker.failures() == 0
+        // What starts is the replacement, or makes one; what is leaving makes room for it.
+        self.live() >= self.bounds.max_sessions && self.starting == 0 && self.breaker.failures() == 0
     }
 
     /// Lets go of idle sessions that are aging and not needed any more, and of those that are too
@@ -111,10 +115,12 @@ impl<S: Resource, W> State<S, W> {
         self.depart(index, session, reason, false, fx);
     }
 
-    /// The user's check refused a session that was just taken.
+    /// The user's check refused a session that was just taken. Many such without a session that came
+    /// back from a user count as failed starts: a check that is never content would have processes
+    /// started without end.
     pub(crate) fn refuse(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
-        let slot = &self.slots[lease.slot.index as usize];
-        if slot.leases == 1 {
+        self.refusals += 1;
+        if self.refusals >= MANY_REFUSALS {
             self.counters.start_failures += 1;
             self.last_start_error = Some(Arc::new(Error::Unfit { refused: 1 }));
             self.breaker.batch_failed(now);

@@ -189,7 +189,7 @@ fn a_session_that_holds_too_much_is_replaced() {
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
     model.state.weighed(slots[0], 1_001, model.now);
     model.state.weighed(slots[1], 1_000, model.now);
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[0]]);
 }
@@ -201,14 +201,14 @@ fn the_largest_leaves_when_all_idle_ones_hold_too_much_and_newcomers_stay() {
     for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
         model.state.weighed(*slot, bytes, model.now);
     }
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     assert_eq!(model.state.wanted(), 0, "nobody has used them: others would weigh the same");
     (0..3).for_each(|_| model.acquire(None));
     (0..3).for_each(|_| model.with_lease(0, State::release));
     for (slot, bytes) in slots.iter().zip([900, 1_000, 800]) {
         model.state.weighed(*slot, bytes, model.now);
     }
-    model.with(|state, now, fx| state.enforce_memory(now, fx));
+    model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[1]]);
     assert_eq!(model.state.memory_held().0, 1_700);
@@ -255,6 +255,27 @@ fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_ha
     named.clear();
     model.with(|state, now, fx| named.extend(state.health_pass(now, fx).ping));
     assert!(named.is_empty());
+}
+
+#[test]
+fn to_be_looked_at_is_no_use_and_does_not_restart_the_idle_time() {
+    let idle = Duration::from_secs(300);
+    let mut model = warm(Bounds { ping_interval: Some(AGE), session_timeout: idle, ..bounds() }, 1);
+    model.state.bounds.min_idle = 0;
+    let slot = *model.slots.values().next().expect("one");
+    for by_the_monitor in [true, false, true, false, true] {
+        model.now = model.now + AGE;
+        assert_eq!(model.departing.len(), 0);
+        let lease = if by_the_monitor {
+            let Look::Idle(session) = model.state.look(slot) else { panic!("it is idle") };
+            Lease { slot, session }
+        } else {
+            model.state.check_out(slot).expect("it is idle")
+        };
+        model.with(|state, now, fx| state.clean(lease, now, fx));
+        pass(&mut model);
+    }
+    assert_eq!(model.departing.len(), 1);
 }
 
 #[test]

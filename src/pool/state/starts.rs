@@ -89,6 +89,7 @@ impl<S: Resource, W> State<S, W> {
             place: Place::Free,
             handle: None,
             since: None,
+            rested: None,
             ready_at: now,
             leases: 0,
             executions: 0,
@@ -136,6 +137,7 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
+        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;
@@ -144,7 +146,7 @@ impl<S: Resource, W> State<S, W> {
         entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
         let open = self.phase != Phase::Closed;
         if !open || entry.died || !session.is_alive() {
-            let reason = if open { Removal::Dead } else { Removal::Closing };
+            let reason = if open { Removal::Dead } else { Removal::Shutdown };
             entry.place = Place::Busy;
             self.busy += 1;
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
@@ -176,6 +178,7 @@ impl<S: Resource, W> State<S, W> {
         }
         if self.starting == 0 && self.batch.failed && !self.batch.succeeded {
             self.breaker.batch_failed(now);
+            self.counters.breaker_opened += 1;
         }
         self.evaluate(now, fx);
         self.check();

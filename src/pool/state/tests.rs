@@ -296,7 +296,7 @@ impl Model {
         let answers = c.acquisition_success
             + c.acquisition_timeouts
             + c.acquisitions_cancelled
-            + c.acquisitions_refused;
+            + c.refused_because.iter().sum::<u64>();
         assert_eq!(c.acquisition_attempts, answers, "each attempt has one answer");
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::{Phase, Place, Resource, Slot, SlotId, State};
 use crate::clock::Moment;
+use crate::pool::breaker::BreakerState;
+use crate::pool::explain::{MissReason, Misses};
 use crate::pool::metrics::{Counters, PlaceName, PoolCounts};
 
 /// One row of [`State::rows`].
@@ -43,6 +45,27 @@ impl<S: Resource, W> State<S, W> {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How often callers found nothing idle and why, and the last of them.
+    pub(crate) fn misses(&self) -> &Misses {
+        &self.misses
+    }
+
+    /// Why a caller that asks now finds nothing idle.
+    pub(super) fn miss_reason(&self, now: Moment) -> MissReason {
+        let waiters = self.waiters.len();
+        if self.resetting > waiters {
+            MissReason::Resetting
+        } else if self.resetting + self.starting > waiters {
+            MissReason::Starting
+        } else if self.total() >= self.bounds.max_sessions {
+            MissReason::AtMaxSessions
+        } else if self.breaker.state(now) == BreakerState::Open {
+            MissReason::BreakerOpen
+        } else {
+            MissReason::BurstBeyondWatermark
+        }
     }
 
     /// The session in a slot, if nobody has it in hand: for the monitor to listen to.

@@ -16,6 +16,8 @@ use rustix::process::Pid;
 use wrapper::Wrapper;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "testing")]
+use crate::session::stand_in::Player;
 
 /// Which program becomes a worker.
 ///
@@ -43,6 +45,9 @@ pub struct Runtime {
     kind: Kind,
     /// The innermost first.
     wrappers: Vec<Wrapper>,
+    /// The program only holds the place of workers that are played in this process.
+    #[cfg(feature = "testing")]
+    player: Option<Player>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +135,26 @@ impl Runtime {
     }
 
     fn of(kind: Kind, program: PathBuf, args: Vec<OsString>) -> Runtime {
-        Runtime { program, args, kind, wrappers: Vec::new() }
+        Runtime {
+            program,
+            args,
+            kind,
+            wrappers: Vec::new(),
+            #[cfg(feature = "testing")]
+            player: None,
+        }
+    }
+
+    /// Workers that are played in this process; `program` holds the place of each.
+    #[cfg(feature = "testing")]
+    pub(crate) fn played(program: &str, args: &[&str], player: Player) -> Runtime {
+        let args = args.iter().map(OsString::from).collect();
+        Runtime { player: Some(player), ..Runtime::of(Kind::Native, program.into(), args) }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn player(&self) -> Option<&Player> {
+        self.player.as_ref()
     }
 
     /// Lets a Python interpreter heed its `PYTHON*` variables, the user's site directory and the
@@ -197,6 +221,10 @@ impl Runtime {
 
     /// Checks what can be checked without starting anything.
     pub(crate) fn validate(&self) -> Result<()> {
+        #[cfg(feature = "testing")]
+        if self.player.is_some() && !self.wrappers.is_empty() {
+            return Err(Error::config("runtime", "there is no program to put a wrapper in front of"));
+        }
         if self.wrappers.iter().any(|wrapper| wrapper.argv().is_empty()) {
             return Err(Error::config(
                 "runtime",

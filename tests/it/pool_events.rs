@@ -1,0 +1,314 @@
+//! What a pool tells: to its listener, and to the log.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use log::kv::{Error as KvError, Key, Value, VisitSource};
+use remuda::{Error, PoolConfig, PoolEvent, Removal, Reuse, StartCause, StartWay};
+
+use crate::support::{GENEROUS, ScratchDir, isolated, poll, pool};
+
+/// What a listener heard, in order.
+type Heard = Arc<Mutex<Vec<PoolEvent>>>;
+
+fn listening(config: PoolConfig) -> (PoolConfig, Heard) {
+    let heard = Heard::default();
+    let ears = Arc::clone(&heard);
+    (config.listener(move |event| ears.lock().unwrap().push(event.clone())), heard)
+}
+
+/// The events' names, as in JSON.
+fn names(heard: &Heard) -> Vec<String> {
+    let heard = heard.lock().unwrap();
+    heard.iter().map(|event| serde_json::json!(event)["event"].as_str().unwrap().to_owned()).collect()
+}
+
+isolated! {
+    fn a_listener_hears_of_a_session_from_its_start_to_its_end() {
+        let (config, heard) = listening(pool().min_idle(1).max_sessions(1));
+        let pool = config.start().unwrap();
+        let session = pool.acquire().unwrap();
+        let (id, pid) = (session.id(), session.pid());
+        drop(session);
+        // Returns once everything is told.
+        pool.shutdown(GENEROUS);
+        let heard = heard.lock().unwrap();
+        let [PoolEvent::Created { session: first, pid: first_pid, time, way, cause, .. }, middle @ .., last] = &heard[..]
+        else {
+            panic!("{heard:?}")
+        };
+        assert_eq!((*first, *first_pid, *way, *cause), (id, pid, StartWay::Cold, StartCause::Warmup));
+        assert!(*time > Duration::ZERO);
+        assert!(middle.iter().any(|event| matches!(event, PoolEvent::Closed)), "{heard:?}");
+        match last {
+            PoolEvent::Removed { session, reason: Removal::Shutdown, post_mortem, .. } => {
+                assert_eq!((*session, post_mortem.pid), (id, pid));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+isolated! {
+    fn a_session_that_dies_is_restarted_and_then_removed_with_its_post_mortem() {
+        let (config, heard) = listening(pool().min_idle(1).max_sessions(2));
+        let pool = config.start().unwrap();
+        let mut session = pool.acquire().unwrap();
+        let id = session.id();
+        session.execute("import os; os._exit(3)").unwrap();
+        drop(session);
+        poll(|| names(&heard).contains(&"removed".to_owned()), || format!("{heard:?}"));
+        let all = heard.lock().unwrap().clone();
+        let restarted = all.iter().position(
+            |event| matches!(event, PoolEvent::Restarted { session, reason: Removal::Dead, .. } if *session == id),
+        );
+        let removed = all.iter().position(|event| match event {
+            PoolEvent::Removed { session, post_mortem, .. } => {
+                assert_eq!(post_mortem.exit.to_string(), "exit code 3");
+                *session == id
+            }
+            _ => false,
+        });
+        assert!(restarted.is_some() && restarted < removed, "{all:?}");
+    }
+}
+
+isolated! {
+    fn a_spent_budget_is_told_as_recycling() {
+        let (config, heard) = listening(pool().min_idle(1).max_sessions(1).recycle_after_executions(1));
+        let pool = config.reuse(Reuse::Keep).start().unwrap();
+        pool.acquire().unwrap().execute("1").unwrap();
+        drop(pool.acquire().unwrap());
+        pool.shutdown(GENEROUS);
+        let all = heard.lock().unwrap();
+        let recycled = all.iter().filter(|event| matches!(event, PoolEvent::Recycled { reason: Removal::Recycled, .. }));
+        assert_eq!(recycled.count(), 1, "{all:?}");
+        let demanded = all.iter().filter(|event| matches!(event, PoolEvent::Created { cause: StartCause::Demand, .. }));
+        assert_eq!(demanded.count(), 1, "the second user waited for the new process: {all:?}");
+    }
+}
+
+isolated! {
+    fn failing_starts_open_the_breaker_and_a_good_one_closes_it() {
+        let directory = ScratchDir::new();
+        let flag = directory.path().join("flag");
+        let code = format!("import os\nif not os.path.exists({:?}): raise RuntimeError('not yet')", flag.display());
+        let (config, heard) = listening(pool().min_idle(1).max_sessions(1).pre_warm_on_start(false));
+        let pool = config.warmup_code(code.replace('"', "'")).start().unwrap();
+        assert!(matches!(pool.acquire(), Err(Error::StartFailing { .. })));
+        directory.write("flag", "");
+        poll(|| names(&heard).contains(&"breaker_closed".to_owned()), || format!("{heard:?}"));
+        pool.shutdown(GENEROUS);
+        let all = names(&heard);
+        let at = |name: &str| all.iter().position(|event| event == name).unwrap_or_else(|| panic!("no {name}: {all:?}"));
+        assert!(at("start_failed") < at("breaker_opened"), "{all:?}");
+        assert!(at("breaker_opened") < at("breaker_half_open"), "{all:?}");
+        assert!(at("breaker_half_open") < at("created") && at("created") < at("breaker_closed"), "{all:?}");
+        assert!(at("refused") < at("breaker_closed"), "{all:?}");
+        match &heard.lock().unwrap()[at("breaker_opened")] {
+            PoolEvent::BreakerOpened { failures: 1, cause, .. } => assert!(cause.contains("not yet"), "{cause}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+isolated! {
+    fn a_time_out_is_told_but_not_that_of_callers_that_try_once() {
+        let (config, heard) = listening(pool().min_idle(1).max_sessions(1));
+        let pool = config.start().unwrap();
+        let held = pool.acquire().unwrap();
+        assert!(pool.try_acquire().is_err());
+        assert!(pool.acquire_timeout(Duration::from_millis(5)).is_err());
+        drop(held);
+        pool.shutdown(GENEROUS);
+        assert_eq!(names(&heard).iter().filter(|name| *name == "acquire_timed_out").count(), 1);
+    }
+}
+
+isolated! {
+    fn a_slow_listener_delays_nobody_and_loses_events_that_are_counted() {
+        let (enter, entered) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let heard = Arc::new(AtomicUsize::new(0));
+        let ears = Arc::clone(&heard);
+        let pool = pool().min_idle(1).max_sessions(1).listener(move |_| {
+            enter.send(()).unwrap();
+            // Once nobody holds the gate any more, all go through.
+            let _ = gate.lock().unwrap().recv();
+            ears.fetch_add(1, Ordering::SeqCst);
+        });
+        let pool = pool.start().unwrap();
+        entered.recv().unwrap();
+        let held = pool.acquire().unwrap();
+        for _ in 0..1_100 {
+            assert!(pool.acquire_timeout(Duration::from_nanos(1)).is_err());
+        }
+        let dropped = pool.info().events_dropped;
+        assert_eq!(dropped, 1_100 - 1_024, "1024 wait, one is being told");
+        drop(held);
+        drop(go);
+        pool.shutdown(GENEROUS);
+        let dropped = pool.info().events_dropped;
+        assert!(heard.load(Ordering::SeqCst) >= 1_025, "what was queued is told: {dropped} dropped");
+    }
+}
+
+isolated! {
+    fn a_listener_that_panics_hears_of_the_next_event_all_the_same() {
+        let heard = Arc::new(AtomicUsize::new(0));
+        let ears = Arc::clone(&heard);
+        let pool = pool().min_idle(2).listener(move |_| {
+            ears.fetch_add(1, Ordering::SeqCst);
+            panic!("on purpose");
+        });
+        let pool = pool.start().unwrap();
+        drop(pool.acquire().unwrap());
+        pool.shutdown(GENEROUS);
+        assert!(heard.load(Ordering::SeqCst) >= 5, "two created, closed, two removed");
+    }
+}
+
+isolated! {
+    fn a_listener_may_end_its_pool() {
+        let (hand, handle) = mpsc::channel::<remuda::SessionPool>();
+        let handle = Mutex::new(handle);
+        let (tell, told) = mpsc::channel();
+        let pool = pool().min_idle(1).max_sessions(1).listener(move |event| {
+            if matches!(event, PoolEvent::AcquireTimedOut { .. }) {
+                handle.lock().unwrap().recv().unwrap().terminate();
+            }
+            if matches!(event, PoolEvent::Removed { .. }) {
+                let _ = tell.send(());
+            }
+        });
+        let pool = pool.start().unwrap();
+        let held = pool.acquire().unwrap();
+        hand.send(pool.clone()).unwrap();
+        assert!(pool.acquire_timeout(Duration::from_millis(1)).is_err());
+        poll(|| !pool.is_open(), || "the pool is open".to_owned());
+        drop(held);
+        told.recv_timeout(GENEROUS).expect("the end of the session is told");
+    }
+}
+
+/// One log line: its level, message and keys.
+#[derive(Clone, Debug)]
+struct Line {
+    level: log::Level,
+    message: String,
+    keys: BTreeMap<String, String>,
+}
+
+struct Log(Mutex<Vec<Line>>);
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target() == "remuda::pool"
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        struct Keys(BTreeMap<String, String>);
+        impl<'kvs> VisitSource<'kvs> for Keys {
+            fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), KvError> {
+                self.0.insert(key.to_string(), value.to_string());
+                Ok(())
+            }
+        }
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut keys = Keys(BTreeMap::new());
+        record.key_values().visit(&mut keys).unwrap();
+        let line = Line { level: record.level(), message: record.args().to_string(), keys: keys.0 };
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+impl Log {
+    fn install() -> &'static Log {
+        let log: &'static Log = Box::leak(Box::new(Log(Mutex::default())));
+        log::set_logger(log).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        log
+    }
+
+    fn lines(&self, message: &str) -> Vec<Line> {
+        self.0.lock().unwrap().iter().filter(|line| line.message == message).cloned().collect()
+    }
+
+    fn one(&self, message: &str) -> Line {
+        let lines = self.lines(message);
+        assert!(!lines.is_empty(), "no line says {message:?}: {:#?}", self.0.lock().unwrap());
+        lines[0].clone()
+    }
+}
+
+isolated! {
+    fn log_lines_have_constant_messages_and_key_values() {
+        let log = Log::install();
+        let pool = pool().name("scores").min_idle(1).max_sessions(3).recycle_after_executions(2);
+        let pool = pool.session_timeout(Duration::from_millis(1)).start().unwrap();
+        // Warm-up and creation.
+        assert_eq!(log.one("starting a session").keys["pool"], "scores");
+        let mut session = pool.acquire().unwrap();
+        let (id, pid) = (session.id().to_string(), session.pid().to_string());
+        let created = log.one("session created");
+        assert_eq!(created.level, log::Level::Info);
+        assert_eq!([&created.keys["pool"], &created.keys["session"], &created.keys["pid"]], ["scores", &id, &pid]);
+        assert_eq!([&created.keys["way"], &created.keys["cause"]], ["cold", "warmup"]);
+        assert!(created.keys["elapsed_ms"].parse::<f64>().unwrap() > 0.0);
+        // Recycling and removal.
+        session.execute("1").unwrap();
+        session.execute("2").unwrap();
+        drop(session);
+        poll(|| !log.lines("session removed").is_empty(), || "nothing is removed".to_owned());
+        let recycled = log.one("session recycled");
+        assert_eq!([&recycled.keys["session"], &recycled.keys["reason"]], [&id, "recycled"]);
+        let removed = log.one("session removed");
+        assert_eq!([&removed.keys["pool"], &removed.keys["pid"], &removed.keys["reason"]], ["scores", &pid, "recycled"]);
+        assert!(removed.keys.contains_key("elapsed_ms") && removed.keys.contains_key("exit"), "{removed:?}");
+        // Restart.
+        let mut session = pool.acquire().unwrap();
+        let id = session.id().to_string();
+        session.execute("import os; os._exit(1)").unwrap();
+        drop(session);
+        let restarted = log.one("session restarted");
+        assert_eq!([&restarted.keys["session"], &restarted.keys["reason"]], [&id, "dead"]);
+        // Health: two idle ones beyond the watermark leave.
+        let held: Vec<_> = (0..3).map(|_| pool.acquire().unwrap()).collect();
+        drop(held);
+        poll(|| !log.lines("health pass removed sessions").is_empty(), || format!("{:?}", pool.metrics()));
+        let health = log.one("health pass removed sessions");
+        assert!(health.keys["removed"].parse::<u32>().unwrap() >= 1);
+        poll(
+            || log.lines("session removed").iter().any(|line| line.keys["reason"] == "idle"),
+            || format!("{:?}", log.lines("session removed")),
+        );
+        pool.shutdown(GENEROUS);
+        assert_eq!(log.one("pool closed").keys["pool"], "scores");
+        let lines = log.0.lock().unwrap();
+        assert!(lines.iter().all(|line| line.keys["pool"] == "scores"), "{lines:#?}");
+    }
+}
+
+isolated! {
+    fn failing_starts_warn_once_and_not_at_every_attempt() {
+        let log = Log::install();
+        let pool = pool().min_idle(1).pre_warm_on_start(false).warmup_code("raise RuntimeError('broken')");
+        let pool = pool.start().unwrap();
+        assert!(pool.ensure_min_sessions().is_err());
+        poll(|| pool.info().breaker.failures >= 2, || format!("{:?}", pool.info().breaker));
+        pool.shutdown(GENEROUS);
+        let lines = log.lines("sessions cannot be started");
+        assert!(lines.len() >= 2, "{lines:?}");
+        let warnings = lines.iter().filter(|line| line.level == log::Level::Warn);
+        assert_eq!(warnings.count(), 1, "{lines:?}");
+        assert!(lines[0].keys["reason"].contains("broken"), "{lines:?}");
+    }
+}

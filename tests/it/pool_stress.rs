@@ -1,0 +1,285 @@
+//! Everything at once: a thousand threads on eight sessions while workers die, stop and are replaced, and
+//! the pool is resized, paused and short of what the system gives. Afterwards the counts add up and nothing
+//! is left.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use remuda::{CancelToken, Error, Outcome, PoolConfig, Request, Reuse, SessionPool};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+
+use crate::support::{GENEROUS, isolated, poll, pool};
+
+/// A small generator, so that a run can be repeated (threads still take turns as they like).
+struct Dice(u64);
+
+impl Dice {
+    /// Each thread has its own, unlike all others.
+    fn of(seed: u64, thread: u64) -> Dice {
+        let mut dice = Dice(seed.wrapping_add(thread.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1);
+        dice.roll(1);
+        dice.roll(1);
+        dice
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) % sides
+    }
+}
+
+/// How calls ended, by name.
+#[derive(Default)]
+struct Tally(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Tally {
+    fn count(&self, end: &'static str) {
+        *self.0.lock().unwrap().entry(end).or_default() += 1;
+    }
+
+    fn of(&self, ends: &[&str]) -> u64 {
+        let ends_seen = self.0.lock().unwrap();
+        ends.iter().map(|end| ends_seen.get(end).copied().unwrap_or(0)).sum()
+    }
+}
+
+/// One call of one user: a lease in some way, some work with it, and some way to end it.
+fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
+    let token = CancelToken::new();
+    let lease = match dice.roll(4) {
+        0 => pool.try_acquire(),
+        1 => pool.acquire_timeout(Duration::from_millis(dice.roll(200))),
+        2 => {
+            let early = token.clone();
+            let canceller = thread::Builder::new().stack_size(64 << 10).spawn(move || early.cancel());
+            let lease = pool.scope(&token).acquire();
+            canceller.unwrap().join().unwrap();
+            lease
+        }
+        _ => pool.acquire_timeout(GENEROUS),
+    };
+    let mut lease = match lease {
+        Ok(lease) => lease,
+        Err(error) => {
+            return tally.count(match error {
+                Error::AcquireTimeout { .. } => "timed out",
+                Error::Cancelled => "cancelled",
+                Error::StartFailing { .. } | Error::TooManyWaiters { .. } => "refused",
+                other => panic!("{other}"),
+            });
+        }
+    };
+    tally.count("served");
+    let request = match dice.roll(6) {
+        0 => Request::code("while True: pass").time_limit(Duration::from_millis(20)),
+        1 => Request::code("import os; os._exit(3)"),
+        2 => Request::code("raise ValueError('on purpose')"),
+        3 => return lease.discard(),
+        4 => {
+            let ended = catch_unwind(AssertUnwindSafe(move || {
+                let _lease = lease;
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }));
+            return assert!(ended.is_err());
+        }
+        _ => Request::code("sum(range(1000))"),
+    };
+    match lease.execute(request) {
+        Ok(run) => match run.outcome {
+            Outcome::Completed
+            | Outcome::Failed
+            | Outcome::Died
+            | Outcome::TimedOut { .. }
+            | Outcome::Cancelled { .. } => {}
+            other => panic!("{other:?}"),
+        },
+        // Killed or stopped from outside, or its user's token had fired.
+        Err(Error::SessionDead { .. } | Error::Protocol { .. } | Error::Cancelled) => {}
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Kills, stops, resizes, pauses and replaces until it is `over`.
+fn disturb(pool: &SessionPool, dice: &mut Dice, over: &AtomicBool) {
+    while !over.load(Ordering::SeqCst) {
+        let rows = pool.info().sessions;
+        let victim = rows.get(usize::try_from(dice.roll(16)).unwrap());
+        let signal = |signal| {
+            if let Some(pid) = victim.and_then(|row| Pid::from_raw(i32::try_from(row.pid).unwrap())) {
+                let _ = kill_process(pid, signal);
+            }
+        };
+        match dice.roll(16) {
+            0..=6 => signal(Signal::KILL),
+            7 => signal(Signal::STOP),
+            8 | 9 => pool.resize(1, 4 + usize::try_from(dice.roll(3)).unwrap()).unwrap(),
+            10..=12 => pool.resize(2, 8).unwrap(),
+            13 | 14 => {
+                pool.pause();
+                thread::park_timeout(Duration::from_millis(2));
+                pool.resume();
+            }
+            _ => drop(pool.recycle_all()),
+        }
+        thread::park_timeout(Duration::from_millis(30));
+    }
+    pool.resume();
+    pool.resize(2, 8).unwrap();
+}
+
+fn stressed(reuse: Reuse) -> PoolConfig {
+    pool()
+        .min_idle(2)
+        .max_sessions(8)
+        .reuse(reuse)
+        .recycle_after_executions(20)
+        .max_concurrent_retirements(2)
+        // What is stopped is found out by its user's limit, a ping, or the limit of a reset.
+        .time_limit(Duration::from_millis(500))
+        .grace(Duration::from_millis(100))
+        .ping_interval(Duration::from_millis(200))
+        .ping_timeout(Duration::from_millis(500))
+        .reset_timeout(Duration::from_millis(500))
+        .health_check_interval(Duration::from_millis(100))
+}
+
+/// Everything came to rest, the counts add up, and the pool still works.
+fn is_whole(pool: &SessionPool, tally: &Tally, calls: u64) {
+    assert_eq!(tally.of(&["served", "timed out", "cancelled", "refused"]), calls, "each call has one end");
+    let metrics = pool.metrics();
+    assert_eq!(metrics.acquisition_success, tally.of(&["served"]));
+    assert_eq!(metrics.acquisition_timeouts, tally.of(&["timed out"]));
+    assert_eq!(metrics.acquisitions_refused, tally.of(&["refused"]));
+    // A token that has fired already ends a call before it is an attempt.
+    assert!(metrics.acquisitions_cancelled <= tally.of(&["cancelled"]));
+    let answers = metrics.acquisition_success
+        + metrics.acquisition_timeouts
+        + metrics.acquisitions_cancelled
+        + metrics.acquisitions_refused;
+    assert_eq!(metrics.acquisition_attempts, answers);
+    poll(
+        || {
+            let info = pool.info();
+            let counts = info.counts;
+            counts.idle == counts.total && counts.waiters == 0 && counts.idle >= 2
+        },
+        || format!("{:#?}", pool.info()),
+    );
+    let info = pool.info();
+    assert_eq!(
+        info.metrics.sessions_created - info.metrics.sessions_removed,
+        info.counts.total as u64,
+        "what was created was removed, or is there"
+    );
+    assert_eq!(info.removals.iter().map(|row| row.count).sum::<u64>(), info.metrics.sessions_removed);
+    let mut all: Vec<_> = (0..8).map(|_| pool.acquire_timeout(GENEROUS).unwrap()).collect();
+    for session in &mut all {
+        assert_eq!(session.execute("6 * 7").unwrap().value, 42);
+    }
+    assert!(matches!(pool.try_acquire(), Err(Error::AcquireTimeout { .. })));
+}
+
+fn storm(reuse: Reuse, seed: u64) {
+    const THREADS: u64 = 1_000;
+    let pool = stressed(reuse).start().unwrap();
+    let (tally, over) = (Tally::default(), AtomicBool::new(false));
+    thread::scope(|threads| {
+        let disturber = threads.spawn(|| disturb(&pool, &mut Dice::of(seed, 0), &over));
+        let users: Vec<_> = (1..=THREADS)
+            .map(|user| {
+                let (pool, tally) = (&pool, &tally);
+                thread::Builder::new()
+                    .stack_size(256 << 10)
+                    .spawn_scoped(threads, move || use_once(pool, &mut Dice::of(seed, user), tally))
+                    .unwrap()
+            })
+            .collect();
+        let ends: Vec<_> = users.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        over.store(true, Ordering::SeqCst);
+        disturber.join().unwrap();
+        assert!(ends.iter().all(Result::is_ok), "a user failed");
+    });
+    is_whole(&pool, &tally, THREADS);
+    assert!(tally.of(&["served"]) > 100, "{:?}", tally.0);
+}
+
+isolated! {
+    fn a_thousand_threads_on_eight_disturbed_sessions_lose_nothing() {
+        storm(Reuse::Reset, 0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+isolated! {
+    fn a_thousand_threads_on_eight_disturbed_sessions_that_keep_their_state_lose_nothing() {
+        storm(Reuse::Keep, 0x2545_F491_4F6C_DD1D);
+    }
+}
+
+/// With no more of `resource` than `so_much`, a call has an answer in time that tells why; with it back,
+/// the pool is whole again.
+fn exhausted(resource: Resource, so_much: u64) {
+    let pool = pool().min_idle(1).max_sessions(4).start().unwrap();
+    let before = getrlimit(resource);
+    let first = pool.acquire().unwrap();
+    setrlimit(resource, Rlimit { current: Some(so_much), maximum: before.maximum }).unwrap();
+    // A session that started just before is no failure.
+    let mut got = Vec::new();
+    let error = loop {
+        match pool.acquire_timeout(Duration::from_millis(300)) {
+            Ok(lease) => got.push(lease),
+            Err(error) => break error,
+        }
+        assert!(got.len() < 3, "there is nothing to start sessions with");
+    };
+    let told = match &error {
+        Error::AcquireTimeout { last_start_error: Some(cause), .. } | Error::StartFailing { cause, .. } => {
+            cause.to_string()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(told.contains("os error") || told.contains("file") || told.contains("resource"), "{told}");
+    setrlimit(resource, before).unwrap();
+    drop((first, got));
+    let all: Vec<_> = (0..4).map(|_| pool.acquire_timeout(GENEROUS)).collect();
+    // The back-off of the failed starts may still run: those who come meanwhile wait, or are served.
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert!(pool.metrics().start_failures > 0);
+}
+
+isolated! {
+    fn a_pool_without_descriptors_says_so_and_recovers() {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        exhausted(Resource::Nofile, open + 25);
+    }
+}
+
+isolated! {
+    fn a_pool_without_processes_says_so_and_recovers() {
+        // Root has no such limit; a user of whom nothing else runs does the test for it.
+        const NOBODY: u32 = 65_534;
+        const TEST: &str = "pool_stress::a_pool_without_processes_says_so_and_recovers";
+        const AS_NOBODY: &str = "REMUDA_TEST_AS_NOBODY";
+        if rustix::process::geteuid().is_root() && std::env::var_os(AS_NOBODY).is_none() {
+            let home = std::env::temp_dir();
+            rustix::fs::chown(&home, Some(rustix::fs::Uid::from_raw(NOBODY)), None).unwrap();
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
+                .env(AS_NOBODY, "1")
+                .uid(NOBODY)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}{said}", String::from_utf8_lossy(&output.stdout));
+            return;
+        }
+        exhausted(Resource::Nproc, 0);
+    }
+}
