@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,30 @@ pub enum Error {
         /// The configured limit.
         limit: usize,
     },
+    /// A tenant has as much of the pool as its [`Quota`](crate::Quota) lets it have.
+    QuotaExceeded {
+        /// The tenant.
+        tenant: String,
+        /// The configured limit.
+        limit: usize,
+        /// Of what.
+        kind: QuotaKind,
+    },
+    /// The thread holds a session of the pool already and would wait for another one, from an acquire
+    /// of a pool with [`NestedAcquire::Refuse`](crate::NestedAcquire::Refuse).
+    NestedAcquire {
+        /// Where it acquired the one that it holds.
+        held_at: &'static Location<'static>,
+        /// Where it asked for another one.
+        asked_at: &'static Location<'static>,
+    },
+    /// A tenant's name is too long to be kept.
+    TenantName {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The longest one, in bytes.
+        cap: usize,
+    },
     /// The pool's [`on_create`](crate::PoolConfig::on_create()) hook refused a new session.
     Hook {
         /// The session.
@@ -199,6 +224,16 @@ pub enum FileProblem {
     Io(io::Error),
 }
 
+/// What a tenant has as much of as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QuotaKind {
+    /// Sessions in use: [`Quota::max_leases`](crate::Quota::max_leases).
+    Leases,
+    /// Callers and jobs that wait: [`Quota::max_queued`](crate::Quota::max_queued).
+    Queued,
+}
+
 impl Error {
     pub(crate) fn io(doing: &'static str, source: impl Into<io::Error>) -> Error {
         Error::Io { doing, source: source.into() }
@@ -262,6 +297,20 @@ impl fmt::Display for Error {
                 write!(f, "sessions cannot be started (next attempt in {retry_in:?}): {cause}")
             }
             Error::TooManyWaiters { limit } => write!(f, "{limit} callers wait for a session already"),
+            Error::QuotaExceeded { tenant, limit, kind: QuotaKind::Leases } => {
+                write!(f, "tenant {tenant:?} holds {limit} sessions, as many as it may")
+            }
+            Error::QuotaExceeded { tenant, limit, kind: QuotaKind::Queued } => {
+                write!(f, "{limit} calls of tenant {tenant:?} wait for a session, as many as may")
+            }
+            Error::NestedAcquire { held_at, asked_at } => write!(
+                f,
+                "this thread holds a session of the pool already, acquired at {held_at}, and would wait for another \
+                 one at {asked_at}"
+            ),
+            Error::TenantName { bytes, cap } => {
+                write!(f, "a tenant's name of {bytes} bytes is over the cap of {cap} bytes")
+            }
             Error::Hook { session, source } => {
                 write!(f, "the creation hook refused session {session}: {source}")
             }

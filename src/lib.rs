@@ -132,19 +132,20 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation, HistogramBucket,
-    HistogramSnapshot, Job, JobId, Listener, Miss, MissCount, MissReason, PlaceName, PoolConfig, PoolCounts,
-    PoolEvent, PoolInfo, PoolMetrics, PooledSession, RefusalCount, RefusalReason, Removal, RemovalCount,
-    Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause, StartWay, WaitReason,
-    WaiterRow, WarmImportStats, as_completed,
+    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation,
+    HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId, Listener, Miss, MissCount, MissReason,
+    NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota,
+    QuotaRow, RefusalCount, RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow,
+    SharedHandle, SharedPool, StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
     Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
     OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
-    SessionId, SessionInfo, SessionState, Stream, TimeLimit, Usage, WarmImport, WarmReport, WorkDir,
+    SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
+    WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};

@@ -78,6 +78,16 @@ pub enum Kind {
     Inspected = 22,
     /// Worker: what the request has used so far.
     Usage = 23,
+    /// Host: run no requests any more, make sessions of copies of yourself.
+    Freeze = 24,
+    /// Worker: I am a template now, or why I cannot be one.
+    Frozen = 25,
+    /// Host, on the control channel: make a session; here are its control channel and its outputs.
+    Fork = 26,
+    /// Worker, on the control channel: here is a descriptor of its process.
+    Forked = 27,
+    /// Host, on the control channel: nobody needs the number of that process any more.
+    Reap = 28,
 }
 
 /// Flags of frames, by kind.
@@ -156,7 +166,7 @@ impl Kind {
     }
 
     /// Every kind, in the order of their numbers.
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 28] = [
         Kind::Go,
         Kind::Ready,
         Kind::Warm,
@@ -180,6 +190,11 @@ impl Kind {
         Kind::Inspect,
         Kind::Inspected,
         Kind::Usage,
+        Kind::Freeze,
+        Kind::Frozen,
+        Kind::Fork,
+        Kind::Forked,
+        Kind::Reap,
     ];
 
     /// Whether a worker may send it any number of times before its answer.

@@ -1,5 +1,6 @@
 //! Options of a pool.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -8,12 +9,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SessionPool;
+use super::acquire::NestedAcquire;
 use super::events::{Listener, PoolEvent};
+use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
+use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir, check_template};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -26,6 +29,7 @@ use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir};
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct PoolConfig {
     /// What each session is made of.
     pub session: SessionConfig,
@@ -72,8 +76,22 @@ pub struct PoolConfig {
     /// Callers that may wait for a session at the same time; the next one gets
     /// [`Error::TooManyWaiters`]. Default: no limit.
     pub max_waiters: Option<usize>,
+    /// What each named tenant may have, see [`SessionPool::acquire_as`]; those who acquire without a
+    /// name have no quota. Default: no limits.
+    pub quota: Quota,
+    /// Tenants that may have something else. Set by [`tenant_quota`](PoolConfig::tenant_quota).
+    /// Default: none.
+    pub tenant_quotas: BTreeMap<Arc<str>, Quota>,
+    /// What happens when a thread that holds a session of this pool would wait for another one.
+    /// Default: [`NestedAcquire::Warn`].
+    pub nested_acquire: NestedAcquire,
     /// Time that an idle session has to leave by itself when it is retired. Default: 250 ms.
     pub retire_grace: Duration,
+    /// Whether sessions are made by a [`Template`](crate::Template): a Python worker that does the warm-up
+    /// once and then forks, which takes about a millisecond and shares memory. Its process is none of
+    /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
+    /// false.
+    pub template: bool,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -150,6 +168,7 @@ pub enum Reuse {
 /// The options in effect, for [`PoolInfo`](crate::PoolInfo).
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct ConfigSummary {
     /// The program of the runtime.
     pub program: String,
@@ -175,6 +194,12 @@ pub struct ConfigSummary {
     pub max_concurrent_starts: usize,
     /// See [`PoolConfig::max_waiters`].
     pub max_waiters: Option<usize>,
+    /// See [`PoolConfig::quota`]; those of tenants stand in [`PoolInfo::quotas`](crate::PoolInfo::quotas).
+    pub quota: Quota,
+    /// See [`PoolConfig::nested_acquire`].
+    pub nested_acquire: NestedAcquire,
+    /// See [`PoolConfig::template`].
+    pub template: bool,
     /// Whether there is warm-up code.
     pub warmup_code: bool,
     /// See [`SessionConfig::warm_imports`].
@@ -205,7 +230,11 @@ impl PoolConfig {
             restart_if_dead: true,
             max_concurrent_starts: std::thread::available_parallelism().map_or(2, NonZeroUsize::get).max(2),
             max_waiters: None,
+            quota: Quota::new(),
+            tenant_quotas: BTreeMap::new(),
+            nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
+            template: false,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),
@@ -328,9 +357,33 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`quota`](PoolConfig::quota).
+    pub fn quota(mut self, quota: Quota) -> PoolConfig {
+        self.quota = quota;
+        self
+    }
+
+    /// Sets the quota of one tenant, instead of [`quota`](PoolConfig::quota).
+    pub fn tenant_quota(mut self, tenant: impl Into<Arc<str>>, quota: Quota) -> PoolConfig {
+        self.tenant_quotas.insert(tenant.into(), quota);
+        self
+    }
+
+    /// Sets [`nested_acquire`](PoolConfig::nested_acquire).
+    pub fn nested_acquire(mut self, nested: NestedAcquire) -> PoolConfig {
+        self.nested_acquire = nested;
+        self
+    }
+
     /// Sets [`retire_grace`](PoolConfig::retire_grace).
     pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
         self.retire_grace = grace;
+        self
+    }
+
+    /// Sets [`template`](PoolConfig::template).
+    pub fn template(mut self, template: bool) -> PoolConfig {
+        self.template = template;
         self
     }
 
@@ -488,6 +541,9 @@ impl PoolConfig {
     /// [`Error::InvalidConfig`] names the first option that makes no sense and says what to do.
     pub fn validate(&self) -> Result<()> {
         self.session.validate()?;
+        if self.template {
+            check_template(&self.session)?;
+        }
         if self.max_sessions == 0 {
             return Err(Error::config(
                 "max_sessions",
@@ -512,6 +568,11 @@ impl PoolConfig {
                 "max_waiters",
                 "it is zero; use try_acquire to never wait, or None for no limit",
             ));
+        }
+        self.quota.validate("quota")?;
+        for (tenant, quota) in &self.tenant_quotas {
+            quota.validate("tenant_quota")?;
+            check_name(tenant).map_err(|error| Error::config("tenant_quota", error.to_string()))?;
         }
         if self.max_concurrent_retirements == 0 {
             return Err(Error::config(
@@ -566,6 +627,9 @@ impl PoolConfig {
             restart_if_dead: self.restart_if_dead,
             max_concurrent_starts: self.max_concurrent_starts,
             max_waiters: self.max_waiters,
+            quota: self.quota,
+            nested_acquire: self.nested_acquire,
+            template: self.template,
             warmup_code: self.session.warmup_code.is_some(),
             warm_imports: self.session.warm_imports.clone(),
         }
@@ -591,9 +655,12 @@ mod tests {
         assert_eq!(config.recycle_after_executions, Some(100));
         assert_eq!(config.session.warmup_code, None);
         assert_eq!((config.max_lifetime, config.max_waiters), (None, None));
+        assert_eq!((config.quota, config.tenant_quotas.len()), (Quota::new(), 0));
+        assert_eq!(config.nested_acquire, NestedAcquire::Warn);
         assert_eq!((config.reuse, config.reset_timeout), (Reuse::Reset, Duration::from_secs(2)));
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
+        assert!(!config.template);
         assert!(config.validate().is_ok());
     }
 
@@ -612,12 +679,15 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
-        let cases: [(PoolConfig, &str); 7] = [
+        let cases: [(PoolConfig, &str); 10] = [
             (config().max_sessions(0), "max_sessions"),
             (config().min_idle(11), "min_idle"),
             (config().max_concurrent_starts(0), "max_concurrent_starts"),
             (config().max_waiters(0), "max_waiters"),
             (config().session_timeout(Duration::ZERO), "session_timeout"),
+            (config().quota(Quota::new().max_leases(0)), "quota"),
+            (config().tenant_quota("alice", Quota::new().weight(0)), "tenant_quota"),
+            (config().tenant_quota("x".repeat(257), Quota::new()), "tenant_quota"),
             (config().max_lifetime(Duration::ZERO), "max_lifetime"),
             (config().start_timeout(Duration::ZERO), "start_timeout"),
         ];

@@ -12,16 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::config::{PoolConfig, Reuse, ValidateHook};
+use super::config::{PoolConfig, Reuse};
 use super::events::{Outlet, PoolEvent, TARGET};
 use super::gate::{Gate, Inner, Waiter};
-use super::guard::PooledSession;
 use super::job::Jobs;
 use super::monitor::Monitor;
 use super::spawner;
-use super::state::{Bounds, Decision, Departure, Effects, Lease, Refusal, Removal, Resource, SlotId};
-use super::state::{State, Take, Ticket};
+use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
+use super::template::Source;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
@@ -29,8 +28,6 @@ use crate::error::{Error, Result};
 use crate::session::{Cause, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Sessions that one acquire has looked at by the user's check before it gives up.
-const MOST_REFUSALS: u32 = 3;
 /// Post-mortems that a pool remembers.
 const POST_MORTEMS: usize = 16;
 
@@ -41,6 +38,7 @@ pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
 pub(super) struct Core {
     pub(super) config: PoolConfig,
     pub(super) session_config: Arc<SessionConfig>,
+    pub(super) source: Source,
     pub(super) gate: Gate<Box<Session>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
@@ -66,14 +64,6 @@ pub(super) struct Core {
 pub(crate) struct Handle {
     pub(crate) id: SessionId,
     pub(crate) process: Arc<Process>,
-}
-
-/// How long an acquire may wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Patience {
-    Forever,
-    /// Zero tries once.
-    For(Duration),
 }
 
 impl Resource for Box<Session> {
@@ -125,12 +115,14 @@ impl Core {
             max_session_memory: config.max_session_memory,
             idle_memory_budget: config.idle_memory_budget,
         };
+        let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
         let clock = config.the_clock();
         let hands_over = config.on_create.is_none() && config.validate.is_none();
-        let state = State::new(bounds, clock.seed());
+        let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
-            jobs: Jobs::new(config.max_sessions, clock.clone()),
+            source: Source::new(&config)?,
+            jobs: Jobs::new(clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
             tallies: Arc::default(),
             config,
@@ -264,119 +256,6 @@ impl Core {
         Ok(())
     }
 
-    /// A session for somebody that passes the user's check, if there is one.
-    #[inline]
-    pub(super) fn acquire(
-        self: &Arc<Core>,
-        patience: Patience,
-        token: Option<&CancelToken>,
-    ) -> Result<PooledSession> {
-        match &self.config.validate {
-            None => self.acquire_any(patience, token),
-            Some(fit) => self.acquire_fit(patience, token, &*fit.0),
-        }
-    }
-
-    #[cold]
-    fn acquire_fit(
-        self: &Arc<Core>,
-        mut patience: Patience,
-        token: Option<&CancelToken>,
-        fit: &ValidateHook,
-    ) -> Result<PooledSession> {
-        let began = self.clock().now();
-        let given = patience;
-        for _ in 0..MOST_REFUSALS {
-            let mut session = self.acquire_any(patience, token)?;
-            if session.passes(fit) {
-                return Ok(session);
-            }
-            session.refuse();
-            // One limit for all of it.
-            if let Patience::For(limit) = given {
-                patience = Patience::For(limit.saturating_sub(self.clock().now().saturating_since(began)));
-            }
-        }
-        Err(Error::Unfit { refused: MOST_REFUSALS })
-    }
-
-    /// A session for somebody: from idle at once, or after a wait in the queue.
-    #[inline]
-    fn acquire_any(
-        self: &Arc<Core>,
-        patience: Patience,
-        token: Option<&CancelToken>,
-    ) -> Result<PooledSession> {
-        if token.is_some_and(CancelToken::is_cancelled) {
-            return Err(Error::Cancelled);
-        }
-        let now = self.clock().coarse();
-        let mut lease = match self.with(|state, fx| state.take(now, fx)) {
-            Take::Hit(lease) => lease,
-            Take::Empty => self.wait(patience, token)?,
-            Take::Closed => return Err(Error::Closed),
-        };
-        if let Some(token) = token {
-            lease.session.bind(Some(token.clone()));
-        }
-        Ok(PooledSession::new(Arc::clone(self), lease, token.is_some()))
-    }
-
-    #[cold]
-    fn wait(
-        self: &Arc<Core>,
-        patience: Patience,
-        token: Option<&CancelToken>,
-    ) -> Result<Lease<Box<Session>>> {
-        let began = self.clock().now();
-        let deadline = match patience {
-            Patience::For(Duration::ZERO) => {
-                let refusal = self.with(|state, _| state.give_up_at_once(began));
-                return Err(self.refused(refusal, began, true));
-            }
-            Patience::For(timeout) => Some(began + timeout),
-            Patience::Forever => None,
-        };
-        let waiter = Waiter::new();
-        let queued = Arc::clone(&waiter);
-        let until = deadline.unwrap_or(Moment::FAR_FUTURE);
-        let ticket = self
-            .with(|state, fx| state.enqueue(until, queued, began, fx))
-            .map_err(|refusal| self.refused(refusal, began, false))?;
-        // After the ticket exists: a token that has fired already cancels it here.
-        let registration =
-            token.map(|token| token.register(Arc::new(CancelledWaiter { core: Arc::clone(self), ticket })));
-        let decision = self.gate.await_decision(&waiter, ticket, began, deadline);
-        drop(registration);
-        match decision {
-            Decision::Granted(lease) => Ok(lease),
-            Decision::Refused(refusal) => Err(self.refused(refusal, began, false)),
-        }
-    }
-
-    fn refused(&self, refusal: Refusal, began: Moment, tried_once: bool) -> Error {
-        if let Some(reason) = refusal.reason() {
-            self.emit(PoolEvent::Refused { reason });
-        }
-        match refusal {
-            Refusal::TimedOut { ahead } => {
-                let now = self.clock().now();
-                let trouble = self.lock().state.start_trouble(now);
-                let waited = now.saturating_since(began);
-                if !tried_once {
-                    self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
-                }
-                Error::AcquireTimeout { waited, ahead, last_start_error: trouble.map(|(cause, _)| cause) }
-            }
-            Refusal::Cancelled => Error::Cancelled,
-            Refusal::Closed => Error::Closed,
-            Refusal::StartFailing { cause, retry_in } => Error::StartFailing { cause, retry_in },
-            Refusal::TooManyWaiters => {
-                Error::TooManyWaiters { limit: self.config.max_waiters.unwrap_or(usize::MAX) }
-            }
-        }
-    }
-
     /// A lease ends. `restart_if_dead`: whether an unusable session is replaced.
     pub(super) fn give_back(self: &Arc<Core>, slot: SlotId, session: Box<Session>, restart_if_dead: bool) {
         let unusable = if !session.process().is_alive() {
@@ -496,17 +375,5 @@ impl Wake for Core {
     fn wake(&self) {
         self.gate.clock_moved();
         self.jobs.clock_moved();
-    }
-}
-
-/// Ends the wait of a ticket when its token fires.
-struct CancelledWaiter {
-    core: Arc<Core>,
-    ticket: Ticket,
-}
-
-impl Wake for CancelledWaiter {
-    fn wake(&self) {
-        self.core.with(|state, fx| state.cancel(self.ticket, fx));
     }
 }

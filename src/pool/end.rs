@@ -70,8 +70,11 @@ impl Core {
         let busy = self.lock().state.busy_handles();
         for handle in busy {
             handle.process.ends_within(KILL_PATIENCE);
+            // A child of a template can tell how it ended only as long as that lives.
+            handle.process.exit();
         }
         self.join();
+        self.source.terminate();
     }
 
     fn join(&self) {

@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::metrics::{counted, seconds};
 use crate::clock::Moment;
 
+/// Waiters that are explained: the lock is held for them.
+pub(super) const MOST_ROWS: usize = 1_000;
 /// Callers that found nothing idle, as many of the last ones as a pool remembers.
 const REMEMBERED: usize = 32;
 
@@ -97,19 +99,24 @@ pub enum WaitReason {
     AtMaxSessions,
 }
 
-/// One caller in the queue.
+/// One caller or job in the queue.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct WaiterRow {
     /// How long it has waited, in seconds.
     #[serde(serialize_with = "seconds")]
     pub waited: Duration,
-    /// How many are served before it, as things stand.
+    /// How many are served before it, as things stand: if nothing is given back that makes room in a
+    /// quota, and nobody comes.
     pub ahead: usize,
     /// On whose behalf it asked, if it said so.
     pub tenant: Option<String>,
     /// What it called its acquire, if it did.
     pub label: Option<String>,
+    /// The priority it asked with, which counts within its tenant.
+    pub priority: i32,
+    /// Whether it is a job, so that no thread waits.
+    pub job: bool,
     /// What it waits for.
     pub reason: WaitReason,
 }
@@ -164,7 +171,7 @@ pub struct MissCount {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The queue, the next to be served first.
+    /// The queue, the next to be served first (at most 1,000).
     pub waiters: Vec<WaiterRow>,
     /// How often each reason held, the most frequent first; reasons that never held are left out.
     pub misses: Vec<MissCount>,
@@ -236,6 +243,8 @@ mod tests {
             ahead: 2,
             tenant: Some("alice".to_owned()),
             label: None,
+            priority: 0,
+            job: false,
             reason: WaitReason::AtMaxSessions,
         };
         let explanation = Explanation::new(vec![waiter], &[0; MissReason::ALL.len()], Vec::new());

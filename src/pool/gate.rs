@@ -5,6 +5,7 @@
 //! ([`Gate::with`]), and in the wait loops of this file and of the background threads. What an
 //! event asks for comes out as [`Effects`]; the gate wakes whom it should, the pool does the rest.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::state::{Decision, Effects, Resource, State, Ticket};
@@ -38,15 +39,32 @@ pub(super) struct Inner<S: Resource> {
     pub(super) parked_spawners: usize,
 }
 
-/// A thread that waits for its turn. The condvar belongs to the gate's mutex.
-#[derive(Debug)]
+/// Who waits for its turn: a thread that sleeps until it is decided (the condvar belongs to the gate's
+/// mutex), or a job.
 pub(super) struct Waiter {
     decided: Condvar,
+    job: Option<Arc<dyn Decided>>,
+}
+
+/// Something that is told of its turn instead of being woken.
+pub(super) trait Decided: Send + Sync {
+    /// Its fate is decided, and to be [collected](State::collect). Called once, without any lock held.
+    fn decided(self: Arc<Self>);
 }
 
 impl Waiter {
     pub(super) fn new() -> Arc<Waiter> {
-        Arc::new(Waiter { decided: Condvar::new() })
+        Arc::new(Waiter { decided: Condvar::new(), job: None })
+    }
+
+    pub(super) fn of_job(job: Arc<dyn Decided>) -> Arc<Waiter> {
+        Arc::new(Waiter { decided: Condvar::new(), job: Some(job) })
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.job.is_some() { "a job" } else { "a thread" })
     }
 }
 
@@ -87,7 +105,13 @@ impl<S: Resource> Gate<S> {
             self.changed.notify_all();
         }
         for waiter in fx.wake.drain(..) {
-            waiter.decided.notify_one();
+            match &waiter.job {
+                None => waiter.decided.notify_one(),
+                Some(job) => {
+                    Arc::clone(job).decided();
+                    true
+                }
+            };
         }
         if fx.health {
             self.health.notify_one();

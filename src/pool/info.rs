@@ -4,7 +4,8 @@ use super::core::{Core, Handle};
 use super::events::RefusalReason;
 use super::explain::{MissCount, MissReason};
 use super::metrics::{
-    BreakerInfo, PlaceName, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow, counted,
+    BreakerInfo, HolderRow, PlaceName, PoolInfo, PoolMetrics, QuotaRow, RefusalCount, RemovalCount,
+    SessionRow, counted,
 };
 use super::state::{Removal, Row};
 use crate::clock;
@@ -12,9 +13,9 @@ use crate::clock;
 /// Takes a snapshot: what the lock protects in one go, everything else without it.
 pub(super) fn of(core: &Core) -> PoolInfo {
     let now = core.clock().now();
-    let (open, counts, counters, misses, rows, breaker, last_error, (paused, sizes, idle_memory)) = {
+    let (open, counts, counters, misses, rows, breaker, last_error, (paused, sizes, idle_memory, tenants)) = {
         let state = &core.lock().state;
-        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held().0);
+        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held().0, state.tenant_rows());
         let last_error = state.last_start_error().cloned();
         let (counters, misses) = (state.counters().clone(), state.misses().counts);
         (
@@ -36,6 +37,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         age: row.age,
         leases: row.leases,
         executions: row.executions,
+        holder: row.holder.as_ref().map(HolderRow::new),
         memory: row.handle.process.memory().map(|memory| memory.resident),
     };
     let sessions: Vec<SessionRow> = rows.into_iter().map(row).collect();
@@ -52,6 +54,8 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         counts,
         metrics: PoolMetrics::new(&counters, counts),
         breaker: BreakerInfo { state, failures, retry_in, last_error },
+        quotas: tenants.iter().map(QuotaRow::new).collect(),
+        template: core.source.info(),
         removals: counted(&Removal::ALL, &counters.removed_because, |reason, count| RemovalCount {
             reason,
             count,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::core::{Core, Handle};
 use super::events::PoolEvent;
+use super::metrics::HolderRow;
 use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
 use crate::clock::Moment;
@@ -35,7 +36,8 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
     }
     for leak in pass.leaks {
         let (session, pid, held) = (leak.handle.id, leak.handle.process.id(), leak.held);
-        core.emit(PoolEvent::LeakSuspected { session, pid, held, holder: String::new() });
+        let holder = leak.claim.as_ref().map_or(String::new(), |claim| HolderRow::new(claim).to_string());
+        core.emit(PoolEvent::LeakSuspected { session, pid, held, holder });
         if core.config.reclaim_leaks {
             core.reclaim(leak.slot);
         }

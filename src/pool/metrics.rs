@@ -1,5 +1,6 @@
 //! The pool's numbers, each defined once, here.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -9,9 +10,11 @@ use super::config::ConfigSummary;
 use super::events::RefusalReason;
 use super::explain::MissCount;
 use super::histogram::{HistogramSnapshot, Tally};
-use super::state::{Refusal, Removal};
+use super::quota::Quota;
+use super::state::{Claim, Refusal, Removal, TenantRow};
 use super::tallies::{ExecutionCounts, WarmImportStats};
-use crate::session::{PostMortem, SessionId};
+use super::threads;
+use crate::session::{PostMortem, SessionId, TemplateInfo};
 
 /// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,7 @@ pub(crate) struct Counters {
     pub(crate) acquisition_timeouts: u64,
     pub(crate) acquisitions_cancelled: u64,
     pub(crate) refused_because: [u64; RefusalReason::ALL.len()],
+    pub(crate) nested_acquires: u64,
     pub(crate) total_acquisition_time: Duration,
     /// Times in the queue of successful calls.
     pub(crate) acquire_waits: Tally,
@@ -73,6 +77,8 @@ pub struct PoolCounts {
     pub total: usize,
     /// Callers that wait for a session.
     pub waiters: usize,
+    /// Jobs that wait for a session.
+    pub jobs: usize,
 }
 
 /// A snapshot of the pool's counters and gauges, taken at one moment under the pool's lock.
@@ -89,9 +95,12 @@ pub struct PoolMetrics {
     pub acquisition_timeouts: u64,
     /// Calls that ended because their token was cancelled.
     pub acquisitions_cancelled: u64,
-    /// Calls that were refused: too many waiters, starts failing, a quota used up, or the pool closed
-    /// under them. [`PoolInfo::refusals`] tells them apart.
+    /// Calls that were refused: too many waiters, starts failing, a quota used up, a nested acquire,
+    /// or the pool closed under them. [`PoolInfo::refusals`] tells them apart.
     pub acquisitions_refused: u64,
+    /// Calls that were about to wait while their thread held a session of this pool already: see
+    /// [`NestedAcquire`](crate::NestedAcquire).
+    pub nested_acquires: u64,
     /// Time that successful calls spent in the queue, in seconds. A call that is served from idle
     /// without queueing adds nothing: it reads no clock.
     #[serde(serialize_with = "seconds")]
@@ -175,6 +184,10 @@ pub struct PoolInfo {
     pub metrics: PoolMetrics,
     /// The circuit breaker of session starts.
     pub breaker: BreakerInfo,
+    /// One row for each tenant that has or waits for a session, or has a quota of its own, by name.
+    pub quotas: Vec<QuotaRow>,
+    /// Where its sessions come from, with [`PoolConfig::template`](crate::PoolConfig::template).
+    pub template: Option<TemplateInfo>,
     /// Why sessions left, and how many for which reason; reasons that never held are left out.
     pub removals: Vec<RemovalCount>,
     /// Why callers were refused; reasons that never held are left out.
@@ -243,8 +256,50 @@ pub struct SessionRow {
     pub leases: u64,
     /// Executions begun, as of its last release.
     pub executions: u64,
+    /// Who has it, while it is busy.
+    pub holder: Option<HolderRow>,
     /// Its resident memory, in bytes; `None` once its process is gone, or if that is elsewhere.
     pub memory: Option<u64>,
+}
+
+/// Who has a session.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct HolderRow {
+    /// See [`Acquire::tenant`](crate::Acquire::tenant).
+    pub tenant: Option<String>,
+    /// See [`Acquire::label`](crate::Acquire::label).
+    pub label: Option<String>,
+    /// See [`Acquire::priority`](crate::Acquire::priority).
+    pub priority: i32,
+    /// Where in the program it was acquired, or its job submitted: file, line and column.
+    pub at: String,
+    /// The number of the thread that acquired it; none for a job.
+    pub thread: Option<u64>,
+    /// The name of that thread, if it has one and still runs.
+    pub thread_name: Option<String>,
+}
+
+/// What a tenant has of a pool and what it may have.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct QuotaRow {
+    /// Its name.
+    pub tenant: String,
+    /// What it may have.
+    #[serde(flatten)]
+    pub quota: Quota,
+    /// Sessions that it has in use.
+    pub leases: usize,
+    /// Callers and jobs of it that wait for a session.
+    pub queued: usize,
+    /// Leases that it has had. This and the next two numbers are kept as long as the row is: for a
+    /// tenant without a quota of its own, until it neither has nor waits for a session.
+    pub served: u64,
+    /// Calls and jobs that were refused or cancelled.
+    pub refused: u64,
+    /// Calls that gave up because their time had passed.
+    pub timed_out: u64,
 }
 
 /// Sessions that left for one reason.
@@ -284,6 +339,52 @@ pub enum PlaceName {
     Retiring,
 }
 
+impl HolderRow {
+    pub(super) fn new(claim: &Claim) -> HolderRow {
+        HolderRow {
+            tenant: claim.tenant().map(|name| name.as_ref().to_owned()),
+            label: claim.label().map(|label| label.as_ref().to_owned()),
+            priority: claim.priority(),
+            at: claim.place.to_string(),
+            thread: (!claim.is_job()).then_some(claim.thread),
+            thread_name: threads::name(claim.thread),
+        }
+    }
+}
+
+/// In one line: `src/main.rs:10:5, thread 3 (web-1), tenant alice, label nightly`.
+impl fmt::Display for HolderRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.at)?;
+        match self.thread {
+            Some(thread) => write!(f, ", thread {thread}")?,
+            None => f.write_str(", a job")?,
+        }
+        if let Some(name) = &self.thread_name {
+            write!(f, " ({name})")?;
+        }
+        let names = [("tenant", &self.tenant), ("label", &self.label)];
+        names
+            .iter()
+            .filter_map(|(what, name)| Some((what, name.as_ref()?)))
+            .try_for_each(|(what, name)| write!(f, ", {what} {name}"))
+    }
+}
+
+impl QuotaRow {
+    pub(super) fn new(row: &TenantRow) -> QuotaRow {
+        QuotaRow {
+            tenant: row.name.as_ref().to_owned(),
+            quota: row.quota,
+            leases: row.leases,
+            queued: row.queued,
+            served: row.served,
+            refused: row.refused,
+            timed_out: row.timed_out,
+        }
+    }
+}
+
 impl PoolMetrics {
     pub(crate) fn new(counters: &Counters, counts: PoolCounts) -> PoolMetrics {
         let c = counters;
@@ -293,6 +394,7 @@ impl PoolMetrics {
             acquisition_timeouts: c.acquisition_timeouts,
             acquisitions_cancelled: c.acquisitions_cancelled,
             acquisitions_refused: c.refused_because.iter().sum(),
+            nested_acquires: c.nested_acquires,
             total_acquisition_time: c.total_acquisition_time,
             avg_acquisition_time: average(c.total_acquisition_time, c.acquisition_success),
             pool_hits: c.pool_hits,

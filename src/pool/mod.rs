@@ -4,6 +4,7 @@
 //! for; `spawner`, `monitor` and `maintenance` are its threads; `guard`, `job`, `scope` and `shared`
 //! are what users hold.
 
+mod acquire;
 mod breaker;
 mod config;
 mod core;
@@ -19,16 +20,20 @@ mod maintenance;
 mod metrics;
 mod monitor;
 mod operate;
+mod quota;
 mod scope;
 mod shared;
 mod spawner;
 mod state;
 mod tallies;
+mod template;
+mod threads;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use acquire::{Acquire, NestedAcquire};
 pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
@@ -37,14 +42,17 @@ pub use guard::PooledSession;
 pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use job::{AsCompleted, Job, JobId, as_completed};
 pub use metrics::{
-    BreakerInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, RefusalCount, RemovalCount, SessionRow,
+    BreakerInfo, HolderRow, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
+    RemovalCount, SessionRow,
 };
+pub use quota::Quota;
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 pub use state::Removal;
 pub use tallies::{ExecutionCounts, WarmImportStats};
 
-use self::core::{Core, Patience};
+use self::acquire::Patience;
+use self::core::Core;
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::session::{Request, Runtime};
@@ -135,9 +143,10 @@ impl SessionPool {
     ///
     /// # Errors
     /// [`Error::Closed`]; [`Error::StartFailing`] when no session is alive and none can be started;
-    /// [`Error::TooManyWaiters`].
+    /// [`Error::TooManyWaiters`]; [`Error::NestedAcquire`] if the pool refuses that.
+    #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
-        self.core().acquire(Patience::Forever, None)
+        self.core().acquire(Patience::Forever, None, None)
     }
 
     /// As [`acquire`](SessionPool::acquire), waiting at most `timeout`; zero tries once.
@@ -145,14 +154,16 @@ impl SessionPool {
     /// # Errors
     /// Also [`Error::AcquireTimeout`], which carries the error of the last start if sessions could
     /// not be started lately. A session whose start outlives the wait is kept for the next caller.
+    #[track_caller]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
-        self.core().acquire(Patience::For(timeout), None)
+        self.core().acquire(Patience::For(timeout), None, None)
     }
 
     /// A session if one is idle. Never waits, and has no session started.
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] if none is idle; [`Error::Closed`], [`Error::StartFailing`].
+    #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.acquire_timeout(Duration::ZERO)
     }
@@ -162,8 +173,33 @@ impl SessionPool {
     ///
     /// # Errors
     /// Also [`Error::Cancelled`].
+    #[track_caller]
     pub fn acquire_cancellable(&self, token: &CancelToken) -> Result<PooledSession> {
-        self.core().acquire(Patience::Forever, Some(token))
+        self.core().acquire(Patience::Forever, Some(token), None)
+    }
+
+    /// As [`acquire`](SessionPool::acquire), in the name of a tenant, to whom the pool's quotas apply:
+    /// see [`Quota`].
+    ///
+    /// # Errors
+    /// Also [`Error::QuotaExceeded`] when as many of it wait as may, and [`Error::TenantName`].
+    #[track_caller]
+    pub fn acquire_as(&self, tenant: &str) -> Result<PooledSession> {
+        self.acquire_with(Acquire::new().tenant(tenant))
+    }
+
+    /// As [`acquire`](SessionPool::acquire), with a tenant, a priority, a time limit, a token or a
+    /// label.
+    ///
+    /// # Errors
+    /// As [`acquire_timeout`](SessionPool::acquire_timeout),
+    /// [`acquire_cancellable`](SessionPool::acquire_cancellable) and
+    /// [`acquire_as`](SessionPool::acquire_as) where these things are given. With a time limit of zero
+    /// [`Error::QuotaExceeded`] also says that the tenant holds as many sessions as it may.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "options that are made for one call")]
+    pub fn acquire_with(&self, ask: Acquire) -> Result<PooledSession> {
+        self.core().acquire(ask.patience(), ask.token.as_ref(), ask.who()?)
     }
 
     /// Fills the pool up to `min_idle` idle sessions, as far as `max_sessions` allows, and waits
@@ -220,8 +256,9 @@ impl SessionPool {
 
     /// Queues work that one of the pool's threads runs on the next free session. Does not wait; if the
     /// pool is closed, the job is done with [`Error::Closed`].
+    #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        job::submit(self.core(), request.into(), None)
+        job::submit(self.core(), request.into(), None, None)
     }
 
     /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a
@@ -235,7 +272,7 @@ impl SessionPool {
         let now = self.core().clock().now();
         let inner = self.core().lock();
         let misses = inner.state.misses();
-        Explanation::new(inner.state.waiter_rows(now), &misses.counts, misses.recent(now))
+        Explanation::new(inner.state.waiter_rows(now, explain::MOST_ROWS), &misses.counts, misses.recent(now))
     }
 
     /// [`info`](SessionPool::info) by its name in the Python ancestor.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::SessionPool;
 use super::events::{PoolEvent, TARGET};
-use super::job;
 use crate::error::{Error, Result};
 
 impl SessionPool {
@@ -70,7 +69,6 @@ impl SessionPool {
             state.prime(fx);
             state.resize(min_idle, max_sessions, core.clock().now(), fx);
         });
-        job::resize(core, max_sessions);
         core.emit(PoolEvent::Resized { min_idle, max_sessions });
         Ok(())
     }

@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Core, Patience};
+use super::acquire::Patience;
+use super::core::Core;
 use super::guard::PooledSession;
 use super::job::{self, AsCompleted, Job};
+use super::quota::check_name;
+use super::state::Who;
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::session::Request;
@@ -24,11 +27,12 @@ use crate::session::Request;
 pub struct Scope {
     core: Arc<Core>,
     token: CancelToken,
+    tenant: Option<Arc<str>>,
 }
 
 impl Scope {
     pub(super) fn new(core: Arc<Core>, token: &CancelToken) -> Scope {
-        Scope { core, token: token.clone() }
+        Scope { core, token: token.clone(), tenant: None }
     }
 
     /// The token that ends this scope.
@@ -36,34 +40,55 @@ impl Scope {
         &self.token
     }
 
+    /// This scope in the name of a tenant: what it acquires and submits from now on counts for the
+    /// tenant's [`Quota`](super::Quota). A name of more than 256 bytes is refused with
+    /// [`Error::TenantName`](crate::Error::TenantName) when it is used.
+    pub fn as_tenant(mut self, name: impl Into<Arc<str>>) -> Scope {
+        self.tenant = Some(name.into());
+        self
+    }
+
     /// As [`SessionPool::acquire`](super::SessionPool::acquire); the session's executions belong to
     /// this scope until it is given back.
     ///
     /// # Errors
     /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
-        self.core.acquire(Patience::Forever, Some(&self.token))
+        self.core.acquire(Patience::Forever, Some(&self.token), self.who()?)
     }
 
     /// As [`SessionPool::acquire_timeout`](super::SessionPool::acquire_timeout), within this scope.
     ///
     /// # Errors
     /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    #[track_caller]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
-        self.core.acquire(Patience::For(timeout), Some(&self.token))
+        self.core.acquire(Patience::For(timeout), Some(&self.token), self.who()?)
     }
 
     /// As [`SessionPool::try_acquire`](super::SessionPool::try_acquire), within this scope.
     ///
     /// # Errors
     /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
+    #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.acquire_timeout(Duration::ZERO)
     }
 
     /// Queues work that one of the pool's threads runs on the next free session. Does not wait.
+    #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        job::submit(&self.core, request.into(), Some(&self.token))
+        match self.who() {
+            Ok(who) => job::submit(&self.core, request.into(), Some(&self.token), who),
+            Err(error) => job::refused(request.into(), error),
+        }
+    }
+
+    fn who(&self) -> Result<Option<Box<Who>>> {
+        let Some(tenant) = &self.tenant else { return Ok(None) };
+        check_name(tenant)?;
+        Ok(Some(Box::new(Who { tenant: Some(Arc::clone(tenant)), ..Who::default() })))
     }
 
     /// Yields jobs in the order in which they end: see [`as_completed`](super::as_completed).
@@ -74,6 +99,9 @@ impl Scope {
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("token", &self.token).finish_non_exhaustive()
+        f.debug_struct("Scope")
+            .field("token", &self.token)
+            .field("tenant", &self.tenant)
+            .finish_non_exhaustive()
     }
 }

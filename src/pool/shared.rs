@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::job::{self, Job};
-use super::{PoolConfig, PoolInfo, PoolMetrics, PooledSession, Scope, SessionPool};
+use super::{Acquire, PoolConfig, PoolInfo, PoolMetrics, PooledSession, Scope, SessionPool};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::session::Request;
@@ -134,6 +134,7 @@ impl SharedHandle {
     ///
     /// # Errors
     /// As there; [`Error::Closed`] after [`release`](SharedHandle::release).
+    #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
         self.pool()?.acquire()
     }
@@ -142,6 +143,7 @@ impl SharedHandle {
     ///
     /// # Errors
     /// As there; [`Error::Closed`] after [`release`](SharedHandle::release).
+    #[track_caller]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
         self.pool()?.acquire_timeout(timeout)
     }
@@ -150,8 +152,27 @@ impl SharedHandle {
     ///
     /// # Errors
     /// As there; [`Error::Closed`] after [`release`](SharedHandle::release).
+    #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.pool()?.try_acquire()
+    }
+
+    /// As [`SessionPool::acquire_as`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Closed`] after [`release`](SharedHandle::release).
+    #[track_caller]
+    pub fn acquire_as(&self, tenant: &str) -> Result<PooledSession> {
+        self.pool()?.acquire_as(tenant)
+    }
+
+    /// As [`SessionPool::acquire_with`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Closed`] after [`release`](SharedHandle::release).
+    #[track_caller]
+    pub fn acquire_with(&self, ask: Acquire) -> Result<PooledSession> {
+        self.pool()?.acquire_with(ask)
     }
 
     /// As [`SessionPool::scope`]. The scope does not count as a user; it works as long as the pool
@@ -162,6 +183,7 @@ impl SharedHandle {
 
     /// As [`SessionPool::submit`]; the job is done with [`Error::Closed`] after
     /// [`release`](SharedHandle::release).
+    #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
         match self.pool() {
             Ok(pool) => pool.submit(request),

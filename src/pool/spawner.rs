@@ -15,7 +15,7 @@ use super::state::SlotId;
 use crate::background::shielded;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::session::{Session, Witness};
+use crate::session::Witness;
 
 /// The name of the threads.
 const NAME: &str = "remuda-spawn";
@@ -93,7 +93,7 @@ impl Reservation<'_> {
             core.emit(PoolEvent::BreakerHalfOpen);
         }
         let started = shielded("starting a session", || {
-            let mut session = Box::new(Session::start_unless(&core.session_config, &core.stop)?);
+            let mut session = Box::new(core.source.start(&core.session_config, &core.stop)?);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
                 hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
@@ -129,7 +129,8 @@ impl Reservation<'_> {
     fn tell_of(&self, handle: &Handle, time: Duration) {
         let waited_for = self.core.lock().state.counts().waiters > 0;
         let cause = if waited_for { StartCause::Demand } else { StartCause::Warmup };
-        let (session, pid, way) = (handle.id, handle.process.id(), StartWay::Cold);
+        let way = if handle.process.is_forked() { StartWay::Template } else { StartWay::Cold };
+        let (session, pid) = (handle.id, handle.process.id());
         self.core.emit(PoolEvent::Created { session, pid, time, way, cause });
     }
 

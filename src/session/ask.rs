@@ -144,7 +144,13 @@ impl Session {
             .map_err(|error| self.break_off(format!("an inspection that cannot be read: {error}")))
     }
 
-    fn question(&mut self, kind: Kind, first: &[u8], answer: Kind, limit: Duration) -> Result<Vec<u8>> {
+    pub(super) fn question(
+        &mut self,
+        kind: Kind,
+        first: &[u8],
+        answer: Kind,
+        limit: Duration,
+    ) -> Result<Vec<u8>> {
         self.settle()?;
         self.ensure_usable(Moment::now())?;
         let (id, cap) = (self.next_request(), self.config.frame_cap);

@@ -28,15 +28,17 @@ pub enum Feature {
     Interrupt = 128,
     /// Takes SIGINT for a hint to look for a cancel.
     Sigint = 256,
+    /// Becomes a [`Template`](crate::Template) that makes sessions by copying itself.
+    Fork = 512,
     /// Takes a request right behind a reset, and runs it only if that undid everything.
-    OnlyIfClean = 512,
+    OnlyIfClean = 1024,
 }
 
 /// A set of features.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
-const NAMES: [(&str, Feature); 10] = [
+const NAMES: [(&str, Feature); 11] = [
     ("execute", Feature::Execute),
     ("call", Feature::Call),
     ("warm", Feature::Warm),
@@ -46,6 +48,7 @@ const NAMES: [(&str, Feature); 10] = [
     ("attachments", Feature::Attachments),
     ("interrupt", Feature::Interrupt),
     ("sigint", Feature::Sigint),
+    ("fork", Feature::Fork),
     ("only_if_clean", Feature::OnlyIfClean),
 ];
 

@@ -18,6 +18,7 @@
 //! what comes meanwhile ([`output`], [`events`]), [`answer`] decodes what came back, [`ask`] is for
 //! requests without user code. [`interrupt`] stops it, [`accounting`] says what it used. [`reaper`]
 //! and [`watchdog`] see to the end, held together by [`keeper`]; [`lending`] is what a pool needs.
+//! [`template`] makes sessions by fork, with the process behind it in [`forker`].
 
 mod accounting;
 mod answer;
@@ -32,6 +33,7 @@ mod exchange;
 mod execution;
 mod features;
 mod files;
+mod forker;
 mod handover;
 mod info;
 mod interrupt;
@@ -50,6 +52,7 @@ mod scratch;
 #[cfg(feature = "testing")]
 pub(crate) mod stand_in;
 mod start;
+mod template;
 mod transport;
 mod warm;
 mod watchdog;
@@ -77,15 +80,18 @@ pub(crate) use process::ChildEnds;
 pub use request::{Call, OutputCallback, Request, Stream};
 pub use running::Running;
 pub use runtime::{Channels, Launch, Runtime};
+pub use template::{Template, TemplateInfo};
 pub use warm::{WarmImport, WarmReport};
 
 pub(crate) use keeper::Keeper;
 pub(crate) use process::Process;
+pub(crate) use template::check as check_template;
 
 use features::Features;
 use interrupt::Asks;
 use reaper::Ward;
 use scratch::Scratch;
+use start::Origin;
 use transport::Transport;
 
 use crate::cancel::CancelToken;
@@ -155,6 +161,8 @@ pub struct Session {
     /// forgotten, or kept over a panic: its code may run yet, its request may be half sent.
     executing: bool,
     post_mortem: Option<Box<PostMortem>>,
+    /// What makes its processes, if it came from a template.
+    template: Option<Arc<template::Shared>>,
     /// Hears how each execution ended.
     witness: Option<Arc<dyn Witness>>,
 }
@@ -381,7 +389,10 @@ impl Session {
 
     fn restart_bound(&mut self, stop: Option<CancelToken>) -> Result<()> {
         let asks = Arc::clone(&self.asks);
-        let fresh = start::start_as(self.id, Arc::clone(&self.config), stop, asks)?;
+        let fresh = match &self.template {
+            Some(template) => template.session(self.id, stop, asks)?,
+            None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, &Origin::Program)?,
+        };
         let old = std::mem::replace(self, fresh);
         Box::new(old).retire(Duration::ZERO, |_| ());
         Ok(())

@@ -1,6 +1,7 @@
 //! What the kernel tells of a process, by its number: memory, CPU time, descendants.
 
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -46,6 +47,33 @@ pub(crate) fn cpu_times(pid: u32) -> Option<(Duration, Duration)> {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     let time = |ticks: u64| Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second);
     Some((time(ticks()?), time(ticks()?)))
+}
+
+/// The number of the process behind a pidfd of ours; `None` once it is reaped, and of a process that
+/// cannot be seen from here.
+pub(crate) fn number_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid != 0)
+}
+
+/// Parent and process group.
+pub(crate) fn kinship(pid: u32) -> Option<(u32, u32)> {
+    let stat = read(pid, "stat")?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1).map(str::parse::<u32>);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+}
+
+/// How a process ended that nobody has reaped, as `wait` would tell it. `None` while it lives, and where
+/// the kernel does not let this user know.
+pub(crate) fn wait_status(pid: u32) -> Option<i32> {
+    let stat = read(pid, "stat")?;
+    let fields = stat.rsplit_once(')')?.1;
+    let status: i32 = fields.split_ascii_whitespace().next_back()?.parse().ok()?;
+    if !fields.trim_start().starts_with('Z') {
+        return None;
+    }
+    // To those who may not know, the kernel says zero.
+    (status != 0 || fs::read(format!("/proc/{pid}/io")).is_ok()).then_some(status)
 }
 
 /// Starts a new measurement of the peak; `None` where this user may not.

@@ -1,9 +1,12 @@
 //! One worker process: how it is started, watched, signalled and accounted for.
 
+use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use rustix::process::{
 
 use super::SessionId;
 use super::config::SessionConfig;
+use super::exchange::END_PATIENCE;
 use super::execution::{Cause, Exit};
 use super::proc::{self, Memory};
 use super::runtime::{self, Launch};
@@ -34,11 +38,17 @@ const KEPT_VARIABLES: [&str; 10] =
 /// It leads a process group of its own. Its number stays taken until the reaper has reaped it, and
 /// signals are sent under the lock that reaping takes: none can reach a stranger. (A host that
 /// reaps every child of its own takes that away; then a look at the number comes before a signal.)
+///
+/// A child of a template cannot be waited for here: the template keeps it unreaped until it is told to
+/// let it go, and `/proc` says how it ended. When the template ends, `init` reaps its children; whether
+/// a number is still its own is then what the pidfd says.
 #[derive(Debug)]
 pub(crate) struct Process {
     session: SessionId,
     pid: Pid,
     pidfd: OwnedFd,
+    /// Whose child it is, if it is not ours, and the number by which that knows it.
+    parent: Option<(Arc<dyn Parent>, u64)>,
     /// Cleared by whoever notices the death or decides it; never set again.
     alive: AtomicBool,
     end: Mutex<End>,
@@ -46,6 +56,12 @@ pub(crate) struct Process {
     /// The process that is accounted for: a wrapper may have the worker for a child. 0: it cannot be
     /// seen from here.
     measured: AtomicU32,
+}
+
+/// A process whose children are sessions of this program.
+pub(crate) trait Parent: fmt::Debug + Send + Sync {
+    /// Has it wait for a child, so that the child's number becomes free. Never blocks.
+    fn reap(&self, child: u64);
 }
 
 #[derive(Debug, Default)]
@@ -108,15 +124,7 @@ impl Process {
                 return Err(Error::io("opening a pidfd", error));
             }
         };
-        let process = Process {
-            session,
-            pid,
-            pidfd,
-            alive: AtomicBool::new(true),
-            end: Mutex::default(),
-            peak: AtomicU64::new(0),
-            measured: AtomicU32::new(child.id()),
-        };
+        let process = Process::of(session, pid, pidfd, None);
         if let Err(error) = config.limits.set(process.pid) {
             process.kill_group(Cause::Retired);
             let _ = child.wait();
@@ -133,6 +141,54 @@ impl Process {
         }
         // From here on the reaper waits for it, through the pidfd.
         Ok(process)
+    }
+
+    /// Takes over a child that a template has made; its limits are set as those of any other. Whatever
+    /// fails leaves it to the end of its channels.
+    pub(crate) fn forked(
+        session: SessionId,
+        pidfd: OwnedFd,
+        (template, number): (Arc<dyn Parent>, u64),
+        template_pid: Option<u32>,
+        config: &SessionConfig,
+    ) -> Result<Process> {
+        let strange = |what: &str| {
+            Error::io(
+                "starting a session from its template",
+                io::Error::new(io::ErrorKind::InvalidData, what),
+            )
+        };
+        let id = proc::number_of(pidfd.as_fd()).ok_or_else(|| strange("the new process has ended"))?;
+        // What is killed later is a child of the template, in a group of its own, and nothing else.
+        let kin = proc::kinship(id).filter(|(parent, group)| Some(*parent) == template_pid && *group == id);
+        let pid = runtime::pid(id).filter(|_| kin.is_some());
+        let pid = pid.ok_or_else(|| strange("what it sent is no child of its own"))?;
+        let process = Process::of(session, pid, pidfd, Some((template, number)));
+        if let Err(error) = config.limits.set(process.pid) {
+            process.kill_group(Cause::Retired);
+            process.ends_within(END_PATIENCE);
+            process.reap();
+            return Err(error);
+        }
+        Ok(process)
+    }
+
+    fn of(session: SessionId, pid: Pid, pidfd: OwnedFd, parent: Option<(Arc<dyn Parent>, u64)>) -> Process {
+        Process {
+            session,
+            pid,
+            pidfd,
+            parent,
+            alive: AtomicBool::new(true),
+            end: Mutex::default(),
+            peak: AtomicU64::new(0),
+            measured: AtomicU32::new(pid.as_raw_nonzero().get().unsigned_abs()),
+        }
+    }
+
+    /// Whether it is the worker itself, rather than what may be a wrapper of it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.parent.is_some()
     }
 
     pub(crate) fn session(&self) -> SessionId {
@@ -200,8 +256,16 @@ impl Process {
         if end.exit.is_some() || end.reaped {
             return;
         }
+        end.exit = if self.is_forked() { self.exit_of_forked(end) } else { self.exit_of_child(end) };
+        if end.exit.is_some() {
+            end.cause.get_or_insert(Cause::Itself);
+            self.give_up();
+        }
+    }
+
+    fn exit_of_child(&self, end: &mut End) -> Option<Exit> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        end.exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             Ok(Some(status)) => Some(status_of(&status)),
             // Somebody else waited for our child (a host that ignores SIGCHLD): it is gone.
             Err(rustix::io::Errno::CHILD) => {
@@ -209,11 +273,25 @@ impl Process {
                 Some(Exit::Unknown)
             }
             Ok(None) | Err(_) => None,
-        };
-        if end.exit.is_some() {
-            end.cause.get_or_insert(Cause::Itself);
-            self.give_up();
         }
+    }
+
+    fn exit_of_forked(&self, end: &mut End) -> Option<Exit> {
+        if !self.has_ended() {
+            return None;
+        }
+        let status = proc::wait_status(self.id());
+        // Looked at after that: as long as it holds its number, the status is its own.
+        end.lost = !self.holds_number();
+        let status = status.filter(|_| !end.lost).map(ExitStatus::from_raw);
+        let known = status
+            .and_then(|status| status.code().map(Exit::Code).or_else(|| status.signal().map(Exit::Signal)));
+        Some(known.unwrap_or(Exit::Unknown))
+    }
+
+    /// Whether the process has its number yet: nobody has reaped it.
+    fn holds_number(&self) -> bool {
+        proc::number_of(self.pidfd.as_fd()) == Some(self.id())
     }
 
     /// Who ended it and why, as far as that is known.
@@ -238,7 +316,9 @@ impl Process {
     /// A signal to what is left of the group. A group outlives its leader, and as long as it does no
     /// other process can get the leader's number: where there is one, the group is not ours any more.
     fn signal_group(&self, end: &End, signal: Signal) {
-        let ours = !end.lost || test_kill_process(self.pid) == Err(rustix::io::Errno::SRCH);
+        // `lost` may have become true of a template's child since it was looked at.
+        let lost = end.lost || (self.is_forked() && !self.holds_number());
+        let ours = !lost || test_kill_process(self.pid) == Err(rustix::io::Errno::SRCH);
         if !end.reaped && ours {
             let _ = kill_process_group(self.pid, signal);
         }
@@ -267,7 +347,12 @@ impl Process {
         let exit = end.exit?;
         if !end.reaped {
             self.signal_group(&end, Signal::KILL);
-            let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            if let Some((parent, number)) = &self.parent {
+                parent.reap(*number);
+            } else {
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+                let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
+            }
             end.reaped = true;
         }
         Some((exit, end.cause.clone().unwrap_or(Cause::Itself)))
@@ -311,6 +396,11 @@ impl Process {
         self.unless_reaped(|| proc::cpu_times(self.id())).map(|(own, children)| own + children)
     }
 
+    /// The worker itself, where a wrapper is the process that was started; `None` if it cannot be seen.
+    pub(crate) fn worker_id(&self) -> Option<u32> {
+        self.measured()
+    }
+
     fn measured(&self) -> Option<u32> {
         Some(self.measured.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
@@ -319,7 +409,8 @@ impl Process {
     /// new owner before the wrapper ends: nothing but reports depends on it.)
     fn unless_reaped<T>(&self, read: impl FnOnce() -> Option<T>) -> Option<T> {
         let end = self.end.lock();
-        if end.reaped { None } else { read() }
+        let gone = end.reaped || (self.is_forked() && self.has_ended() && !self.holds_number());
+        if gone { None } else { read() }
     }
 
     /// The largest resident size that anybody has seen.

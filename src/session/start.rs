@@ -8,8 +8,10 @@ use super::answer::ReadyReport;
 use super::config::WorkDir;
 use super::exchange::END_PATIENCE;
 use super::features::{Feature, Features};
+use super::forker::Forker;
 use super::interrupt::Asks;
 use super::ladder::Stops;
+use super::runtime::Channels;
 use super::scratch::Scratch;
 use super::transport::Unstarted;
 use super::warm::WarmReport;
@@ -21,9 +23,22 @@ use crate::protocol::{self, Kind};
 
 /// Starts a session; `stop` gives the start up, and the session stays bound to it.
 pub(crate) fn start(config: Arc<SessionConfig>, stop: Option<CancelToken>) -> Result<Session> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     config.validate()?;
-    start_as(SessionId(NEXT.fetch_add(1, Ordering::Relaxed)), config, stop, Arc::default())
+    start_as(next_id(), config, stop, Arc::default(), &Origin::Program)
+}
+
+/// A number that no other session of this process has.
+pub(super) fn next_id() -> SessionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    SessionId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What becomes the worker.
+pub(super) enum Origin<'a> {
+    /// The program of the runtime, which warms up.
+    Program,
+    /// A copy of this, warm already.
+    Template(&'a Arc<Forker>),
 }
 
 /// Starts a process for the session with this number.
@@ -32,23 +47,27 @@ pub(crate) fn start_as(
     config: Arc<SessionConfig>,
     stop: Option<CancelToken>,
     asks: Arc<Asks>,
+    origin: &Origin<'_>,
 ) -> Result<Session> {
     let started = Moment::now();
     let deadline = started + config.start_timeout;
     let keeper = Keeper::get()?;
-    let launch = config.runtime.launch(config.start_timeout)?;
     let (directory, scratch) = work_dir(&config.work_dir)?;
-    let (unstarted, ends) =
-        Unstarted::open(launch.channels).map_err(|error| Error::io("opening channels", error))?;
-    let process = match Process::spawn(id, &launch, &config, &directory, ends) {
-        Ok(process) => Arc::new(process),
-        Err(error) => {
-            config.runtime.forget();
-            return Err(error);
+    let open = |channels| Unstarted::open(channels).map_err(|error| Error::io("opening channels", error));
+    let (unstarted, process, boot) = match origin {
+        Origin::Program => {
+            let launch = config.runtime.launch(config.start_timeout)?;
+            let (unstarted, ends) = open(launch.channels)?;
+            let process = Process::spawn(id, &launch, &config, &directory, ends);
+            (unstarted, process.inspect_err(|_| config.runtime.forget())?, launch.boot)
+        }
+        Origin::Template(forker) => {
+            let (unstarted, ends) = open(Channels::Pipes)?;
+            (unstarted, forker.fork(id, &config, &directory, ends, stop.as_ref())?, Arc::from([]))
         }
     };
-    let mut starting = Starting { process: Some(process), scratch, keeper };
-    let transport = starting.go(unstarted, &launch.boot, &config, &directory, deadline)?;
+    let mut starting = Starting { process: Some(Arc::new(process)), scratch, keeper };
+    let transport = starting.go(unstarted, &boot, &config, &directory, deadline)?;
     // From here on the session's own end cleans up.
     let Some(process) = starting.process.take() else { unreachable!("taken here only") };
     let now = clock::wall();
@@ -79,10 +98,14 @@ pub(crate) fn start_as(
         last_answer: Moment::LONG_AGO,
         executing: false,
         post_mortem: None,
+        template: None,
         witness: None,
     };
     session.wait_until_ready(deadline)?;
-    session.warm_up(deadline)?;
+    match origin {
+        Origin::Program => session.warm_up(deadline)?,
+        Origin::Template(forker) => session.warm = forker.warm_report().clone(),
+    }
     // Not before: a restart that fails leaves the handles to the old process.
     session.asks.end();
     if let Some(worker) = &session.worker {
@@ -165,10 +188,11 @@ impl Session {
             let (theirs, ours) = (ready.protocol, protocol::VERSION);
             return Err(self.break_off(format!("it speaks version {theirs}, this is version {ours}")));
         }
-        // A wrapper that waits for its worker would take the signal for itself.
         let remote = self.config.runtime.is_remote();
-        // A wrapper that stands in between would take the signal for itself.
-        self.sigint = ready.features.has(Feature::Sigint) && ready.pid == self.pid() && !remote;
+        // A wrapper that stands in between would take the signal for itself. The child of a template is the
+        // worker, whatever number it has in a namespace.
+        let direct = ready.pid == self.pid() || self.process().is_forked();
+        self.sigint = ready.features.has(Feature::Sigint) && direct && !remote;
         self.process().announced(if remote { None } else { Some(ready.pid) });
         (self.language, self.language_version) = (ready.language, ready.version);
         self.features = ready.features;

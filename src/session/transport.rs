@@ -83,6 +83,10 @@ impl WakeFd {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(WakeFd)
     }
 
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     pub(crate) fn clear(&self) {
         let _ = read(&self.0, &mut [0_u8; 8]);
     }
@@ -155,17 +159,17 @@ impl Unstarted {
     ) -> rustix::io::Result<Transport> {
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
         ftruncate(&flag, 16)?;
-        unless_closed(write_all(&self.control, boot, deadline))?;
+        unless_closed(write_all(self.control.as_fd(), boot, deadline))?;
         let numbers = protocol::go_numbers(process.session().0, frame_cap, history);
         let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
         let data = match self.data {
             None => {
-                unless_closed(write_all(&self.control, &go, deadline))?;
+                unless_closed(write_all(self.control.as_fd(), &go, deadline))?;
                 None
             }
             Some((requests, replies, ends)) => {
                 let fds = [ends.requests.as_fd(), ends.replies.as_fd(), flag.as_fd()];
-                unless_closed(send_with_fds(&self.control, &go, &fds, deadline))?;
+                unless_closed(send_with_fds(self.control.as_fd(), &go, &fds, deadline))?;
                 Some((requests, replies))
             }
         };
@@ -206,6 +210,11 @@ impl Transport {
             _ => EventFlags::IN,
         };
         epoll::add(&self.epoll, fd, EventData::new_u64(bit), flags)
+    }
+
+    /// Where a template is told to fork.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
     }
 
     fn requests_fd(&self) -> BorrowedFd<'_> {
@@ -401,7 +410,7 @@ fn unless_closed(sent: rustix::io::Result<()>) -> rustix::io::Result<()> {
 }
 
 /// Writes everything to the control socket before the deadline.
-fn write_all(fd: &OwnedFd, mut bytes: &[u8], deadline: Moment) -> rustix::io::Result<()> {
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], deadline: Moment) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match send(fd, bytes, SendFlags::NOSIGNAL) {
             Ok(written) => bytes = &bytes[written..],
@@ -414,8 +423,8 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8], deadline: Moment) -> rustix::io::Re
 }
 
 /// Sends a small frame with file descriptors on its first byte.
-fn send_with_fds(
-    fd: &OwnedFd,
+pub(crate) fn send_with_fds(
+    fd: BorrowedFd<'_>,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
     deadline: Moment,
@@ -433,9 +442,9 @@ fn send_with_fds(
     }
 }
 
-fn wait_writable(fd: &OwnedFd, deadline: Moment) -> rustix::io::Result<()> {
+fn wait_writable(fd: BorrowedFd<'_>, deadline: Moment) -> rustix::io::Result<()> {
     let left = deadline.saturating_since(Moment::now());
-    match poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&timespec(left))) {
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&timespec(left))) {
         Ok(0) => Err(Errno::TIMEDOUT),
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error),

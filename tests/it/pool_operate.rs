@@ -107,10 +107,11 @@ isolated! {
 
 isolated! {
     fn all_sessions_are_replaced_in_turn_while_somebody_works() {
-        let pool = pool().min_idle(3).max_sessions(4).start().unwrap();
+        let pool = pool().min_idle(3).max_sessions(4).recycle_after_executions(None).start().unwrap();
         let before = pids(&pool);
         let mut lease = pool.acquire().unwrap();
-        assert_eq!(pool.recycle_all(), 3);
+        // A fourth may be starting.
+        assert!((3..=4).contains(&pool.recycle_all()));
         assert_eq!(lease.execute("1").unwrap().value, 1);
         assert!(!pool.wait_recycled(Duration::from_millis(5)).unwrap(), "one is in use");
         thread::scope(|threads| {
@@ -124,7 +125,7 @@ isolated! {
         });
         poll(|| pool.info().counts.idle >= 3, || format!("{:?}", pool.info()));
         assert!(pids(&pool).is_disjoint(&before), "{:?} {before:?}", pids(&pool));
-        assert_eq!(removed_because(&pool, Removal::Outdated), 3);
+        assert!(removed_because(&pool, Removal::Outdated) >= 3, "{:?}", pool.info());
     }
 }
 

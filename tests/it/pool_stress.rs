@@ -232,18 +232,18 @@ fn exhausted(resource: Resource, so_much: u64) {
     setrlimit(resource, Rlimit { current: Some(so_much), maximum: before.maximum }).unwrap();
     // A session that started just before is no failure.
     let mut got = Vec::new();
-    let error = loop {
+    let told = loop {
         match pool.acquire_timeout(Duration::from_millis(300)) {
             Ok(lease) => got.push(lease),
-            Err(error) => break error,
+            Err(
+                Error::AcquireTimeout { last_start_error: Some(cause), .. }
+                | Error::StartFailing { cause, .. },
+            ) => break cause.to_string(),
+            // The first start has not failed yet.
+            Err(Error::AcquireTimeout { last_start_error: None, .. }) => {}
+            Err(other) => panic!("{other:?}"),
         }
         assert!(got.len() < 3, "there is nothing to start sessions with");
-    };
-    let told = match &error {
-        Error::AcquireTimeout { last_start_error: Some(cause), .. } | Error::StartFailing { cause, .. } => {
-            cause.to_string()
-        }
-        other => panic!("{other:?}"),
     };
     assert!(told.contains("os error") || told.contains("file") || told.contains("resource"), "{told}");
     setrlimit(resource, before).unwrap();

@@ -120,7 +120,7 @@ isolated! {
             ("kind == 5 and (send(7, number, b'nan', b'nan', flags=3) or 1)", "execute: a value", "nan"),
             ("kind == 5 and (result(number, b'5') or 1)", "execute: a value", "5"),
             ("kind == 9 and (send(8, number) or 1)", "cancel: after the answer", "EOF"),
-            ("kind == 24 and (send(13, number) or 1)", "garbage: an unknown kind", "Pong"),
+            ("kind == 31 and (send(13, number) or 1)", "garbage: an unknown kind", "Pong"),
             ("kind == 14 and os._exit(4)", "end: shutdown ends the worker with code 0", "code 4"),
             ("kind == 5 and (made_up(number) or 1)", "usage: processor time before the answer where it is asked for", "1e9"),
         ] {

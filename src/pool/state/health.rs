@@ -4,7 +4,7 @@
 use std::mem;
 use std::time::Duration;
 
-use super::{Effects, Lease, Place, Removal, Resource, SlotId, State};
+use super::{Claim, Effects, Lease, Place, Removal, Resource, SlotId, State};
 use crate::clock::Moment;
 
 /// An idle session is listened to after this time without use, and two passes are at least this
@@ -34,6 +34,8 @@ pub(crate) struct Leak<H> {
     pub(crate) slot: SlotId,
     pub(crate) handle: H,
     pub(crate) held: Duration,
+    /// Who holds it.
+    pub(crate) claim: Option<Claim>,
 }
 
 impl<S: Resource, W> State<S, W> {
@@ -138,7 +140,8 @@ impl<S: Resource, W> State<S, W> {
                         slot.reported = true;
                         self.counters.leaks += 1;
                         let id = SlotId { index, generation: slot.generation };
-                        pass.leaks.push(Leak { slot: id, handle, held: now.saturating_since(since) });
+                        let (held, claim) = (now.saturating_since(since), slot.holder.clone());
+                        pass.leaks.push(Leak { slot: id, handle, held, claim });
                     }
                 }
                 Place::Resetting(held) => {
@@ -193,6 +196,7 @@ impl<S: Resource, W> State<S, W> {
         self.counters.sessions_removed += 1;
         self.counters.removed_because[Removal::Reclaimed as usize] += 1;
         self.counters.leaks_reclaimed += 1;
+        self.end_lease(slot.index);
         if self.is_open() && self.bounds.restart_if_dead {
             self.counters.sessions_restarted += 1;
             self.owe_for(slot.index);

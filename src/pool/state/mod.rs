@@ -13,15 +13,19 @@
 //! 3. A session is in exactly one hand: its slot (idle, resetting), a grant not yet collected, its
 //!    holder, the monitor, or whoever retires it. A lease is a value, so it cannot be released twice.
 //! 4. A ticket is waiting or decided, never both; a decision is made once.
-//! 5. No live waiter stands beside an idle session, and none waits for something that cannot come:
-//!    some session is alive or starting, or a start is wanted that nothing forbids for good.
+//! 5. No live waiter that its tenant's quota would let have a session stands beside an idle one, and
+//!    none waits for something that cannot come: some session is alive or starting, or a start is
+//!    wanted that nothing forbids for good.
 //! 6. At most `max_starts` sessions are starting; only one while the breaker is not closed.
 //! 7. Once closed, nobody waits, nothing is idle and no start is wanted.
 //! 8. Aging sessions (those that leave when their replacements are there) lie at the bottom of the
 //!    idle stack; there are at most `max_retirements` of them, leaving ones included.
+//! 9. Who waits stands in the line of one tenant; a tenant's leases are the busy slots that name it,
+//!    never more than its quota.
 
 mod handover;
 mod health;
+mod holder;
 mod memory;
 mod operate;
 mod queue;
@@ -30,6 +34,9 @@ mod retire;
 #[cfg(test)]
 mod retire_tests;
 mod starts;
+#[cfg(test)]
+mod tenant_tests;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -42,13 +49,17 @@ use std::time::Duration;
 use super::breaker::{Breaker, Roll};
 use super::explain::Misses;
 use super::metrics::Counters;
+use super::quota::Quota;
 use crate::clock::Moment;
 use crate::error::Error;
 
 pub(crate) use health::SETTLE;
+pub(crate) use holder::{Claim, Nested, Who};
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
 pub use removal::Removal;
+pub(crate) use tenants::TenantRow;
+use tenants::Tenants;
 pub(crate) use view::Row;
 
 /// What the pool hands out.
@@ -135,7 +146,7 @@ pub(crate) struct Effects<S, W> {
 #[derive(Debug)]
 pub(crate) enum Take<S> {
     Hit(Lease<S>),
-    /// Nothing is idle.
+    /// Nothing is idle, or the tenant has as much as it may.
     Empty,
     Closed,
 }
@@ -157,6 +168,8 @@ struct Slot<S: Resource> {
     generation: u32,
     place: Place<S>,
     handle: Option<S::Handle>,
+    /// Who has it: while it is busy, unless it is about to leave.
+    holder: Option<Claim>,
     /// When it came to its place; unknown while the monitor has it in hand.
     since: Option<Moment>,
     /// Since when it was idle when it was taken in hand to be looked at: that is no use.
@@ -247,6 +260,9 @@ pub(crate) struct State<S: Resource, W> {
     waiters: BTreeMap<Ticket, Waiter<W>>,
     decided: BTreeMap<Ticket, Decision<S>>,
     next_ticket: u64,
+    /// Of the waiters: the jobs.
+    queued_jobs: usize,
+    tenants: Tenants,
 
     /// Whether the watermark counts: from the first demand on, or from the start.
     primed: bool,
@@ -286,6 +302,8 @@ impl<S: Resource, W> State<S, W> {
             waiters: BTreeMap::new(),
             decided: BTreeMap::new(),
             next_ticket: 0,
+            queued_jobs: 0,
+            tenants: Tenants::default(),
             primed: false,
             owed: 0,
             announced: 0,
@@ -300,25 +318,37 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
+    /// What tenants may have: those who are named here, and all others.
+    pub(crate) fn with_quotas(
+        mut self,
+        default: Quota,
+        of: impl IntoIterator<Item = (Arc<str>, Quota)>,
+    ) -> State<S, W> {
+        self.tenants = Tenants::new(default, of);
+        self
+    }
+
     /// Somebody asks for a session: the fast path, without allocation.
     #[inline]
-    pub(crate) fn take(&mut self, now: Moment, fx: &mut Effects<S, W>) -> Take<S> {
+    pub(crate) fn take(&mut self, claim: &mut Claim, now: Moment, fx: &mut Effects<S, W>) -> Take<S> {
         if self.phase != Phase::Open {
             return self.take_from_closed();
         }
         self.counters.acquisition_attempts += 1;
-        // Nobody is overtaken: while something is idle, no live waiter stands in the queue (invariant 5).
+        if claim.who.is_some() && self.tenants.lease_limit(claim.tenant()).is_some() {
+            return Take::Empty;
+        }
+        // Nobody is overtaken: while something is idle, nobody who could have it stands in the queue
+        // (invariant 5).
         let taken = self.pop_idle(now, fx);
+        if let Some(lease) = &taken {
+            self.lend(lease.slot.index, claim);
+            self.counters.acquisition_success += 1;
+            self.counters.pool_hits += 1;
+        }
         self.announce(fx);
         self.check();
-        match taken {
-            Some(lease) => {
-                self.counters.acquisition_success += 1;
-                self.counters.pool_hits += 1;
-                Take::Hit(lease)
-            }
-            None => Take::Empty,
-        }
+        taken.map_or(Take::Empty, Take::Hit)
     }
 
     /// The pool is paused or closed.
@@ -361,6 +391,7 @@ impl<S: Resource, W> State<S, W> {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
             self.evaluate(now, fx);
         } else {
+            self.end_lease(slot.index);
             self.busy -= 1;
             self.offer(slot.index, session, now, fx);
             if !self.waiters.is_empty() || self.announced != 0 || self.aging != 0 {
@@ -379,6 +410,7 @@ impl<S: Resource, W> State<S, W> {
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
         } else {
+            self.end_lease(slot.index);
             self.busy -= 1;
             self.resetting += 1;
             let slot = &mut self.slots[slot.index as usize];
@@ -551,7 +583,7 @@ impl<S: Resource, W> State<S, W> {
             self.busy += 1;
             self.counters.busy_max = self.counters.busy_max.max(self.busy);
             let slot = SlotId { index, generation: slot.generation };
-            self.decide(ticket, Decision::Granted(Lease { slot, session }), fx);
+            self.grant(ticket, Lease { slot, session }, fx);
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
@@ -574,6 +606,7 @@ impl<S: Resource, W> State<S, W> {
 
     /// Marks a session that is busy or in the monitor's hand as leaving.
     fn depart(&mut self, index: u32, session: S, reason: Removal, replace: bool, fx: &mut Effects<S, W>) {
+        self.end_lease(index);
         // What dies with the pool is not replaced.
         let reason = if self.is_open() { reason } else { Removal::Shutdown };
         let slot = &mut self.slots[index as usize];

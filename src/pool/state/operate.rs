@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Decision, Effects, Phase, Place, Refusal, Removal, Resource, State};
+use super::{Effects, Phase, Place, Refusal, Removal, Resource, State};
 use crate::clock::Moment;
 
 impl<S: Resource, W> State<S, W> {
@@ -89,9 +89,7 @@ impl<S: Resource, W> State<S, W> {
         self.phase = Phase::Closed;
         self.owed = 0;
         self.announced = 0;
-        while let Some((ticket, _)) = self.waiters.first_key_value() {
-            self.decide(*ticket, Decision::Refused(Refusal::Closed), fx);
-        }
+        self.refuse_all(&Refusal::Closed, fx);
         self.aging_idle = 0;
         while let Some(index) = self.idle.pop() {
             if let Place::Idle(session) = mem::replace(&mut self.slots[index as usize].place, Place::Busy) {

@@ -1,11 +1,13 @@
-//! The waiters: first come, first served, each with a deadline.
+//! The waiters: whose turn it is says `tenants.rs`; each has a deadline.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::holder::Claim;
 use super::{Effects, Lease, Phase, Resource, State};
 use crate::clock::Moment;
-use crate::error::Error;
+use crate::error::{Error, QuotaKind};
 use crate::pool::breaker::BreakerState;
 use crate::pool::events::RefusalReason;
 use crate::pool::explain::{WaitReason, WaiterRow};
@@ -16,8 +18,9 @@ pub(crate) struct Ticket(pub(super) u64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
-    since: Moment,
-    deadline: Moment,
+    pub(super) since: Moment,
+    pub(super) deadline: Moment,
+    pub(super) claim: Claim,
     wake: W,
 }
 
@@ -32,7 +35,7 @@ pub(crate) enum Decision<S> {
 #[derive(Clone, Debug)]
 pub(crate) enum Refusal {
     TimedOut {
-        /// How many stood in front of it.
+        /// How many of its tenant stood in front of it.
         ahead: usize,
     },
     Cancelled,
@@ -42,6 +45,16 @@ pub(crate) enum Refusal {
         retry_in: Duration,
     },
     TooManyWaiters,
+    /// Its tenant has as much as it may.
+    Quota {
+        tenant: Arc<str>,
+        limit: usize,
+        kind: QuotaKind,
+    },
+    /// Its thread holds a session already.
+    Nested {
+        held_at: &'static Location<'static>,
+    },
 }
 
 impl Refusal {
@@ -52,6 +65,8 @@ impl Refusal {
             Refusal::Closed => Some(RefusalReason::Closed),
             Refusal::StartFailing { .. } => Some(RefusalReason::StartFailing),
             Refusal::TooManyWaiters => Some(RefusalReason::TooManyWaiters),
+            Refusal::Quota { .. } => Some(RefusalReason::Quota),
+            Refusal::Nested { .. } => Some(RefusalReason::Nested),
         }
     }
 }
@@ -64,41 +79,55 @@ impl<S: Resource, W> State<S, W> {
     /// Somebody whom [`take`](State::take) could not serve waits until `deadline`.
     pub(crate) fn enqueue(
         &mut self,
+        claim: Claim,
         deadline: Moment,
         wake: W,
         now: Moment,
         fx: &mut Effects<S, W>,
     ) -> Result<Ticket, Refusal> {
-        let refusal = if !self.is_open() {
-            Some(Refusal::Closed)
-        } else if self.waiters.len() >= self.bounds.max_waiters {
-            Some(Refusal::TooManyWaiters)
-        } else {
-            self.stuck(now)
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.no_entry(&claim, now) {
             self.counters.refused(&refusal);
+            self.tenants.turned_away(claim.tenant());
             return Err(refusal);
         }
-        self.misses.note(self.miss_reason(now), now);
+        self.misses.note(self.miss_reason(&claim, now), now);
         self.primed = true;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.insert(ticket, Waiter { since: now, deadline, wake });
-        self.counters.waiters_max = self.counters.waiters_max.max(self.waiters.len());
+        self.tenants.join(claim.tenant(), claim.priority(), ticket);
+        self.queued_jobs += usize::from(claim.is_job());
+        self.waiters.insert(ticket, Waiter { since: now, deadline, claim, wake });
+        self.counters.waiters_max = self.counters.waiters_max.max(self.callers());
         self.evaluate(now, fx);
         self.check();
         Ok(ticket)
     }
 
+    /// Why somebody may not join the queue, if so.
+    fn no_entry(&self, claim: &Claim, now: Moment) -> Option<Refusal> {
+        if !self.is_open() {
+            return Some(Refusal::Closed);
+        }
+        // Jobs hold no caller up.
+        if !claim.is_job() && self.callers() >= self.bounds.max_waiters {
+            return Some(Refusal::TooManyWaiters);
+        }
+        let full = self.tenants.queue_limit(claim.tenant());
+        full.and_then(|limit| over(claim, limit, QuotaKind::Queued)).or_else(|| self.stuck(now))
+    }
+
     /// Somebody who tries once was not served by [`take`](State::take).
-    pub(crate) fn give_up_at_once(&mut self, now: Moment) -> Refusal {
-        if let Some(refusal) = self.stuck(now) {
+    pub(crate) fn give_up_at_once(&mut self, claim: &Claim, now: Moment) -> Refusal {
+        let full = self.tenants.lease_limit(claim.tenant());
+        let over = full.and_then(|limit| over(claim, limit, QuotaKind::Leases));
+        if let Some(refusal) = over.or_else(|| self.stuck(now)) {
             self.counters.refused(&refusal);
+            self.tenants.turned_away(claim.tenant());
             return refusal;
         }
-        self.misses.note(self.miss_reason(now), now);
-        let refusal = Refusal::TimedOut { ahead: self.waiters.len().min(COUNT_AHEAD) };
+        self.misses.note(self.miss_reason(claim, now), now);
+        self.tenants.gave_up(claim.tenant());
+        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim.tenant(), COUNT_AHEAD) };
         self.counters.refused(&refusal);
         refusal
     }
@@ -120,71 +149,109 @@ impl<S: Resource, W> State<S, W> {
 
     /// A waiter's time is over. A decision that was made before stands: nothing granted is lost.
     pub(crate) fn expire(&mut self, ticket: Ticket) {
-        if self.waiters.remove(&ticket).is_some() {
-            let ahead = self.waiters.range(..ticket).take(COUNT_AHEAD).count();
-            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
-        }
+        self.time_out(ticket);
         self.announced = self.announced.min(self.wanted());
         self.check();
     }
 
     /// The token of a waiter was cancelled.
     pub(crate) fn cancel(&mut self, ticket: Ticket, fx: &mut Effects<S, W>) {
-        if self.waiters.contains_key(&ticket) {
-            self.decide(ticket, Decision::Refused(Refusal::Cancelled), fx);
-        }
+        self.turn_down(ticket, Refusal::Cancelled, fx);
         self.announced = self.announced.min(self.wanted());
         self.check();
     }
 
-    /// The queue, for [`explain`](crate::SessionPool::explain), the next to be served first.
-    pub(crate) fn waiter_rows(&self, now: Moment) -> Vec<WaiterRow> {
-        let reason = self.wait_reason(now);
-        let row = |(ahead, waiter): (usize, &Waiter<W>)| WaiterRow {
-            waited: now.saturating_since(waiter.since),
-            ahead,
-            tenant: None,
-            label: None,
-            reason: reason(ahead),
+    /// The queue, for [`explain`](crate::SessionPool::explain): as many of the first as `most`.
+    pub(crate) fn waiter_rows(&self, now: Moment, most: usize) -> Vec<WaiterRow> {
+        let order = self.tenants.order(self.busy - self.tenants.leases(), most);
+        let row = |(ahead, (ticket, eligible)): (usize, (Ticket, bool))| {
+            let waiter = self.waiters.get(&ticket)?;
+            let text = |text: Option<&Arc<str>>| text.map(|text| text.as_ref().to_owned());
+            Some(WaiterRow {
+                waited: now.saturating_since(waiter.since),
+                ahead,
+                tenant: text(waiter.claim.tenant()),
+                label: text(waiter.claim.label()),
+                priority: waiter.claim.priority(),
+                job: waiter.claim.is_job(),
+                reason: self.wait_reason(ahead, eligible, now),
+            })
         };
-        self.waiters.values().enumerate().map(row).collect()
+        order.into_iter().enumerate().filter_map(row).collect()
     }
 
     /// What the waiter with so many ahead of it waits for.
-    fn wait_reason(&self, now: Moment) -> impl Fn(usize) -> WaitReason {
-        let (resetting, coming) = (self.resetting, self.resetting + self.starting);
-        let open = self.breaker.state(now) == BreakerState::Open;
+    fn wait_reason(&self, ahead: usize, eligible: bool, now: Moment) -> WaitReason {
         let full = self.total() >= self.bounds.max_sessions;
-        move |ahead| match ahead {
-            _ if ahead < resetting => WaitReason::Resetting,
-            _ if ahead < coming => WaitReason::Starting,
-            _ if full || !open => WaitReason::AtMaxSessions,
-            _ => WaitReason::BreakerOpen,
+        if self.phase == Phase::Paused {
+            WaitReason::Paused
+        } else if !eligible {
+            WaitReason::Quota
+        } else if ahead < self.resetting {
+            WaitReason::Resetting
+        } else if ahead < self.resetting + self.starting {
+            WaitReason::Starting
+        } else if full || self.breaker.state(now) != BreakerState::Open {
+            WaitReason::AtMaxSessions
+        } else {
+            WaitReason::BreakerOpen
         }
     }
 
-    /// Moves a waiter to the decided and has it woken.
-    pub(super) fn decide(&mut self, ticket: Ticket, decision: Decision<S>, fx: &mut Effects<S, W>) {
-        if let Some(waiter) = self.waiters.remove(&ticket) {
-            fx.wake.push(waiter.wake);
-            self.decided.insert(ticket, decision);
+    /// Callers that wait; jobs are not among them.
+    pub(super) fn callers(&self) -> usize {
+        self.waiters.len() - self.queued_jobs
+    }
+
+    /// Removes a waiter that has left its line.
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.queued_jobs -= usize::from(waiter.claim.is_job());
+        Some(waiter)
+    }
+
+    /// Gives a waiter a session, which is busy from now on, and has it woken.
+    pub(super) fn grant(&mut self, ticket: Ticket, lease: Lease<S>, fx: &mut Effects<S, W>) {
+        let Some(Waiter { mut claim, wake, .. }) = self.remove(ticket) else {
+            unreachable!("invariant 4: who stands in a line waits")
+        };
+        let (name, priority) = (claim.tenant().cloned(), claim.priority());
+        // First: the tenant's entry must not fall to nothing between the line and the lease.
+        self.lend(lease.slot.index, &mut claim);
+        self.tenants.called(name.as_ref(), priority, ticket);
+        self.decided.insert(ticket, Decision::Granted(lease));
+        fx.wake.push(wake);
+    }
+
+    /// Refuses a waiter and has it woken.
+    pub(super) fn turn_down(&mut self, ticket: Ticket, refusal: Refusal, fx: &mut Effects<S, W>) {
+        if let Some(Waiter { claim, wake, .. }) = self.remove(ticket) {
+            self.tenants.refused(claim.tenant(), claim.priority(), ticket);
+            self.decided.insert(ticket, Decision::Refused(refusal));
+            fx.wake.push(wake);
+        }
+    }
+
+    /// A waiter leaves because its time is over. It wakes by itself.
+    fn time_out(&mut self, ticket: Ticket) {
+        if let Some(Waiter { claim, .. }) = self.remove(ticket) {
+            let ahead = self.tenants.timed_out(claim.tenant(), claim.priority(), ticket, COUNT_AHEAD);
+            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
         }
     }
 
     /// The waiter whose turn it is. Those whose time is over leave the queue on the way: each is
-    /// passed over once, and they wake by themselves.
+    /// passed over once. Those whose tenant has as much as it may are not looked at.
     pub(super) fn first_live_waiter(&mut self, now: Moment) -> Option<Ticket> {
         if self.phase == Phase::Paused {
             return None;
         }
         loop {
-            let (ticket, waiter) = self.waiters.first_key_value()?;
-            let ticket = *ticket;
-            if waiter.deadline > now {
+            let ticket = self.tenants.next(self.busy - self.tenants.leases())?;
+            if self.waiters.get(&ticket)?.deadline > now {
                 return Some(ticket);
             }
-            self.waiters.remove(&ticket);
-            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead: 0 }));
+            self.time_out(ticket);
         }
     }
 
@@ -194,16 +261,24 @@ impl<S: Resource, W> State<S, W> {
         while !self.idle.is_empty() {
             let Some(ticket) = self.first_live_waiter(now) else { break };
             let Some(lease) = self.pop_idle(now, fx) else { break };
-            self.decide(ticket, Decision::Granted(lease), fx);
+            self.grant(ticket, lease, fx);
         }
         if !self.waiters.is_empty()
             && let Some(refusal) = self.stuck(now)
         {
-            while let Some((ticket, _)) = self.waiters.first_key_value() {
-                self.decide(*ticket, Decision::Refused(refusal.clone()), fx);
-            }
+            self.refuse_all(&refusal, fx);
         }
         self.shed(fx);
         self.announce(fx);
     }
+
+    pub(super) fn refuse_all(&mut self, refusal: &Refusal, fx: &mut Effects<S, W>) {
+        while let Some((ticket, _)) = self.waiters.first_key_value() {
+            self.turn_down(*ticket, refusal.clone(), fx);
+        }
+    }
+}
+
+fn over(claim: &Claim, limit: usize, kind: QuotaKind) -> Option<Refusal> {
+    claim.tenant().map(|tenant| Refusal::Quota { tenant: Arc::clone(tenant), limit, kind })
 }

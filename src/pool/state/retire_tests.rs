@@ -165,11 +165,12 @@ fn a_paused_pool_lets_wait_and_serves_in_order_when_it_is_resumed() {
     for _ in 0..2 {
         // Not `acquire`, which would see somebody sleep beside an idle session.
         let mut fx = Effects::none();
-        assert!(matches!(model.state.take(model.now, &mut fx), Take::Empty));
+        let mut claim = Claim::new(1, None);
+        assert!(matches!(model.state.take(&mut claim, model.now, &mut fx), Take::Empty));
         let id = model.next_waiter;
         model.next_waiter += 1;
         let until = model.now + AGE;
-        let ticket = model.state.enqueue(until, id, model.now, &mut fx).expect("queued");
+        let ticket = model.state.enqueue(claim, until, id, model.now, &mut fx).expect("queued");
         model.waiting.push_back((id, until, ticket));
         assert!(fx.wake.is_empty());
     }

@@ -12,13 +12,14 @@ impl<S: Resource, W> State<S, W> {
     /// How many sessions should be started now, as far as there is room.
     ///
     /// What is on hand (idle) or on the way (starting, resetting) serves the waiters first and the
-    /// watermark then; what is missing is started. Decided on counts of live things alone.
+    /// watermark then; what is missing is started. A waiter whose tenant has as much as it may is
+    /// not served by a start. Decided on counts of live things alone.
     pub(super) fn wanted(&self) -> usize {
         if !self.is_open() {
             return 0;
         }
         let have = self.idle.len() - self.aging_idle + self.starting + self.resetting;
-        let missing = (self.waiters.len() + self.watermark()).saturating_sub(have).max(self.owed);
+        let missing = (self.tenants.servable() + self.watermark()).saturating_sub(have).max(self.owed);
         missing.min(self.bounds.max_sessions.saturating_sub(self.total()))
     }
 
@@ -88,6 +89,7 @@ impl<S: Resource, W> State<S, W> {
             generation: index.wrapping_mul(0x9E37_79B1) & GENERATIONS,
             place: Place::Free,
             handle: None,
+            holder: None,
             since: None,
             rested: None,
             ready_at: now,

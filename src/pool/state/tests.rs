@@ -120,16 +120,17 @@ impl Model {
 
     pub(super) fn acquire(&mut self, timeout: Option<Duration>) {
         let mut fx = Effects::none();
-        match self.state.take(self.now, &mut fx) {
+        let mut claim = Claim::new(1, None);
+        match self.state.take(&mut claim, self.now, &mut fx) {
             Take::Hit(lease) => self.leases.push(lease),
             Take::Closed => {}
             Take::Empty => match timeout {
-                None => drop(self.state.give_up_at_once(self.now)),
+                None => drop(self.state.give_up_at_once(&claim, self.now)),
                 Some(timeout) => {
                     let id = self.next_waiter;
                     self.next_waiter += 1;
                     let deadline = self.now + timeout;
-                    if let Ok(ticket) = self.state.enqueue(deadline, id, self.now, &mut fx) {
+                    if let Ok(ticket) = self.state.enqueue(claim, deadline, id, self.now, &mut fx) {
                         self.waiting.push_back((id, deadline, ticket));
                     }
                 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use super::{Phase, Place, Resource, Slot, SlotId, State};
+use super::{Claim, Phase, Place, Resource, Slot, SlotId, State, TenantRow};
 use crate::clock::Moment;
 use crate::pool::breaker::BreakerState;
 use crate::pool::explain::{MissReason, Misses};
@@ -18,6 +18,7 @@ pub(crate) struct Row<H> {
     pub(crate) age: Duration,
     pub(crate) leases: u64,
     pub(crate) executions: u64,
+    pub(crate) holder: Option<Claim>,
 }
 
 impl<S: Resource, W> State<S, W> {
@@ -39,8 +40,14 @@ impl<S: Resource, W> State<S, W> {
             starting: self.starting,
             retiring: self.retiring,
             total: self.total(),
-            waiters: self.waiters.len(),
+            waiters: self.callers(),
+            jobs: self.queued_jobs,
         }
+    }
+
+    /// What each named tenant has and may have, by name.
+    pub(crate) fn tenant_rows(&self) -> Vec<TenantRow> {
+        self.tenants.rows()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -53,9 +60,13 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// Why a caller that asks now finds nothing idle.
-    pub(super) fn miss_reason(&self, now: Moment) -> MissReason {
-        let waiters = self.waiters.len();
-        if self.resetting > waiters {
+    pub(super) fn miss_reason(&self, claim: &Claim, now: Moment) -> MissReason {
+        let waiters = self.tenants.servable();
+        if self.phase == Phase::Paused {
+            MissReason::Paused
+        } else if self.tenants.lease_limit(claim.tenant()).is_some() {
+            MissReason::Quota
+        } else if self.resetting > waiters {
             MissReason::Resetting
         } else if self.resetting + self.starting > waiters {
             MissReason::Starting
@@ -112,6 +123,7 @@ impl<S: Resource, W> State<S, W> {
                 age: now.saturating_since(slot.ready_at),
                 leases: slot.leases,
                 executions: slot.executions,
+                holder: slot.holder.clone(),
             })
         };
         self.slots.iter().filter_map(row).collect()
@@ -136,6 +148,14 @@ impl<S: Resource, W> State<S, W> {
         }
         assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
         assert!(self.starting <= self.bounds.max_starts, "6: starts");
+        let standing: Vec<_> = self.tenants.lines().flatten().collect();
+        assert!(standing.iter().all(|(_, ticket)| self.waiters.contains_key(ticket)), "9: a line");
+        assert_eq!(standing.len(), self.waiters.len(), "9: lines");
+        let named = |slot: &&Slot<S>| slot.holder.as_ref().is_some_and(|claim| claim.tenant().is_some());
+        assert_eq!(self.tenants.leases(), self.slots.iter().filter(named).count(), "9: leases");
+        let held = |slot: &Slot<S>| slot.holder.is_none() || matches!(slot.place, Place::Busy);
+        assert!(self.slots.iter().all(held), "9: holders");
+        self.tenants.check();
         let aging = |index: &&u32| self.slots[**index as usize].aging.is_some();
         assert_eq!(self.aging_idle, self.idle.iter().filter(aging).count(), "8: aging idle");
         assert!(self.idle.iter().take(self.aging_idle).all(|index| aging(&index)), "8: not at the bottom");

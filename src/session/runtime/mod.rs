@@ -209,6 +209,11 @@ impl Runtime {
         self.wrappers.iter().any(Wrapper::is_remote)
     }
 
+    /// Whether a worker of this runtime can become a template, as far as that can be told without one.
+    pub(crate) fn forks(&self) -> bool {
+        matches!(self.kind, Kind::Python { .. }) && !self.is_remote()
+    }
+
     /// How the names of those variables begin that change what the program does, and whether they are
     /// part of the worker's environment.
     pub(crate) fn own_variables(&self) -> Option<(&'static str, bool)> {

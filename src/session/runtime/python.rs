@@ -41,6 +41,7 @@ const LATE: &str = worker_files![
     "warming.py",
     "resetting.py",
     "inspecting.py",
+    "forking.py",
     "stdio.py",
 ];
 

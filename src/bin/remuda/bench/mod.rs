@@ -14,6 +14,7 @@ mod report;
 mod scope;
 mod scripted;
 mod session;
+mod template;
 mod tracker;
 
 use std::error::Error;
@@ -31,7 +32,7 @@ Measures remuda on this machine, beside the floor of each figure in the same run
 
 usage: remuda bench [SUITE] [--json] [--quick] [--row NAME] [--python PATH]
 
-  SUITE          session, pool, scope or tracker (default: all of them)
+  SUITE          session, pool, template, scope or tracker (default: all of them)
   --json         one JSON object per line:
                  {\"suite\",\"name\",\"unit\",\"p50\",\"p99\",\"n\",\"floor\",\"ratio\"}
   --quick        about a tenth of the time; the figures are rougher
@@ -122,7 +123,7 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     let is_chosen = |name| options.suite.as_ref().is_none_or(|suite| suite == name);
     let chosen: Vec<_> = suites.iter().filter(|(name, _)| is_chosen(name)).collect();
     if chosen.is_empty() {
-        return Err("there is no such suite; there are session, pool, scope and tracker".into());
+        return Err("there is no such suite; there are session, pool, template, scope and tracker".into());
     }
     let wanted = |bench: &Bench| match &options.row {
         Some(row) => bench.rows.iter().any(|(name, _)| name == row),
@@ -151,10 +152,11 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn suites() -> [(&'static str, &'static [Bench]); 4] {
+fn suites() -> [(&'static str, &'static [Bench]); 5] {
     [
         ("session", session::BENCHES),
         ("pool", pool::BENCHES),
+        ("template", template::BENCHES),
         ("scope", scope::BENCHES),
         ("tracker", tracker::BENCHES),
     ]

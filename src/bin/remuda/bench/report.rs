@@ -24,6 +24,7 @@ pub(super) struct Row {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
     P50AtMost(f64),
+    P50AtLeast(f64),
     P99AtMost(f64),
     RatioAtMost(f64),
     RatioAtLeast(f64),
@@ -68,6 +69,7 @@ impl Target {
     fn is_met(self, row: &Row) -> Option<bool> {
         match self {
             Target::P50AtMost(limit) => row.p50.map(|p50| p50 <= limit),
+            Target::P50AtLeast(limit) => row.p50.map(|p50| p50 >= limit),
             Target::P99AtMost(limit) => row.p99.map(|p99| p99 <= limit),
             Target::RatioAtMost(limit) => row.ratio.map(|ratio| ratio <= limit),
             Target::RatioAtLeast(limit) => row.ratio.map(|ratio| ratio >= limit),
@@ -77,6 +79,7 @@ impl Target {
     fn words(self) -> String {
         match self {
             Target::P50AtMost(limit) => format!("p50 ≤ {limit}"),
+            Target::P50AtLeast(limit) => format!("p50 ≥ {limit}"),
             Target::P99AtMost(limit) => format!("p99 ≤ {limit}"),
             Target::RatioAtMost(limit) => format!("≤ {limit} ×"),
             Target::RatioAtLeast(limit) => format!("≥ {limit} ×"),
@@ -86,7 +89,7 @@ impl Target {
 
 /// The target of a row: `docs/performance.md` lists them.
 fn target(suite: &str, name: &str) -> Option<Target> {
-    use Target::{P50AtMost, P99AtMost, RatioAtLeast, RatioAtMost};
+    use Target::{P50AtLeast, P50AtMost, P99AtMost, RatioAtLeast, RatioAtMost};
     #[expect(clippy::match_same_arms, reason = "in the order of the tables")]
     Some(match (suite, name) {
         ("session", "execute_roundtrip") => RatioAtMost(1.2),
@@ -107,6 +110,11 @@ fn target(suite: &str, name: &str) -> Option<Target> {
         ("pool", "throughput_16x8_reset") => RatioAtLeast(0.5),
         ("scope", "kill_to_ended_uninterruptible") => P50AtMost(20.0),
         ("scope", "map_overhead") => P50AtMost(10.0),
+        ("template", "ready_bare" | "ready_numpy" | "ready_pandas") => RatioAtMost(1.3),
+        ("template", "cold_pandas_over_template") => P50AtLeast(80.0),
+        ("template", "fresh_cycles") => P50AtLeast(500.0),
+        ("template", "uss_bare_kib") => P50AtMost(1024.0),
+        ("template", "uss_pandas_kib") => P50AtMost(2048.0),
         ("tracker", "kill_to_callback_1000") => P50AtMost(5.0),
         ("tracker", "heartbeats") => RatioAtLeast(0.7),
         _ => return None,

@@ -33,7 +33,8 @@ _signal, _thread, fcntl, posix = map(private, (_signal, _thread, fcntl, posix))
 VERSION = 1
 HEADER = 16
 (GO, READY, WARM, WARMED, EXECUTE, CALL, RESULT, ERROR, CANCEL, RESET, CLEAN, PING, PONG, SHUTDOWN,
- OUTPUT, DISPLAY, PROGRESS, INPUT, INPUT_REPLY, ATTACHMENT, INSPECT, INSPECTED, USAGE) = range(1, 24)
+ OUTPUT, DISPLAY, PROGRESS, INPUT, INPUT_REPLY, ATTACHMENT, INSPECT, INSPECTED, USAGE, FREEZE, FROZEN,
+ FORK, FORKED, REAP) = range(1, 29)
 
 # Flags of *execute* and *call*.
 ANSWERS_INPUT = 1
@@ -82,6 +83,7 @@ stopped = False          # the running request noticed its cancel
 masked = False           # the main thread is inside a frame: an interrupt waits
 held = 0                 # number of the request whose interrupt waits
 in_child = False         # this is a child that user code forked
+forking = False          # a template makes a session
 
 writing = _thread.allocate_lock()
 events_used = False      # some thread may be sending an event: see `close_request`

@@ -9,6 +9,8 @@ import builtins
 import gc
 import os
 
+TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
+
 
 def answer_reset(request, flags):
     global is_clean
@@ -24,13 +26,11 @@ def reset(request_follows):
     user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
     perhaps with a last word, counts as one that runs."""
     # Whatever of the last user could still go off comes first.
-    setitimer = _signal.setitimer
-    setitimer(_signal.ITIMER_REAL, 0)
-    setitimer(_signal.ITIMER_VIRTUAL, 0)
-    setitimer(_signal.ITIMER_PROF, 0)
+    for timer in TIMERS:
+        _signal.setitimer(timer, 0)
     if "faulthandler" in sys.modules:
         sys.modules["faulthandler"].cancel_dump_traceback_later()
-    if warm.get("proc_of") != PID:
+    if "proc" not in warm:
         open_proc()
     taint = []
     if event_loop is not None and clean_loop():
@@ -119,11 +119,6 @@ def reset(request_follows):
 def open_proc():
     """Opens what the cheap looks read, at the first reset of this process: by path they cost three times
     as much."""
-    for fd in warm.get("proc", ()):
-        # Of the process that this one was forked from.
-        own_fds.discard(fd)
-        posix.close(fd)
-        warm["fd_count"] -= 1
     opened = []
     try:
         for path in ("/proc/self/task/%d/children" % PID, "/proc/self/fd"):
@@ -133,7 +128,7 @@ def open_proc():
         pass
     own_fds.update(opened)
     warm["fd_count"] += len(opened)
-    warm.update(proc=tuple(opened), proc_of=PID, plain_fds=tuple(map(identity, kept)) == warm["fds"])
+    warm.update(proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"])
 
 
 def may_have_children():

@@ -176,6 +176,8 @@ def close_request():
 def after_fork_in_child():
     """A child of user code must never answer for its parent."""
     global in_child, current
+    if forking:
+        return
     in_child, current = True, 0
     for fd in (control, requests, replies, *kept, *warm.get("proc", ())):
         try:

@@ -110,6 +110,8 @@ def answer_other(kind, request, first, second):
         return take_attachment(request, first, second)
     if kind == INSPECT:
         return inspect(request, first)
+    if kind == FREEZE and not inline:
+        return freeze(request)
     if kind == INPUT_REPLY or kind == CANCEL:
         # Nobody waits for it any more; and where cancels come in line, they were heard already.
         return None

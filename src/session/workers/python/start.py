@@ -10,13 +10,8 @@ def move_up(fd):
 
 
 def take_channels():
-    """Moves the protocol away from fds 0 to 2 and gives user code an empty stdin."""
-    global control, kept
-    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
-    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-    posix.dup2(null, 0)
-    posix.close(null)
-    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
+    """Moves the protocol away from fds 0 to 2 and closes what is not ours."""
+    move_channels()
     for name in posix.listdir("/proc/self/fd"):
         # Whatever else is open came from a part of the host that forgot to protect it.
         if int(name) > 2 and int(name) not in (control, *kept):
@@ -24,6 +19,16 @@ def take_channels():
                 posix.close(int(name))
             except OSError:
                 pass
+
+
+def move_channels():
+    """Gives user code an empty stdin, and the protocol descriptors of its own."""
+    global control, kept
+    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    posix.dup2(null, 0)
+    posix.close(null)
+    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
 
 
 def read_exactly(fd, size):
@@ -106,6 +111,8 @@ def ready():
         features.append("interrupt")
     if leads_group and not inline:
         features.append("sigint")
+    if not inline and hasattr(posix, "pidfd_open"):
+        features.append("fork")
     if not inline:
         features.append("only_if_clean")
     return (

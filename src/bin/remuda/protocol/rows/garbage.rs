@@ -45,14 +45,14 @@ fn ping_with(at: usize, byte: u8) -> Vec<u8> {
 }
 
 fn unknown_kind(subject: &Subject) -> Checked {
-    for kind in [0, 24, 255] {
+    for kind in [0, 31, 255] {
         send(subject, &ping_with(4, kind))?;
     }
     Ok(())
 }
 
 fn wrong_direction(subject: &Subject) -> Checked {
-    for kind in [Kind::Ready, Kind::Result, Kind::Pong, Kind::Usage] {
+    for kind in [Kind::Ready, Kind::Result, Kind::Pong, Kind::Usage, Kind::Forked] {
         send(subject, &encode(kind, 0, NUMBER, b"", b""))?;
     }
     Ok(())

@@ -1,0 +1,322 @@
+//! The process of a template: a worker that was told to freeze, and then only makes children.
+//!
+//! Requests and answers travel on its control socket, because descriptors must come along. Children are
+//! let go of (`reap`) without an answer, from any thread; only one thread at a time has it fork.
+
+use std::fmt;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use serde::Deserialize;
+
+use super::answer::decode_error;
+use super::features::Feature;
+use super::process::{ChildEnds, Parent};
+use super::transport::{WakeFd, send_with_fds, timespec};
+use super::{Cause, Process, Session, SessionConfig, SessionId, WarmReport, start};
+use crate::cancel::CancelToken;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::protocol::{self, Frame, Kind};
+use crate::sync::Mutex;
+
+/// How long a template has to collect its garbage and freeze.
+const FREEZE_LIMIT: Duration = Duration::from_secs(30);
+/// How long it has to fork: far beyond what the kernel needs, for a template of many GiB too.
+const FORK_LIMIT: Duration = Duration::from_secs(5);
+/// How long its end is waited for.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Frames on the control socket are small.
+const FRAME_CAP: usize = 64 << 10;
+
+/// A frozen worker.
+pub(crate) struct Forker {
+    /// `None` only while it is taken apart. It runs nothing any more: only its process and its control
+    /// socket are used.
+    session: Option<Box<Session>>,
+    /// Held while it makes a session: the number of the last one.
+    asking: Mutex<u64>,
+    /// Frames that it has not taken yet.
+    unsent: Mutex<Vec<u8>>,
+    made: AtomicU64,
+}
+
+#[derive(Deserialize)]
+struct FrozenReport {
+    #[serde(default)]
+    obstacles: Vec<String>,
+}
+
+impl Forker {
+    /// Starts a worker, has it warm up and freeze. The inner error says why it cannot be a template.
+    pub(crate) fn start(
+        config: &Arc<SessionConfig>,
+        stop: Option<&CancelToken>,
+    ) -> Result<Result<Forker, String>> {
+        let mut session = start::start(Arc::clone(config), stop.cloned())?;
+        if !session.can(Feature::Fork) {
+            return Ok(Err(
+                "this interpreter cannot make descriptors of processes (os.pidfd_open)".to_owned()
+            ));
+        }
+        if session.process().worker_id().is_none() {
+            return Ok(Err("its process cannot be seen from here".to_owned()));
+        }
+        let report = session.question(Kind::Freeze, b"", Kind::Frozen, FREEZE_LIMIT)?;
+        let FrozenReport { obstacles } = serde_json::from_slice(&report)
+            .map_err(|error| session.break_off(format!("a freeze report that cannot be read: {error}")))?;
+        if !obstacles.is_empty() {
+            return Ok(Err(obstacles.join("; ")));
+        }
+        session.bind(None);
+        Ok(Ok(Forker {
+            session: Some(Box::new(session)),
+            asking: Mutex::new(0),
+            unsent: Mutex::default(),
+            made: AtomicU64::new(0),
+        }))
+    }
+
+    /// Has it make a process for a session: with these ends of its channels, in this directory. Limits are
+    /// set; it waits for *go*.
+    pub(crate) fn fork(
+        self: &Arc<Forker>,
+        id: SessionId,
+        config: &SessionConfig,
+        directory: &Path,
+        ends: ChildEnds,
+        stop: Option<&CancelToken>,
+    ) -> Result<Process> {
+        let (number, pidfd) = {
+            let mut asking = self.asking.lock();
+            *asking += 1;
+            (*asking, self.ask(*asking, directory, &ends, stop))
+        };
+        drop(ends);
+        let parent: Arc<dyn Parent> = Arc::<Forker>::clone(self);
+        let template_pid = self.process().worker_id();
+        let process =
+            pidfd.and_then(|pidfd| Process::forked(id, pidfd, (parent, number), template_pid, config));
+        if process.is_err() {
+            // Without its channels it ends by itself.
+            self.reap(number);
+        }
+        process
+    }
+
+    fn ask(
+        &self,
+        number: u64,
+        directory: &Path,
+        ends: &ChildEnds,
+        stop: Option<&CancelToken>,
+    ) -> Result<OwnedFd> {
+        let wake = Arc::new(WakeFd::new().map_err(|error| Error::io("creating an eventfd", error))?);
+        let _registration = stop.map(|stop| stop.register(Arc::<WakeFd>::clone(&wake)));
+        let answer = self.send_fork(number, directory, ends).and_then(|()| self.receive(&wake, stop));
+        let (answer, descriptor) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                // In the middle of a conversation: what it says next would answer nobody.
+                self.process().kill_group(Cause::Retired);
+                return Err(match error {
+                    Errno::CANCELED => Error::Cancelled,
+                    error => Error::io("having a template make a session", error),
+                });
+            }
+        };
+        let refused =
+            |reason: &str| Error::io("having a template make a session", std::io::Error::other(reason));
+        match (Frame::decode(&answer, FRAME_CAP), descriptor) {
+            (Ok(Some((frame, _))), Some(pidfd))
+                if (frame.header.kind, frame.header.request) == (Kind::Forked, number) =>
+            {
+                Ok(pidfd)
+            }
+            (Ok(Some((frame, _))), _)
+                if (frame.header.kind, frame.header.request) == (Kind::Error, number) =>
+            {
+                Err(refused(&decode_error(frame.first).map_or_else(|text| text, |error| error.to_string())))
+            }
+            _ => {
+                self.process().kill_group(Cause::Protocol("a wrong answer to fork".to_owned()));
+                Err(refused("it answered something else"))
+            }
+        }
+    }
+
+    fn send_fork(&self, number: u64, directory: &Path, ends: &ChildEnds) -> rustix::io::Result<()> {
+        let path = directory.as_os_str().as_bytes();
+        let frame = protocol::encode(Kind::Fork, number, b"", path, FRAME_CAP).ok_or(Errno::NAMETOOLONG)?;
+        let mut unsent = self.unsent.lock();
+        flush(self.control(), &mut unsent);
+        if !unsent.is_empty() {
+            return Err(Errno::TIMEDOUT);
+        }
+        let fds = [ends.stdin.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+        // The socket is empty, so it takes the frame whole.
+        send_with_fds(self.control(), &frame, &fds, Moment::now())
+    }
+
+    /// The next frame, with the descriptor that came along.
+    fn receive(
+        &self,
+        wake: &WakeFd,
+        stop: Option<&CancelToken>,
+    ) -> rustix::io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        let deadline = Moment::after(FORK_LIMIT);
+        let (mut inbox, mut descriptor) = (Vec::new(), None);
+        loop {
+            let left = deadline.saturating_since(Moment::now());
+            if left.is_zero() {
+                return Err(Errno::TIMEDOUT);
+            }
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.control(), PollFlags::IN),
+                PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.process().pidfd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, Some(&timespec(left))) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+            if stop.is_some_and(CancelToken::is_cancelled) {
+                return Err(Errno::CANCELED);
+            }
+            let ended = !fds[2].revents().is_empty();
+            match receive_some(self.control(), &mut inbox, &mut descriptor) {
+                Err(Errno::AGAIN) if ended => return Err(Errno::PIPE),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(error),
+                Ok(()) => match Frame::decode(&inbox, FRAME_CAP) {
+                    Ok(None) => {}
+                    // What is no frame is found to be none once more by who asked.
+                    Ok(Some(_)) | Err(_) => return Ok((inbox, descriptor)),
+                },
+            }
+        }
+    }
+
+    fn session(&self) -> &Session {
+        match &self.session {
+            Some(session) => session,
+            None => unreachable!("it is taken apart by its drop only"),
+        }
+    }
+
+    fn process(&self) -> &Arc<Process> {
+        self.session().process()
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        match &self.session().worker {
+            Some(worker) => worker.transport.control(),
+            None => unreachable!("a session without a worker is only ever dropped"),
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.process().check_alive()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().id()
+    }
+
+    /// What came of the warm-up that all of its sessions have.
+    pub(crate) fn warm_report(&self) -> &WarmReport {
+        self.session().warm_report()
+    }
+
+    /// One session more.
+    pub(crate) fn count(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether any session came of it.
+    pub(crate) fn was_of_use(&self) -> bool {
+        self.made.load(Ordering::Relaxed) > 0
+    }
+
+    /// Kills the process and waits until it is reaped.
+    pub(crate) fn terminate(mut self) {
+        if let Some(session) = self.session.take() {
+            session.terminate();
+        }
+    }
+
+    /// Kills the process and waits for its end; it is reaped with the last of its sessions.
+    pub(crate) fn kill_and_wait(&self) {
+        self.process().kill_group(Cause::Retired);
+        self.process().ends_within(KILL_PATIENCE);
+    }
+}
+
+impl Parent for Forker {
+    fn reap(&self, child: u64) {
+        let Some(frame) = protocol::encode(Kind::Reap, child, b"", b"", FRAME_CAP) else { return };
+        let mut unsent = self.unsent.lock();
+        unsent.extend_from_slice(&frame);
+        // If it is gone, its children are waited for by `init`.
+        flush(self.control(), &mut unsent);
+    }
+}
+
+impl Drop for Forker {
+    /// Without waiting: the last owner may be a session that the reaper buries.
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.retire(Duration::ZERO, |_| ());
+        }
+    }
+}
+
+impl fmt::Debug for Forker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forker").field("made", &self.made).finish_non_exhaustive()
+    }
+}
+
+/// Sends what the socket takes now.
+fn flush(control: BorrowedFd<'_>, unsent: &mut Vec<u8>) {
+    while !unsent.is_empty() {
+        match send(control, unsent, SendFlags::NOSIGNAL) {
+            Ok(sent) => drop(unsent.drain(..sent)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return,
+            Err(_) => unsent.clear(),
+        }
+    }
+}
+
+/// One read. The end of the stream is an error.
+fn receive_some(
+    control: BorrowedFd<'_>,
+    inbox: &mut Vec<u8>,
+    descriptor: &mut Option<OwnedFd>,
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0_u8; 1024];
+    let received =
+        recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+            *descriptor = fds.next().or(descriptor.take());
+        }
+    }
+    if received.bytes == 0 {
+        return Err(Errno::PIPE);
+    }
+    inbox.extend_from_slice(&bytes[..received.bytes]);
+    Ok(())
+}
