@@ -4,9 +4,9 @@
 //! let go of (`reap`) without an answer, from any thread; only one thread at a time has it fork.
 
 use std::fmt;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::answer::decode_error;
 use super::features::Feature;
 use super::process::{ChildEnds, Parent};
-use super::transport::{WakeFd, send_with_fds, timespec};
+use super::transport::{Unstarted, WakeFd, timespec};
 use super::{Cause, Process, Session, SessionConfig, SessionId, WarmReport, start};
 use crate::cancel::CancelToken;
 use crate::clock::Moment;
@@ -86,22 +86,24 @@ impl Forker {
         }))
     }
 
-    /// Has it make a process for a session: with these ends of its channels, in this directory. Limits are
-    /// set; it waits for *go*.
+    /// Has it make a process for a session, with its channels and in this directory; its limits are set.
     pub(crate) fn fork(
         self: &Arc<Forker>,
         id: SessionId,
         config: &SessionConfig,
         directory: &Path,
-        ends: ChildEnds,
+        (unstarted, ends): (&mut Unstarted, ChildEnds),
         stop: Option<&CancelToken>,
     ) -> Result<Process> {
+        let numbers = protocol::go_numbers(id.number(), config.frame_cap, config.history);
         let (number, pidfd) = {
             let mut asking = self.asking.lock();
             *asking += 1;
-            (*asking, self.ask(*asking, directory, &ends, stop))
+            let path = directory.as_os_str().as_bytes();
+            let frame = protocol::encode(Kind::Fork, *asking, &numbers, path, FRAME_CAP)
+                .ok_or_else(|| failed(Errno::NAMETOOLONG))?;
+            (*asking, self.ask(*asking, &frame, (unstarted, &ends), stop))
         };
-        drop(ends);
         let parent: Arc<dyn Parent> = Arc::<Forker>::clone(self);
         let template_pid = self.process().worker_id();
         let process =
@@ -116,13 +118,13 @@ impl Forker {
     fn ask(
         &self,
         number: u64,
-        directory: &Path,
-        ends: &ChildEnds,
+        frame: &[u8],
+        channels: (&mut Unstarted, &ChildEnds),
         stop: Option<&CancelToken>,
     ) -> Result<OwnedFd> {
-        let wake = Arc::new(WakeFd::new().map_err(|error| Error::io("creating an eventfd", error))?);
+        let wake = Arc::new(WakeFd::new().map_err(failed)?);
         let _registration = stop.map(|stop| stop.register(Arc::<WakeFd>::clone(&wake)));
-        let answer = self.send_fork(number, directory, ends).and_then(|()| self.receive(&wake, stop));
+        let answer = self.send_fork(frame, channels).and_then(|()| self.receive(&wake, stop));
         let (answer, descriptor) = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -130,12 +132,11 @@ impl Forker {
                 self.process().kill_group(Cause::Retired);
                 return Err(match error {
                     Errno::CANCELED => Error::Cancelled,
-                    error => Error::io("having a template make a session", error),
+                    error => failed(error),
                 });
             }
         };
-        let refused =
-            |reason: &str| Error::io("having a template make a session", std::io::Error::other(reason));
+        let refused = |reason: &str| failed(io::Error::other(reason.to_owned()));
         match (Frame::decode(&answer, FRAME_CAP), descriptor) {
             (Ok(Some((frame, _))), Some(pidfd))
                 if (frame.header.kind, frame.header.request) == (Kind::Forked, number) =>
@@ -154,17 +155,17 @@ impl Forker {
         }
     }
 
-    fn send_fork(&self, number: u64, directory: &Path, ends: &ChildEnds) -> rustix::io::Result<()> {
-        let path = directory.as_os_str().as_bytes();
-        let frame = protocol::encode(Kind::Fork, number, b"", path, FRAME_CAP).ok_or(Errno::NAMETOOLONG)?;
+    fn send_fork(
+        &self,
+        frame: &[u8],
+        (unstarted, ends): (&mut Unstarted, &ChildEnds),
+    ) -> rustix::io::Result<()> {
         let mut unsent = self.unsent.lock();
         flush(self.control(), &mut unsent);
         if !unsent.is_empty() {
             return Err(Errno::TIMEDOUT);
         }
-        let fds = [ends.stdin.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-        // The socket is empty, so it takes the frame whole.
-        send_with_fds(self.control(), &frame, &fds, Moment::now())
+        unstarted.send_ends(self.control(), frame, ends)
     }
 
     /// The next frame, with the descriptor that came along.
@@ -284,6 +285,10 @@ impl fmt::Debug for Forker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forker").field("made", &self.made).finish_non_exhaustive()
     }
+}
+
+fn failed(error: impl Into<io::Error>) -> Error {
+    Error::io("having a template make a session", error)
 }
 
 /// Sends what the socket takes now.

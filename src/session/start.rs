@@ -1,6 +1,6 @@
 //! Starting a session: process, channels, ready, warm-up. Whatever fails leaves nothing behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,20 +54,28 @@ pub(crate) fn start_as(
     let keeper = Keeper::get()?;
     let (directory, scratch) = work_dir(&config.work_dir)?;
     let open = |channels| Unstarted::open(channels).map_err(|error| Error::io("opening channels", error));
-    let (unstarted, process, boot) = match origin {
+    let (mut starting, transport) = match origin {
         Origin::Program => {
             let launch = config.runtime.launch(config.start_timeout)?;
             let (unstarted, ends) = open(launch.channels)?;
-            let process = Process::spawn(id, &launch, &config, &directory, ends);
-            (unstarted, process.inspect_err(|_| config.runtime.forget())?, launch.boot)
+            let process = Process::spawn(id, &launch, &config, &directory, ends)
+                .inspect_err(|_| config.runtime.forget())?;
+            let starting = Starting::of(process, scratch, keeper);
+            starting.list(&directory)?;
+            let transport =
+                unstarted.go(starting.process(), &launch.boot, (config.frame_cap, config.history), deadline);
+            (starting, transport)
         }
         Origin::Template(forker) => {
-            let (unstarted, ends) = open(Channels::Pipes)?;
-            (unstarted, forker.fork(id, &config, &directory, ends, stop.as_ref())?, Arc::from([]))
+            let (mut unstarted, ends) = open(Channels::Pipes)?;
+            let process = forker.fork(id, &config, &directory, (&mut unstarted, ends), stop.as_ref())?;
+            let starting = Starting::of(process, scratch, keeper);
+            starting.list(&directory)?;
+            let transport = unstarted.watched(starting.process(), config.frame_cap);
+            (starting, transport)
         }
     };
-    let mut starting = Starting { process: Some(Arc::new(process)), scratch, keeper };
-    let transport = starting.go(unstarted, &boot, &config, &directory, deadline)?;
+    let transport = transport.map_err(|error| Error::io("sending a worker its channels", error))?;
     // From here on the session's own end cleans up.
     let Some(process) = starting.process.take() else { unreachable!("taken here only") };
     let now = clock::wall();
@@ -140,24 +148,23 @@ struct Starting {
 }
 
 impl Starting {
-    /// Lists the group with the watchdog, then tells the worker to go.
-    fn go(
-        &self,
-        unstarted: Unstarted,
-        boot: &[u8],
-        config: &SessionConfig,
-        directory: &std::path::Path,
-        deadline: Moment,
-    ) -> Result<super::Transport> {
-        let Some(process) = &self.process else { unreachable!("taken after this") };
+    fn of(process: Process, scratch: Option<Scratch>, keeper: Arc<Keeper>) -> Starting {
+        Starting { process: Some(Arc::new(process)), scratch, keeper }
+    }
+
+    fn process(&self) -> &Process {
+        match &self.process {
+            Some(process) => process,
+            None => unreachable!("taken after this"),
+        }
+    }
+
+    /// Lists the group, and a directory of its own, with the watchdog: before any code of the user's runs.
+    fn list(&self, directory: &Path) -> Result<()> {
         let listed = self.scratch.as_ref().map(|_| directory);
-        self.keeper
-            .watchdog
-            .add(process.group(), listed)
-            .map_err(|error| Error::io("telling the watchdog of a worker", error))?;
-        unstarted
-            .go(process, boot, (config.frame_cap, config.history), deadline)
-            .map_err(|error| Error::io("sending a worker its channels", error))
+        let group = self.process().group();
+        let added = self.keeper.watchdog.add(group, listed);
+        added.map_err(|error| Error::io("telling the watchdog of a worker", error))
     }
 }
 
@@ -193,7 +200,9 @@ impl Session {
         // worker, whatever number it has in a namespace.
         let direct = ready.pid == self.pid() || self.process().is_forked();
         self.sigint = ready.features.has(Feature::Sigint) && direct && !remote;
-        self.process().announced(if remote { None } else { Some(ready.pid) });
+        if !self.process().is_forked() {
+            self.process().announced(if remote { None } else { Some(ready.pid) });
+        }
         (self.language, self.language_version) = (ready.language, ready.version);
         self.features = ready.features;
         Ok(())

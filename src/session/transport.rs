@@ -92,7 +92,7 @@ impl WakeFd {
     }
 }
 
-/// The worker's ends of the data channels, on their way with the *go* frame.
+/// The worker's ends of the data channels.
 struct DataEnds {
     requests: OwnedFd,
     replies: OwnedFd,
@@ -101,7 +101,10 @@ struct DataEnds {
 /// Channels that exist before the process does.
 pub(crate) struct Unstarted {
     control: OwnedFd,
-    data: Option<(OwnedFd, OwnedFd, DataEnds)>,
+    data: Option<(OwnedFd, OwnedFd)>,
+    /// On their way with the *go* frame, or with *fork*.
+    data_ends: Option<DataEnds>,
+    flag: OwnedFd,
     stdout: Option<OwnedFd>,
     stderr: OwnedFd,
 }
@@ -135,53 +138,69 @@ impl Unstarted {
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         ioctl_fionbio(&control, true)?;
         let (stderr, child_stderr) = reading_pipe()?;
+        let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
+        ftruncate(&flag, 16)?;
         if channels == Channels::Stdio {
             let child_stdout = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
             let ends = ChildEnds { stdin, stdout: child_stdout, stderr: child_stderr };
-            return Ok((Unstarted { control, data: None, stdout: None, stderr }, ends));
+            let unstarted = Unstarted { control, data: None, data_ends: None, flag, stdout: None, stderr };
+            return Ok((unstarted, ends));
         }
         let (stdout, child_stdout) = reading_pipe()?;
         let (replies, worker_replies) = reading_pipe()?;
         let (worker_requests, requests) = pipe_with(PipeFlags::CLOEXEC)?;
         ioctl_fionbio(&requests, true)?;
         let ends = ChildEnds { stdin, stdout: child_stdout, stderr: child_stderr };
-        let data = Some((requests, replies, DataEnds { requests: worker_requests, replies: worker_replies }));
-        Ok((Unstarted { control, data, stdout: Some(stdout), stderr }, ends))
+        let data_ends = Some(DataEnds { requests: worker_requests, replies: worker_replies });
+        let data = Some((requests, replies));
+        Ok((Unstarted { control, data, data_ends, flag, stdout: Some(stdout), stderr }, ends))
     }
 
     /// Tells the worker to go: its boot code, the *go* frame with the data channels.
     pub(crate) fn go(
-        self,
+        mut self,
         process: &Process,
         boot: &[u8],
         (frame_cap, history): (usize, u32),
         deadline: Moment,
     ) -> rustix::io::Result<Transport> {
-        let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
-        ftruncate(&flag, 16)?;
-        unless_closed(write_all(self.control.as_fd(), boot, deadline))?;
+        let control = self.control.as_fd();
+        unless_closed(write_all(control, boot, deadline))?;
         let numbers = protocol::go_numbers(process.session().0, frame_cap, history);
         let go = protocol::encode(Kind::Go, 0, &numbers, b"", frame_cap).ok_or(Errno::TOOBIG)?;
-        let data = match self.data {
-            None => {
-                unless_closed(write_all(self.control.as_fd(), &go, deadline))?;
-                None
+        match self.data_ends.take() {
+            None => unless_closed(write_all(control, &go, deadline))?,
+            Some(ends) => {
+                let fds = [ends.requests.as_fd(), ends.replies.as_fd(), self.flag.as_fd()];
+                unless_closed(send_with_fds(control, &go, &fds, deadline))?;
             }
-            Some((requests, replies, ends)) => {
-                let fds = [ends.requests.as_fd(), ends.replies.as_fd(), flag.as_fd()];
-                unless_closed(send_with_fds(self.control.as_fd(), &go, &fds, deadline))?;
-                Some((requests, replies))
-            }
-        };
-        let wake = Arc::new(WakeFd::new()?);
+        }
+        self.watched(process, frame_cap)
+    }
+
+    /// Has a template give all of the worker's ends to a child, by one frame on this socket.
+    pub(crate) fn send_ends(
+        &mut self,
+        template: BorrowedFd<'_>,
+        frame: &[u8],
+        ends: &ChildEnds,
+    ) -> rustix::io::Result<()> {
+        let Some(data) = self.data_ends.take() else { return Err(Errno::INVAL) };
+        let fds = [&ends.stdin, &ends.stdout, &ends.stderr, &data.requests, &data.replies, &self.flag];
+        // A template that does not take a small frame at once is stuck.
+        send_with_fds(template, frame, &fds.map(AsFd::as_fd), Moment::now())
+    }
+
+    /// What the session waits on.
+    pub(crate) fn watched(self, process: &Process, frame_cap: usize) -> rustix::io::Result<Transport> {
         let transport = Transport {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             control: self.control,
-            data,
+            data: self.data,
             stdout: self.stdout.map(Pipe::new),
             stderr: Some(Pipe::new(self.stderr)),
-            wake,
-            flag,
+            wake: Arc::new(WakeFd::new()?),
+            flag: self.flag,
             inbox: Vec::new(),
             consumed: 0,
             more: false,
@@ -423,13 +442,13 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], deadline: Moment) -> rustix::
 }
 
 /// Sends a small frame with file descriptors on its first byte.
-pub(crate) fn send_with_fds(
+fn send_with_fds(
     fd: BorrowedFd<'_>,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
     deadline: Moment,
 ) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
     loop {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(fds));

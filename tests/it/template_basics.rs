@@ -152,6 +152,20 @@ isolated! {
 }
 
 isolated! {
+    fn the_old_generator_of_numpy_is_seeded_for_each_session_if_it_is_loaded() {
+        // What stands in for it draws its state when it is seeded, as that one does.
+        let code = "import os, sys, types\nnumpy = types.ModuleType('numpy.random')\nnumpy.state = 0\n\
+                    def seed():\n    numpy.state = os.urandom(8).hex()\nnumpy.seed = seed\nsys.modules['numpy.random'] = numpy";
+        let template = template(&python().warmup_code(code));
+        let states: BTreeSet<String> =
+            (0..4).map(|_| forked(&template).execute("numpy.state").unwrap().value.to_string()).collect();
+        assert!(states.len() == 4 && !states.contains("0"), "{states:?}");
+        let plain = Template::start(&python()).unwrap();
+        assert_eq!(forked(&plain).execute("import sys\n'numpy' in sys.modules").unwrap().value, false);
+    }
+}
+
+isolated! {
     fn a_session_of_a_template_has_no_descriptors_but_those_of_a_cold_one() {
         // Numbers may differ, kinds and count may not.
         let code = "import os\nsorted(os.readlink('/proc/self/fd/' + n).split(':')[0].split('/remuda')[0] for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n) or os.path.lexists('/proc/self/fd/' + n))";

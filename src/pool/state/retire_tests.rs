@@ -259,7 +259,7 @@ fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_ha
 }
 
 #[test]
-fn to_be_looked_at_is_no_use_and_does_not_restart_the_idle_time() {
+fn to_be_rested_is_no_use_and_does_not_restart_the_idle_time() {
     let idle = Duration::from_secs(300);
     let mut model = warm(Bounds { ping_interval: Some(AGE), session_timeout: idle, ..bounds() }, 1);
     model.state.bounds.min_idle = 0;

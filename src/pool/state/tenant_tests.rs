@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::QuotaKind;
+use crate::pool::explain::WaitReason;
 
 /// A session that lives until somebody kills it.
 #[derive(Debug)]
@@ -187,6 +188,35 @@ fn a_tenant_at_its_quota_waits_beside_idle_sessions_and_blocks_nobody() {
     assert_eq!((play.held(A), play.state.counts().idle), (1, 1), "still one is the most she may have");
     play.give_back_of(A);
     assert_eq!((play.held(A), play.state.counts().waiters, play.state.counts().idle), (1, 0, 1));
+}
+
+#[test]
+fn the_queue_is_explained_in_the_order_in_which_it_is_served() {
+    let carol = Some("carol");
+    let quotas = [("bob", Quota::new().weight(3)), ("carol", Quota::new().max_leases(1))];
+    let mut play = Play::new(1, Quota::new(), &quotas);
+    (play.state.bounds.min_idle, play.state.bounds.max_sessions) = (0, 20);
+    for name in [None, A, A, carol, B, B, carol, B, A, B, None] {
+        play.ask(name);
+    }
+    let rows = play.state.waiter_rows(play.now, 100);
+    assert_eq!(rows.last().map(|row| (row.tenant.as_deref(), row.reason)), Some((carol, WaitReason::Quota)));
+    let (quota, ahead) = rows.iter().map(|row| (row.reason == WaitReason::Quota, row.ahead)).unzip();
+    let (quota, ahead): (Vec<bool>, Vec<usize>) = (quota, ahead);
+    assert_eq!((quota.iter().filter(|quota| **quota).count(), ahead), (1, (0..10).collect()));
+    let explained: Vec<_> = rows[..9].iter().map(|row| row.tenant.clone()).collect();
+    assert_eq!(play.state.waiter_rows(play.now, 3).len(), 3, "no more than asked for");
+
+    let before = play.served.borrow().len();
+    while let Some(slot) = play.state.begin_start(play.now) {
+        let mut fx = Effects::none();
+        play.state.started(slot, Fake, (), play.now, &mut fx);
+        play.wake(fx);
+    }
+    let served: Vec<_> = play.served.borrow()[before..].iter().map(|name| name.map(str::to_owned)).collect();
+    assert_eq!(served, explained);
+    play.state.pause();
+    assert!(play.state.waiter_rows(play.now, 9).iter().all(|row| row.reason == WaitReason::Paused));
 }
 
 #[test]

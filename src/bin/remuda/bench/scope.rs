@@ -63,6 +63,8 @@ fn kill(pool: &SessionPool, code: &str) -> Result<(Duration, Outcome), Failure> 
 
 /// How long everything runs undisturbed before something is measured.
 const REST: Duration = Duration::from_millis(100);
+/// How long the newcomer after a kill is left alone.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Kills one after the other, of ours or of the floor, before the other one has its turn.
 const KILLS: usize = 8;
 /// What is busy: it says so once, then loops.
@@ -100,6 +102,9 @@ fn kill_one_scope(pool: &SessionPool) -> Result<Samples, Failure> {
     let loops: Vec<Job> = (1..SESSIONS).map(|_| busy(&scope, LOOP)).collect::<Result<_, _>>()?;
     let mut samples = Samples::default();
     for _ in 0..KILLS {
+        // A new session imports in the background what tracebacks need.
+        pool.ensure_min_sessions()?;
+        thread::sleep(SETTLE);
         let token = CancelToken::new();
         let victim = busy(&pool.scope(&token), LOOP)?;
         thread::sleep(REST);

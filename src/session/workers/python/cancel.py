@@ -13,7 +13,7 @@ leads_group = posix.getpgrp() == PID
 def on_signal(_number, _frame):
     global handling, again, held
     again = True
-    if handling:
+    if handling or frozen:
         return
     hit = False
     while again:

@@ -2,11 +2,12 @@
 
 # --- template -----------------------------------------------------------------------------------
 # After *freeze* this process runs no request any more. It waits on `control` for *fork*: each child is a
-# session with channels of its own, and goes on in `serve`. A child stays a zombie until the host is done
+# session with channels of its own. A child stays a zombie until the host is done
 # with its number (*reap*): nobody else can get it before.
 
 forked = {}              # process numbers of children by the request that made them
 condemned = []           # of those that the host is done with, and that have not ended yet
+ready_frame = b""        # what a child says first
 on_child = None          # the handler of SIGCHLD that the warm-up left
 
 
@@ -39,40 +40,49 @@ def shares_badly(fd):
 
 def freeze(request):
     """Makes a template of this process, or answers why it cannot be one."""
+    global frozen, on_child, ready_frame
     import gc
-    while deferred:
-        name = deferred.pop(0)
-        if name == "late":
-            continue
-        own(name)
-        if name == "_struct":
-            use_struct()
-    own("select"), own("_socket")
+    prepare_requests()
     flush_output()
     found = obstacles()
     answer = frame(FROZEN, 0, request, dump_json({"obstacles": found}))
     if found:
         return answer
+    frozen = True
+    on_child = _signal.getsignal(_signal.SIGCHLD)
+    if on_child is not None:
+        # Nobody else waits for children.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    # `control` is read by the loop below, not by a handler; but children have handlers at once.
+    listen_for_cancels()
+    fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR)
+    name_process(b"remuda-template")
+    reseed()
+    ready_frame = frame(READY, 0, 0, ready(True))
     # What is here stays for good: a collection in a child would else touch, and so copy, every page.
     gc.collect()
     gc.freeze()
-    quiet_control()
-    name_process(b"remuda-template")
     send(answer)
     serve_forks()
 
 
-def quiet_control():
-    """`control` is read by the loop below, not by a handler: nothing here needs to be interrupted. And
-    nobody else waits for children."""
-    global on_child
-    on_child = _signal.getsignal(_signal.SIGCHLD)
-    if on_child is not None:
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    flags = fcntl.fcntl(control, fcntl.F_GETFL)
-    fcntl.fcntl(control, fcntl.F_SETFL, flags & ~(posix.O_NONBLOCK | fcntl.FASYNC))
-    for number in (_signal.SIGIO, _signal.SIGINT):
-        _signal.signal(number, _signal.SIG_IGN)
+def prepare_requests():
+    """Does now what a worker does when it is idle or first needs it: it is done once then, and shared."""
+    global cell_number
+    while deferred:
+        name = deferred.pop(0)
+        if name != "late":
+            own(name)
+        if name == "_struct":
+            use_struct()
+    for name in ("select", "_socket"):
+        own(name)
+    number = cell_number
+    for source in (b"1+1", b"import sys\nsys"):
+        # The compiler makes its types the first time.
+        compile_cell(source)
+        code_cache.pop(source, None)
+    cell_number = number
 
 
 def name_process(name):
@@ -88,7 +98,7 @@ def name_process(name):
 
 
 def serve_forks():
-    """Until the host is gone; in a child this returns, which is then a session that waits for *go*."""
+    """Until the host is gone; in a child, requests follow."""
     select = own("select")
     waiting = select.poll()
     waiting.register(control, select.POLLIN)
@@ -100,15 +110,14 @@ def serve_forks():
         if requests in ready:
             answer_as_template()
         if control in ready and not serve_control(socket):
-            # The descriptor is the parent's; here it is closed already.
+            # The descriptor is one of the session's now.
             socket.detach()
-            become_session()
-            return
+            serve()
 
 
 def serve_control(socket):
     """One frame of the host. False in the child that it made."""
-    size = own("_socket").CMSG_SPACE(12)
+    size = own("_socket").CMSG_SPACE(24)
     header, ancillary, _, _ = socket.recvmsg(HEADER, size, own("_socket").MSG_CMSG_CLOEXEC)
     if not header:
         die()
@@ -119,7 +128,7 @@ def serve_control(socket):
     body = read_exactly(control, length)
     fds = [int.from_bytes(data[i:i + 4], sys.byteorder) for _, _, data in ancillary for i in range(0, len(data), 4)]
     if kind == FORK:
-        return fork_session(socket, request, fds, body[4 + int.from_bytes(body[:4], "little"):])
+        return fork_session(socket, request, fds, body)
     for fd in fds:
         posix.close(fd)
     if kind == REAP and request in forked:
@@ -136,17 +145,20 @@ def has_ended(pid):
         return True
 
 
-def fork_session(socket, request, fds, directory):
-    """Forks, and answers with a descriptor of the child, made before anything could reap it."""
+def fork_session(socket, request, fds, body):
+    """Forks, and answers with a descriptor of the child, made before anything could reap it. What the child
+    has to do is little: each page that it touches is copied first."""
     global forking
     pid, pidfd, rights = -1, -1, []
+    numbers = read_numbers(body)
+    directory = body[4 + int.from_bytes(body[:4], "little"):]
     try:
-        if len(fds) != 3:
+        if len(fds) != 6:
             raise OSError("the descriptors of its channels did not come along")
         forking = True
         pid = posix.fork()
         if pid == 0:
-            take_place(fds, directory)
+            become_session(fds, numbers, directory)
             return False
         forked[request] = pid
         move_into_group(pid)
@@ -160,69 +172,73 @@ def fork_session(socket, request, fds, directory):
         answer = frame(ERROR, 0, request, dump_json(
             {"type": type_name(type(error)), "message": str(error), "traceback": ""}))
     forking = False
+    socket.sendmsg([answer], rights)
     for fd in fds:
         posix.close(fd)
-    socket.sendmsg([answer], rights)
     if pidfd >= 0:
         posix.close(pidfd)
+    # For the next child: here it keeps nobody waiting.
+    reseed()
     return True
 
 
+def reseed():
+    """`random` and the like see to it themselves, by `os.register_at_fork`. What is not loaded is not
+    loaded for this."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
 def move_into_group(pid):
-    """The child does the same: whoever comes first."""
+    """Parent and child do the same: whoever comes first."""
     try:
         posix.setpgid(pid, pid)
     except OSError:
         pass
 
 
-def take_place(fds, directory):
-    """In the child: gives up everything of the template's and takes its own channels."""
-    global PID, leads_group, in_child, forking, flag_view, control_bytes, reply_bytes, incoming_for
+def become_session(fds, numbers, directory):
+    """The child's start. The host goes on as soon as *ready* is there, so this does the rest meanwhile: it
+    gives up what is the template's and takes its own channels, which come to lie where those of the
+    template were. Fd 0 is empty already."""
+    global PID, leads_group, in_child, forking, frozen, flag_view, control_bytes, reply_bytes, session_id
     global current, last_request, interrupted, polled, asked, held, questions, stopped, handling, again
+    global incoming_for
+    try:
+        if directory:
+            posix.chdir(directory)
+    except OSError as error:
+        # Fd 2 is the template's yet, and nobody reads it.
+        posix.write(fds[2], text_bytes("remuda worker: " + brief(error) + "\n"))
+        posix._exit(70)
+    posix.write(fds[4], ready_frame)
     move_into_group(0)
-    PID, in_child, forking = posix.getpid(), False, False
-    leads_group = posix.getpgrp() == PID
-    if on_child is not None:
-        _signal.signal(_signal.SIGCHLD, on_child)
-    for fd in (control, requests, replies, flag_fd, *kept, *warm.pop("proc", ())):
+    PID, in_child, forking, leads_group = posix.getpid(), False, False, True
+    places = control, 1, 2, requests, replies, flag_fd, kept[1], kept[2]
+    for fd, place in zip((*fds, fds[1], fds[2]), places):
+        posix.dup2(fd, place, place < 3)
+    for fd in (*fds, *warm.pop("proc", ())):
         posix.close(fd)
-    for number, fd in enumerate(fds):
-        posix.dup2(fd, number)
-        posix.close(fd)
-    forked.clear()
-    condemned.clear()
-    flag_view = None
-    own_fds.clear()
-    early.clear()
+    session_id = remuda.session_id = numbers[1]
     control_bytes = reply_bytes = b""
     current = last_request = interrupted = polled = asked = held = questions = incoming_for = 0
     stopped = handling = again = False
-    if directory:
-        posix.chdir(directory)
-
-
-def become_session():
-    """The child's start: as that of any worker, but everything is warm."""
-    move_channels()
-    receive_go()
-    reseed()
-    remuda.session_id = session_id
-    send(frame(READY, 0, 0, ready()))
+    flag_view = None
+    for known in (own_fds, forked, condemned, early):
+        known.clear()
+    if on_child is not None:
+        _signal.signal(_signal.SIGCHLD, on_child)
+    fcntl.fcntl(control, fcntl.F_SETOWN, PID)
+    fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR | posix.O_NONBLOCK | fcntl.FASYNC)
+    frozen = False
+    # What came before the signal was on.
+    on_signal(0, None)
     name_process(b"remuda-%d" % session_id)
     warm.update(
         cwd=posix.getcwd(), fds=tuple(map(identity, range(3))), children=frozenset(), open=open_fds(),
         free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
     )
-    serve()
-
-
-def reseed():
-    """`random` and the like see to it themselves, by `os.register_at_fork`. What is not loaded is not
-    loaded for this: it would cost a child more than everything else."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def answer_as_template():

@@ -84,6 +84,7 @@ masked = False           # the main thread is inside a frame: an interrupt waits
 held = 0                 # number of the request whose interrupt waits
 in_child = False         # this is a child that user code forked
 forking = False          # a template makes a session
+frozen = False           # this is a template
 
 writing = _thread.allocate_lock()
 events_used = False      # some thread may be sending an event: see `close_request`

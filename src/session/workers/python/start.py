@@ -10,8 +10,13 @@ def move_up(fd):
 
 
 def take_channels():
-    """Moves the protocol away from fds 0 to 2 and closes what is not ours."""
-    move_channels()
+    """Moves the protocol away from fds 0 to 2 and gives user code an empty stdin."""
+    global control, kept
+    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    posix.dup2(null, 0)
+    posix.close(null)
+    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
     for name in posix.listdir("/proc/self/fd"):
         # Whatever else is open came from a part of the host that forgot to protect it.
         if int(name) > 2 and int(name) not in (control, *kept):
@@ -19,16 +24,6 @@ def take_channels():
                 posix.close(int(name))
             except OSError:
                 pass
-
-
-def move_channels():
-    """Gives user code an empty stdin, and the protocol descriptors of its own."""
-    global control, kept
-    control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
-    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-    posix.dup2(null, 0)
-    posix.close(null)
-    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD) for fd in range(3))
 
 
 def read_exactly(fd, size):
@@ -46,6 +41,12 @@ def refuse(reason):
     posix._exit(78)
 
 
+def read_numbers(body):
+    """Version, session number, frame cap and history slots, as in *go*; zero for what did not come."""
+    length = min(int.from_bytes(body[:4], "little"), len(body) - 4)
+    return [int.from_bytes(body[i:i + 8], "little") if i < 4 + length else 0 for i in (4, 12, 20, 28)]
+
+
 def receive_go():
     global requests, replies, flag_fd, frame_cap, session_id, slots
     header, ancillary = b"", ()
@@ -61,9 +62,7 @@ def receive_go():
     if header[4] != GO or not 20 <= size <= 4096:
         refuse(b"the host did not begin with a go frame")
     body = read_exactly(control, size)
-    length = min(int.from_bytes(body[:4], "little"), size - 4)
-    version, session_id, frame_cap, slots = (
-        int.from_bytes(body[i:i + 8], "little") if i < 4 + length else 0 for i in (4, 12, 20, 28))
+    version, session_id, frame_cap, slots = read_numbers(body)
     if version != VERSION:
         refuse(b"this host speaks another version of the protocol")
     if not ancillary:
@@ -105,19 +104,20 @@ def fill_namespace():
         namespace["In"], namespace["Out"] = In, Out
 
 
-def ready():
+def ready(of_child=False):
+    """What this worker, or a child that a template makes of it, can do. *forked* tells the child's number."""
     features = ["execute", "call", "warm", "reset", "inspect", "input", "attachments"]
     if not inline or inline_signals:
         features.append("interrupt")
-    if leads_group and not inline:
+    if (leads_group or of_child) and not inline:
         features.append("sigint")
     if not inline and hasattr(posix, "pidfd_open"):
         features.append("fork")
     if not inline:
         features.append("only_if_clean")
     return (
-        '{"protocol":%d,"pid":%d,"language":"python","version":"%s","features":["%s"]}'
-        % (VERSION, PID, sys.version.split()[0], '","'.join(features))
+        '{"protocol":%d,%s"language":"python","version":"%s","features":["%s"]}'
+        % (VERSION, "" if of_child else '"pid":%d,' % PID, sys.version.split()[0], '","'.join(features))
     ).encode()
 
 
