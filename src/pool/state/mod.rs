@@ -24,6 +24,7 @@
 //!    never more than its quota.
 
 mod effects;
+mod handover;
 mod health;
 mod holder;
 mod memory;
