@@ -16,12 +16,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::background::shielded;
 use crate::clock::Moment;
-use crate::sync::{Condvar, Mutex, wait_until};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, wait_until};
 
 /// Something that a fired token wakes. Called without any lock held, on the cancelling thread: it
 /// must not block.

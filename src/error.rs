@@ -98,7 +98,7 @@ pub enum Error {
     AcquireTimeout {
         /// How long the caller waited.
         waited: Duration,
-        /// How many waited in front of it at the end.
+        /// How many waited in front of it at the end, of its tenant.
         ahead: usize,
         /// Why the last start of a session failed, if it did.
         last_start_error: Option<Arc<Error>>,

@@ -37,8 +37,9 @@
 //!   can be interrupted, limited and killed. A [`Runtime`] says which program that is.
 //! - [`Request`] goes in, [`Execution`] comes out, with an [`Outcome`]: what user code does, even to
 //!   its own process, is a value, not an error. [`Running`] is the same, [`Event`] by event.
-//! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served; a
-//!   [`PooledSession`] is a lease. What happens between two users is its [`Reuse`] policy.
+//! - [`SessionPool`] keeps sessions warm and lends them out, first come, first served, and to each
+//!   tenant its share ([`Quota`]); a [`PooledSession`] is a lease. What happens between two users is
+//!   its [`Reuse`] policy.
 //! - A [`Template`] (or [`PoolConfig::template`]) makes Python sessions by fork, each in about a millisecond.
 //! - [`CancelToken`] asks work to stop; a [`Scope`] binds leases and [`Job`]s of one user of a shared
 //!   pool to a token; a [`SharedPool`] lives from its first user to its last.
@@ -107,8 +108,11 @@ mod guide {
         LimitsPage: "docs/guide/limits.md",
         OtherLanguages: "docs/guide/other-languages.md",
         WritingAWorker: "docs/guide/writing-a-worker.md",
-        Templates: "docs/guide/templates.md",
         SharedPools: "docs/guide/shared-pools.md",
+        Tenants: "docs/guide/tenants.md",
+        Templates: "docs/guide/templates.md",
+        Sizing: "docs/guide/sizing.md",
+        Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",
     }
 }
@@ -136,11 +140,12 @@ pub mod worker;
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, QuotaKind, Result};
 pub use pool::{
-    Acquire, AsCompleted, BreakerInfo, BreakerState, ConfigSummary, ExecutionCounts, Explanation,
-    HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId, Listener, Miss, MissCount, MissReason,
-    NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota,
-    QuotaRow, RefusalCount, RefusalReason, Removal, RemovalCount, Reuse, Scope, SessionPool, SessionRow,
-    SharedHandle, SharedPool, StartCause, StartWay, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
+    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId,
+    Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts,
+    PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason,
+    Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -1,12 +1,22 @@
 //! The one door to locks and condition variables.
 //!
 //! Everything that blocks goes through this module, so that a model checker can take the place of
-//! `parking_lot` without a change elsewhere. Waiting always happens in a `while` loop around an
+//! `parking_lot` without a change elsewhere: with `--cfg shuttle` the unit tests run on its locks
+//! (see `pool/gate/model.rs`), where deadlines are fired by moving a manual clock. Waiting always happens in a `while` loop around an
 //! absolute deadline: a wake-up is a hint, never a promise.
 
+#[cfg(all(test, shuttle))]
+mod modelled;
+
+#[cfg(all(test, shuttle))]
+pub(crate) use modelled::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard};
+#[cfg(not(all(test, shuttle)))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
-#[cfg(feature = "testing")]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use std::sync::atomic::AtomicBool;
+#[cfg(all(feature = "testing", not(all(test, shuttle))))]
+pub(crate) use std::sync::atomic::AtomicU64;
+pub(crate) use std::sync::atomic::Ordering;
 
 use crate::clock::{Clock, Moment};
 

@@ -152,10 +152,24 @@ impl Core {
         who: Option<Box<Who>>,
     ) -> Result<PooledSession> {
         let claim = Claim::new(threads::number(), who);
-        match &self.config.validate {
+        self.recorded(|| match &self.config.validate {
             None => self.acquire_any(claim, patience, token),
             Some(fit) => self.acquire_fit(None, &claim, patience, token, &*fit.0),
+        })
+    }
+
+    /// Has an acquire recorded, if the pool does that.
+    #[inline]
+    fn recorded(&self, acquire: impl FnOnce() -> Result<PooledSession>) -> Result<PooledSession> {
+        let Some(recorder) = &self.recorder else { return acquire() };
+        let came = self.clock().now();
+        let mut result = acquire();
+        match &mut result {
+            Ok(session) => session.recorded = Some(recorder.note(came, self.clock().now(), true)),
+            Err(Error::AcquireTimeout { .. }) => _ = recorder.note(came, self.clock().now(), false),
+            Err(_) => {}
         }
+        result
     }
 
     /// For a job, which has this session: it, or another one, that passes the user's check.

@@ -1,4 +1,7 @@
-//! Options of a pool.
+//! Options of a pool: what they mean, their defaults, what makes no sense.
+
+mod setters;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,15 +11,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::summary::ConfigSummary;
 use super::SessionPool;
 use super::acquire::NestedAcquire;
-use super::events::{Listener, PoolEvent};
+use super::events::Listener;
+use super::foresight::Foresight;
 use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
-use crate::session::{Limits, Runtime, Session, SessionConfig, WorkDir, check_template};
+use crate::session::{Runtime, Session, SessionConfig, check_template};
 
 /// Options of a [`SessionPool`]; each field has a setter of the same name, and the setters of
 /// [`SessionConfig`] that a pool's sessions need are here as well.
@@ -74,7 +79,7 @@ pub struct PoolConfig {
     /// least 2.
     pub max_concurrent_starts: usize,
     /// Callers that may wait for a session at the same time; the next one gets
-    /// [`Error::TooManyWaiters`]. Default: no limit.
+    /// [`Error::TooManyWaiters`]. Jobs do not count. Default: no limit.
     pub max_waiters: Option<usize>,
     /// What each named tenant may have, see [`SessionPool::acquire_as`]; those who acquire without a
     /// name have no quota. Default: no limits.
@@ -92,6 +97,13 @@ pub struct PoolConfig {
     /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
     /// false.
     pub template: bool,
+    /// So many of the last acquires are recorded, with their moment, wait and length, for an
+    /// [`Advisor`](crate::Advisor). Each then reads the precise clock three times and takes a lock twice.
+    /// Default: 0, which costs nothing.
+    pub record_arrivals: usize,
+    /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
+    /// [`Foresight::Off`].
+    pub foresight: Foresight,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -165,47 +177,6 @@ pub enum Reuse {
     Fresh,
 }
 
-/// The options in effect, for [`PoolInfo`](crate::PoolInfo).
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
-pub struct ConfigSummary {
-    /// The program of the runtime.
-    pub program: String,
-    /// See [`PoolConfig::min_idle`].
-    pub min_idle: usize,
-    /// See [`PoolConfig::max_sessions`].
-    pub max_sessions: usize,
-    /// See [`PoolConfig::session_timeout`], in seconds.
-    pub session_timeout: f64,
-    /// See [`PoolConfig::health_check_interval`], in seconds.
-    pub health_check_interval: f64,
-    /// See [`PoolConfig::pre_warm_on_start`].
-    pub pre_warm_on_start: bool,
-    /// See [`PoolConfig::recycle_after_executions`].
-    pub recycle_after_executions: Option<u64>,
-    /// See [`PoolConfig::max_lifetime`], in seconds.
-    pub max_lifetime: Option<f64>,
-    /// See [`PoolConfig::reuse`].
-    pub reuse: Reuse,
-    /// See [`PoolConfig::restart_if_dead`].
-    pub restart_if_dead: bool,
-    /// See [`PoolConfig::max_concurrent_starts`].
-    pub max_concurrent_starts: usize,
-    /// See [`PoolConfig::max_waiters`].
-    pub max_waiters: Option<usize>,
-    /// See [`PoolConfig::quota`]; those of tenants stand in [`PoolInfo::quotas`](crate::PoolInfo::quotas).
-    pub quota: Quota,
-    /// See [`PoolConfig::nested_acquire`].
-    pub nested_acquire: NestedAcquire,
-    /// See [`PoolConfig::template`].
-    pub template: bool,
-    /// Whether there is warm-up code.
-    pub warmup_code: bool,
-    /// See [`SessionConfig::warm_imports`].
-    pub warm_imports: Vec<String>,
-}
-
 impl PoolConfig {
     /// The defaults, for sessions of this runtime.
     pub fn new(runtime: Runtime) -> PoolConfig {
@@ -235,6 +206,8 @@ impl PoolConfig {
             nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
             template: false,
+            record_arrivals: 0,
+            foresight: Foresight::Off,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),
@@ -255,284 +228,6 @@ impl PoolConfig {
     /// As [`SessionPool::start`].
     pub fn start(self) -> Result<SessionPool> {
         SessionPool::start(self)
-    }
-
-    /// Sets [`session`](PoolConfig::session), all of it.
-    pub fn session(mut self, session: SessionConfig) -> PoolConfig {
-        self.session = session;
-        self
-    }
-
-    /// Sets [`name`](PoolConfig::name).
-    pub fn name(mut self, name: impl Into<String>) -> PoolConfig {
-        self.name = name.into();
-        self
-    }
-
-    /// Sets [`listener`](PoolConfig::listener).
-    pub fn listener(mut self, hear: impl Fn(&PoolEvent) + Send + Sync + 'static) -> PoolConfig {
-        self.listener = Some(Listener::new(hear));
-        self
-    }
-
-    /// Sets [`min_idle`](PoolConfig::min_idle).
-    pub fn min_idle(mut self, count: usize) -> PoolConfig {
-        self.min_idle = count;
-        self
-    }
-
-    /// The old name of [`min_idle`](PoolConfig::min_idle).
-    pub fn min_size(self, count: usize) -> PoolConfig {
-        self.min_idle(count)
-    }
-
-    /// Sets [`max_sessions`](PoolConfig::max_sessions).
-    pub fn max_sessions(mut self, count: usize) -> PoolConfig {
-        self.max_sessions = count;
-        self
-    }
-
-    /// The old name of [`max_sessions`](PoolConfig::max_sessions).
-    pub fn max_size(self, count: usize) -> PoolConfig {
-        self.max_sessions(count)
-    }
-
-    /// Sets [`session_timeout`](PoolConfig::session_timeout).
-    pub fn session_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.session_timeout = timeout;
-        self
-    }
-
-    /// Sets [`health_check_interval`](PoolConfig::health_check_interval).
-    pub fn health_check_interval(mut self, interval: Duration) -> PoolConfig {
-        self.health_check_interval = interval;
-        self
-    }
-
-    /// Sets [`pre_warm_on_start`](PoolConfig::pre_warm_on_start).
-    pub fn pre_warm_on_start(mut self, pre_warm: bool) -> PoolConfig {
-        self.pre_warm_on_start = pre_warm;
-        self
-    }
-
-    /// Sets [`recycle_after_executions`](PoolConfig::recycle_after_executions).
-    pub fn recycle_after_executions(mut self, executions: impl Into<Option<u64>>) -> PoolConfig {
-        self.recycle_after_executions = executions.into();
-        self
-    }
-
-    /// Sets [`max_lifetime`](PoolConfig::max_lifetime).
-    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> PoolConfig {
-        self.max_lifetime = lifetime.into();
-        self
-    }
-
-    /// Sets [`reuse`](PoolConfig::reuse).
-    pub fn reuse(mut self, reuse: Reuse) -> PoolConfig {
-        self.reuse = reuse;
-        self
-    }
-
-    /// Sets [`reset_timeout`](PoolConfig::reset_timeout).
-    pub fn reset_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.reset_timeout = timeout;
-        self
-    }
-
-    /// Sets [`restart_if_dead`](PoolConfig::restart_if_dead).
-    pub fn restart_if_dead(mut self, restart: bool) -> PoolConfig {
-        self.restart_if_dead = restart;
-        self
-    }
-
-    /// Sets [`max_concurrent_starts`](PoolConfig::max_concurrent_starts).
-    pub fn max_concurrent_starts(mut self, count: usize) -> PoolConfig {
-        self.max_concurrent_starts = count;
-        self
-    }
-
-    /// Sets [`max_waiters`](PoolConfig::max_waiters).
-    pub fn max_waiters(mut self, count: impl Into<Option<usize>>) -> PoolConfig {
-        self.max_waiters = count.into();
-        self
-    }
-
-    /// Sets [`quota`](PoolConfig::quota).
-    pub fn quota(mut self, quota: Quota) -> PoolConfig {
-        self.quota = quota;
-        self
-    }
-
-    /// Sets the quota of one tenant, instead of [`quota`](PoolConfig::quota).
-    pub fn tenant_quota(mut self, tenant: impl Into<Arc<str>>, quota: Quota) -> PoolConfig {
-        self.tenant_quotas.insert(tenant.into(), quota);
-        self
-    }
-
-    /// Sets [`nested_acquire`](PoolConfig::nested_acquire).
-    pub fn nested_acquire(mut self, nested: NestedAcquire) -> PoolConfig {
-        self.nested_acquire = nested;
-        self
-    }
-
-    /// Sets [`retire_grace`](PoolConfig::retire_grace).
-    pub fn retire_grace(mut self, grace: Duration) -> PoolConfig {
-        self.retire_grace = grace;
-        self
-    }
-
-    /// Sets [`template`](PoolConfig::template).
-    pub fn template(mut self, template: bool) -> PoolConfig {
-        self.template = template;
-        self
-    }
-
-    /// Sets [`max_concurrent_retirements`](PoolConfig::max_concurrent_retirements).
-    pub fn max_concurrent_retirements(mut self, count: usize) -> PoolConfig {
-        self.max_concurrent_retirements = count;
-        self
-    }
-
-    /// Sets [`ping_interval`](PoolConfig::ping_interval).
-    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> PoolConfig {
-        self.ping_interval = interval.into();
-        self
-    }
-
-    /// Sets [`ping_timeout`](PoolConfig::ping_timeout).
-    pub fn ping_timeout(mut self, timeout: Duration) -> PoolConfig {
-        self.ping_timeout = timeout;
-        self
-    }
-
-    /// Sets [`max_session_memory`](PoolConfig::max_session_memory), in bytes.
-    pub fn max_session_memory(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
-        self.max_session_memory = bytes.into();
-        self
-    }
-
-    /// Sets [`idle_memory_budget`](PoolConfig::idle_memory_budget), in bytes.
-    pub fn idle_memory_budget(mut self, bytes: impl Into<Option<u64>>) -> PoolConfig {
-        self.idle_memory_budget = bytes.into();
-        self
-    }
-
-    /// Sets [`leak_after`](PoolConfig::leak_after).
-    pub fn leak_after(mut self, held: impl Into<Option<Duration>>) -> PoolConfig {
-        self.leak_after = held.into();
-        self
-    }
-
-    /// Sets [`reclaim_leaks`](PoolConfig::reclaim_leaks).
-    pub fn reclaim_leaks(mut self, reclaim: bool) -> PoolConfig {
-        self.reclaim_leaks = reclaim;
-        self
-    }
-
-    /// Has `hook` called with each new session before anybody gets it, on the thread that started it:
-    /// to load data, to open connections, to look at its version. It may take as long as it needs; a
-    /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
-    /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
-    ///
-    /// ```
-    /// use remuda::{PoolConfig, Runtime};
-    ///
-    /// let config = PoolConfig::new(Runtime::python("python3")).on_create(|session| {
-    ///     let run = session.execute("import sys; sys.version_info >= (3, 9)")?;
-    ///     if run.value == true { Ok(()) } else { Err("this Python is too old".into()) }
-    /// });
-    /// ```
-    pub fn on_create(
-        mut self,
-        hook: impl Fn(&mut Session) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
-        + Send
-        + Sync
-        + 'static,
-    ) -> PoolConfig {
-        self.on_create = Some(Hook(Arc::new(hook)));
-        self
-    }
-
-    /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
-    /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
-    /// the acquire returns [`Error::Unfit`]; further ones in a row count as failed starts, so that a check
-    /// that is never content does not have processes started without end.
-    ///
-    /// A pool looks by itself whether a process is alive, without a system call; this is for what only
-    /// the user knows, and its time is added to each acquire.
-    pub fn validate_with(
-        mut self,
-        hook: impl Fn(&mut Session) -> bool + Send + Sync + 'static,
-    ) -> PoolConfig {
-        self.validate = Some(Hook(Arc::new(hook)));
-        self
-    }
-
-    /// Sets [`clock`](PoolConfig::clock): nothing in the pool moves by itself then.
-    #[cfg(feature = "testing")]
-    pub fn clock(mut self, clock: impl Into<ManualClock>) -> PoolConfig {
-        self.clock = Some(clock.into());
-        self
-    }
-
-    /// Adds a module that each session imports: see [`SessionConfig::warm_imports`].
-    pub fn warm_import(mut self, module: impl Into<String>) -> PoolConfig {
-        self.session = self.session.warm_import(module);
-        self
-    }
-
-    /// Sets code that each new session runs: see [`SessionConfig::warmup_code`].
-    pub fn warmup_code(mut self, code: impl Into<String>) -> PoolConfig {
-        self.session = self.session.warmup_code(code);
-        self
-    }
-
-    /// See [`SessionConfig::start_timeout`].
-    pub fn start_timeout(mut self, limit: Duration) -> PoolConfig {
-        self.session = self.session.start_timeout(limit);
-        self
-    }
-
-    /// See [`SessionConfig::grace`].
-    pub fn grace(mut self, grace: Duration) -> PoolConfig {
-        self.session = self.session.grace(grace);
-        self
-    }
-
-    /// See [`SessionConfig::time_limit`].
-    pub fn time_limit(mut self, limit: Duration) -> PoolConfig {
-        self.session = self.session.time_limit(limit);
-        self
-    }
-
-    /// Adds an environment variable: see [`SessionConfig::env`].
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> PoolConfig {
-        self.session = self.session.env(name, value);
-        self
-    }
-
-    /// See [`SessionConfig::inherit_env`].
-    pub fn inherit_env(mut self, inherit: bool) -> PoolConfig {
-        self.session = self.session.inherit_env(inherit);
-        self
-    }
-
-    /// See [`SessionConfig::work_dir`].
-    pub fn work_dir(mut self, dir: WorkDir) -> PoolConfig {
-        self.session = self.session.work_dir(dir);
-        self
-    }
-
-    /// See [`SessionConfig::limits`].
-    pub fn limits(mut self, limits: Limits) -> PoolConfig {
-        self.session = self.session.limits(limits);
-        self
-    }
-
-    /// See [`SessionConfig::output_cap`].
-    pub fn output_cap(mut self, bytes: usize) -> PoolConfig {
-        self.session = self.session.output_cap(bytes);
-        self
     }
 
     /// Checks what can be checked without starting anything.
@@ -611,29 +306,6 @@ impl PoolConfig {
         }
         Clock::system()
     }
-
-    /// With these bounds, which may have changed since the start.
-    pub(crate) fn summary(&self, (min_idle, max_sessions): (usize, usize)) -> ConfigSummary {
-        ConfigSummary {
-            program: self.session.runtime.program().display().to_string(),
-            min_idle,
-            max_sessions,
-            session_timeout: self.session_timeout.as_secs_f64(),
-            health_check_interval: self.health_check_interval.as_secs_f64(),
-            pre_warm_on_start: self.pre_warm_on_start,
-            recycle_after_executions: self.budget(),
-            max_lifetime: self.max_lifetime.map(|lifetime| lifetime.as_secs_f64()),
-            reuse: self.reuse,
-            restart_if_dead: self.restart_if_dead,
-            max_concurrent_starts: self.max_concurrent_starts,
-            max_waiters: self.max_waiters,
-            quota: self.quota,
-            nested_acquire: self.nested_acquire,
-            template: self.template,
-            warmup_code: self.session.warmup_code.is_some(),
-            warm_imports: self.session.warm_imports.clone(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -661,6 +333,8 @@ mod tests {
         assert!(config.max_concurrent_starts >= 2);
         assert_eq!(config.retire_grace, Duration::from_millis(250));
         assert!(!config.template);
+        assert_eq!((config.name.as_str(), config.record_arrivals), ("pool", 0));
+        assert!(config.listener.is_none() && config.foresight == Foresight::Off);
         assert!(config.validate().is_ok());
     }
 

@@ -17,6 +17,7 @@ use super::events::{Outlet, PoolEvent, TARGET};
 use super::gate::{Gate, Inner, Waiter};
 use super::job::Jobs;
 use super::monitor::Monitor;
+use super::recorder::Recorder;
 use super::spawner;
 use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
@@ -44,6 +45,7 @@ pub(super) struct Core {
     pub(super) jobs: Jobs,
     pub(super) outlet: Outlet,
     pub(super) tallies: Arc<Tallies>,
+    pub(super) recorder: Option<Recorder>,
     /// Cancelled when the pool closes: ends the starts that are under way.
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
@@ -121,6 +123,7 @@ impl Core {
             jobs: Jobs::new(clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
             tallies: Arc::default(),
+            recorder: Recorder::with_room(config.record_arrivals),
             config,
             gate: Gate::new(state, clock),
             monitor: Monitor::new()?,

@@ -121,7 +121,8 @@ pub enum PoolEvent {
         /// Why.
         reason: RefusalReason,
     },
-    /// A session has been held for longer than [`leak_after`](crate::PoolConfig) allows.
+    /// A session has been held for longer than [`leak_after`](crate::PoolConfig::leak_after).
+    /// Told once for each lease.
     #[non_exhaustive]
     LeakSuspected {
         /// Its number.
@@ -146,7 +147,14 @@ pub enum PoolEvent {
         /// The new limit.
         max_sessions: usize,
     },
-    /// Nobody holds a session any more, as [`drain`](crate::SessionPool) asked for.
+    /// All sessions are to be replaced, one after the other: see
+    /// [`recycle_all`](crate::SessionPool::recycle_all).
+    #[non_exhaustive]
+    Outdated {
+        /// How many.
+        sessions: usize,
+    },
+    /// Nobody holds a session any more, as [`drain`](crate::SessionPool::drain) asked for.
     Drained,
     /// The pool is closed: nobody gets a session any more.
     Closed,
@@ -302,6 +310,9 @@ impl PoolEvent {
             PoolEvent::Resumed => log::info!(target: TARGET, pool; "pool resumed"),
             PoolEvent::Resized { min_idle, max_sessions } => {
                 log::info!(target: TARGET, pool, min_idle, max_sessions; "pool resized");
+            }
+            PoolEvent::Outdated { sessions } => {
+                log::info!(target: TARGET, pool, sessions; "all sessions are to be replaced");
             }
             PoolEvent::Drained => log::info!(target: TARGET, pool; "pool drained"),
             PoolEvent::Closed => log::info!(target: TARGET, pool; "pool closed"),

@@ -5,10 +5,14 @@
 //! ([`Gate::with`]), and in the wait loops of this file and of the background threads. What an
 //! event asks for comes out as [`Effects`]; the gate wakes whom it should, the pool does the rest.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::fmt;
 use std::sync::Arc;
 
-use super::state::{Decision, Effects, Resource, State, Ticket};
+use super::breaker::BreakerState;
+use super::state::{Decision, Effects, Resource, SlotId, State, Ticket};
 use crate::clock::{Clock, Moment};
 use crate::sync::{Condvar, Mutex, MutexGuard, wait_by};
 
@@ -37,6 +41,14 @@ pub(super) struct Inner<S: Resource> {
     /// Spawner threads that exist, and those of them that wait for work.
     pub(super) spawners: usize,
     pub(super) parked_spawners: usize,
+}
+
+/// A start that a spawner has begun.
+pub(super) struct Begun {
+    pub(super) slot: SlotId,
+    pub(super) began: Moment,
+    /// Whether this is the one start that is tried after a back-off.
+    pub(super) probe: bool,
 }
 
 /// Who waits for its turn: a thread that sleeps until it is decided (the condvar belongs to the gate's
@@ -104,17 +116,15 @@ impl<S: Resource> Gate<S> {
         if fx.observed {
             self.changed.notify_all();
         }
-        for waiter in fx.wake.drain(..) {
-            match &waiter.job {
-                None => waiter.decided.notify_one(),
-                Some(job) => {
-                    Arc::clone(job).decided();
-                    true
-                }
-            };
+        for waiter in &fx.wake {
+            waiter.decided.notify_one();
         }
         if fx.health {
             self.health.notify_one();
+        }
+        // Last: it may start a thread.
+        for job in fx.wake.drain(..).filter_map(|waiter| waiter.job.clone()) {
+            job.decided();
         }
     }
 
@@ -178,6 +188,42 @@ impl<S: Resource> Gate<S> {
         deadline: Option<Moment>,
     ) -> bool {
         wait_by(&self.clock, condvar, inner, deadline)
+    }
+
+    /// For a spawner: waits for a start that is wanted and begins it; `None` once the pool is closed.
+    pub(super) fn next_start(&self) -> Option<Begun> {
+        let mut inner = self.inner.lock();
+        loop {
+            if !inner.state.is_open() {
+                return None;
+            }
+            let began = self.clock.now();
+            if let Some(slot) = inner.state.begin_start(began) {
+                let probe = inner.state.breaker(began).0 == BreakerState::HalfOpen;
+                return Some(Begun { slot, began, probe });
+            }
+            let retry = inner.state.next_attempt(began);
+            inner.parked_spawners += 1;
+            self.sleep(&self.starts, &mut inner, retry);
+            inner.parked_spawners -= 1;
+        }
+    }
+
+    /// Has a spawner look for work: one that waits or, if all of them are busy with a start, one more
+    /// of at most `max`. Returns true for that one, which the caller must bring, counted already.
+    pub(super) fn call_spawner(&self, max: usize) -> bool {
+        let one_more = {
+            let mut inner = self.inner.lock();
+            // A spawner that neither waits nor starts a session is about to look by itself.
+            let all_busy = inner.state.counts().starting >= inner.spawners;
+            let one_more = all_busy && inner.spawners < max && inner.state.wants_more_starts();
+            inner.spawners += usize::from(one_more);
+            one_more
+        };
+        if !one_more {
+            self.starts.notify_one();
+        }
+        one_more
     }
 
     /// Waits until `done` says so, looking after every change; false when `deadline` passes first.

@@ -29,12 +29,14 @@ pub struct PooledSession {
     session: Option<Box<Session>>,
     /// Whether the session is bound to the token of a scope.
     bound: bool,
+    /// Its number in the pool's recorder, if it has one.
+    pub(super) recorded: Option<u64>,
 }
 
 impl PooledSession {
     #[inline]
     pub(super) fn new(core: Arc<Core>, lease: Lease<Box<Session>>, bound: bool) -> PooledSession {
-        PooledSession { core, slot: lease.slot, session: Some(lease.session), bound }
+        PooledSession { core, slot: lease.slot, session: Some(lease.session), bound, recorded: None }
     }
 
     /// Runs code or a call: see [`Session::execute`].
@@ -127,6 +129,9 @@ impl PooledSession {
         let mut session = self.session.take()?;
         if self.bound {
             session.bind(None);
+        }
+        if let (Some(number), Some(recorder)) = (self.recorded, &self.core.recorder) {
+            recorder.given_back(number, self.core.clock().now());
         }
         session.forget_handles();
         Some(session)

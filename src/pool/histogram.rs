@@ -78,6 +78,12 @@ impl Histogram {
         self.max.fetch_max(nanos, Ordering::Relaxed);
     }
 
+    /// The mean of what was recorded so far, zero before the first.
+    pub(crate) fn mean(&self) -> Duration {
+        let count: u64 = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum();
+        Duration::from_nanos(self.sum.load(Ordering::Relaxed).checked_div(count).unwrap_or(0))
+    }
+
     /// What was recorded so far. The count is that of the buckets; sum and maximum may already hold
     /// a time that the buckets do not.
     pub(crate) fn snapshot(&self) -> HistogramSnapshot {

@@ -4,8 +4,8 @@ use super::core::{Core, Handle};
 use super::events::RefusalReason;
 use super::explain::{MissCount, MissReason};
 use super::metrics::{
-    BreakerInfo, HolderRow, PlaceName, PoolInfo, PoolMetrics, QuotaRow, RefusalCount, RemovalCount,
-    SessionRow, counted,
+    BreakerInfo, HolderRow, MemoryInfo, PlaceName, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
+    RemovalCount, SessionRow, counted,
 };
 use super::state::{Removal, Row};
 use crate::clock;
@@ -13,9 +13,9 @@ use crate::clock;
 /// Takes a snapshot: what the lock protects in one go, everything else without it.
 pub(super) fn of(core: &Core) -> PoolInfo {
     let now = core.clock().now();
-    let (open, counts, counters, misses, rows, breaker, last_error, (paused, sizes, idle_memory, tenants)) = {
+    let (open, counts, counters, misses, rows, breaker, last_error, now_and_then) = {
         let state = &core.lock().state;
-        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held().0, state.tenant_rows());
+        let now_and_then = (state.is_paused(), state.sizes(), state.memory_held(), state.tenant_rows());
         let last_error = state.last_start_error().cloned();
         let (counters, misses) = (state.counters().clone(), state.misses().counts);
         (
@@ -29,6 +29,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
             now_and_then,
         )
     };
+    let (paused, sizes, (weighed_idle, weighed), tenants) = now_and_then;
     let row = |row: Row<Handle>| SessionRow {
         id: row.handle.id,
         pid: row.handle.process.id(),
@@ -70,8 +71,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         start_duration: core.tallies.starts(),
         executions,
         warm_imports: core.tallies.warm_imports(),
-        resident_memory: resident,
-        idle_memory,
+        memory: MemoryInfo { resident, weighed, weighed_idle },
         events_dropped: core.outlet.dropped(),
         sessions,
         post_mortems: core.post_mortems(),

@@ -17,6 +17,7 @@ use super::events::TARGET;
 use super::gate::{Decided, Waiter};
 use super::guard::PooledSession;
 use super::state::{Claim, Decision, Lease, Refusal, Take, Ticket, Who};
+use crate::background::shielded;
 use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -325,7 +326,10 @@ impl Decided for Queued {
         let decision = self.core.lock().state.collect(*ticket, waited);
         match decision {
             Some(Decision::Granted(lease)) => Ready { job: self, lease }.start(),
-            Some(Decision::Refused(refusal)) => self.refuse(refusal),
+            // A request holds the user's callback, and this may be any thread.
+            Some(Decision::Refused(refusal)) => {
+                shielded("the end of a refused job", || self.refuse(refusal));
+            }
             None => unreachable!("a decision is collected once"),
         }
     }
@@ -375,7 +379,9 @@ impl Ready {
             job.core.jobs.free_runner();
             return Ready { job, lease }.turn_back(Error::Cancelled);
         };
-        let session = job.core.lend(lease, Some(&job.shared.token));
+        let mut session = job.core.lend(lease, Some(&job.shared.token));
+        let recorder = job.core.recorder.as_ref();
+        session.recorded = recorder.map(|recorder| recorder.note(job.began, job.core.clock().now(), true));
         let result = match job.core.fit_for(session, &job.claim, &job.shared.token) {
             Ok(session) => job.execute(session, request),
             Err(error) => {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::{Core, Handle};
-use super::events::PoolEvent;
+use super::events::{PoolEvent, TARGET};
+use super::foresight::{Forecast, Foresight, TICK};
 use super::metrics::HolderRow;
 use super::state::{Lease, Removal, SETTLE, SlotId};
 use crate::background::shielded;
@@ -16,12 +17,18 @@ const ERROR_REST: Duration = Duration::from_secs(1);
 
 /// The maintenance thread. The first pass is `due` by itself.
 pub(super) fn run(core: &Arc<Core>, mut due: Moment) {
+    let mut forecast = (core.config.foresight != Foresight::Off).then(|| Forecast::new(core.clock().now()));
     while wait_for_request(core, due) {
         // Read once: time that passes during the pass counts for the rest and for the next pass.
         let now = core.clock().now();
         let next = shielded("a health pass", || pass(core, now));
         let rest = now + if next.is_some() { SETTLE } else { ERROR_REST };
         due = next.unwrap_or(rest);
+        if let Some(forecast) = &mut forecast
+            && foresee(core, forecast, now)
+        {
+            due = due.min(now + TICK);
+        }
         if !sleep_until(core, rest) {
             return;
         }
@@ -48,6 +55,19 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
         core.emit(PoolEvent::HealthPass { removed: pass.removed });
     }
     pass.next
+}
+
+/// Has as many sessions kept ready as callers are expected. Returns whether that is to be looked at
+/// again soon: while more than the watermark is.
+fn foresee(core: &Arc<Core>, forecast: &mut Forecast, now: Moment) -> bool {
+    let start_time = core.tallies.start_time();
+    core.with(|state, fx| {
+        let (min_idle, max_sessions) = state.sizes();
+        let heard_before = forecast.observe(now, state.counters().acquisition_attempts);
+        let target = forecast.target(start_time, min_idle, max_sessions);
+        state.set_target_idle(target, fx);
+        heard_before || target > min_idle
+    })
 }
 
 /// Looks what sessions hold in memory, without the pool's lock: the kernel walks their pages.
@@ -77,7 +97,8 @@ fn ping(core: &Arc<Core>, slot: SlotId) {
             core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
         }
         Some(Err(error)) => {
-            log::info!(session = id; "an idle session does not answer: {error}");
+            let (pool, reason) = (core.config.name.as_str(), error.to_string());
+            log::info!(target: TARGET, pool, session = id, reason = reason.as_str(); "an idle session does not answer");
             core.discard(slot, session, Removal::Hung, core.config.restart_if_dead);
         }
         None => core.discard(slot, session, Removal::Hung, core.config.restart_if_dead),

@@ -87,7 +87,8 @@ pub struct PoolCounts {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolMetrics {
-    /// Calls that asked for a session (in any way) while the pool was open.
+    /// Calls that asked for a session (in any way) while the pool was open; each job asks when it is
+    /// submitted.
     pub acquisition_attempts: u64,
     /// Calls that got one.
     pub acquisition_success: u64,
@@ -130,7 +131,7 @@ pub struct PoolMetrics {
     pub active_sessions: usize,
     /// Gauge: sessions in any place, starting and retiring ones included.
     pub total_sessions: usize,
-    /// Gauge: callers that wait for a session.
+    /// Gauge: callers that wait for a session; jobs are in [`PoolCounts::jobs`].
     pub waiting: usize,
     /// The most sessions that were held at the same time.
     pub active_sessions_max: usize,
@@ -174,9 +175,9 @@ pub struct PoolInfo {
     pub name: String,
     /// The options in effect.
     pub config: ConfigSummary,
-    /// Whether the pool still hands out sessions.
+    /// Whether the pool is not closed; it may be paused.
     pub open: bool,
-    /// Whether it is [paused](crate::SessionPool::pause) meanwhile.
+    /// Whether it is paused: it hands out nothing until it is resumed.
     pub paused: bool,
     /// How many sessions are where.
     pub counts: PoolCounts,
@@ -205,11 +206,8 @@ pub struct PoolInfo {
     /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
     /// sessions started so far.
     pub warm_imports: Vec<WarmImportStats>,
-    /// Resident memory of all sessions that are ready or in use. What template children share
-    /// counts for each.
-    pub resident_memory: u64,
-    /// Memory of all idle sessions when each was last weighed. Pages that processes share count in parts.
-    pub idle_memory: u64,
+    /// What the sessions hold in memory.
+    pub memory: MemoryInfo,
     /// Events that the [listener](crate::PoolConfig::listener) did not hear of because it was too slow.
     pub events_dropped: u64,
     /// One row for each session that is ready, by slot.
@@ -245,8 +243,7 @@ pub struct SessionRow {
     pub pid: u32,
     /// Where it is.
     pub state: PlaceName,
-    /// How long it has been there, in seconds. For a busy session this is counted from the
-    /// first health pass that saw it busy, so it is a lower bound.
+    /// How long it has been there, in seconds.
     #[serde(serialize_with = "seconds")]
     pub since: Duration,
     /// Time since it became ready, in seconds.
@@ -300,6 +297,20 @@ pub struct QuotaRow {
     pub refused: u64,
     /// Calls that gave up because their time had passed.
     pub timed_out: u64,
+}
+
+/// Memory of a pool's sessions, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryInfo {
+    /// Resident memory of all sessions that are ready or in use, now. What several processes share
+    /// counts for each.
+    pub resident: u64,
+    /// What all sessions held when they were last looked at, pages that are shared counted in parts.
+    /// Zero unless there is a budget: see [`max_session_memory`](crate::PoolConfig::max_session_memory).
+    pub weighed: u64,
+    /// Of that: the idle sessions.
+    pub weighed_idle: u64,
 }
 
 /// Sessions that left for one reason.

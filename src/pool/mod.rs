@@ -5,12 +5,14 @@
 //! are what users hold.
 
 mod acquire;
+mod advisor;
 mod breaker;
 mod config;
 mod core;
 mod end;
 mod events;
 mod explain;
+mod foresight;
 mod gate;
 mod guard;
 mod histogram;
@@ -19,8 +21,10 @@ mod job;
 mod maintenance;
 mod metrics;
 mod monitor;
+mod openmetrics;
 mod operate;
 mod quota;
+mod recorder;
 mod scope;
 mod shared;
 mod spawner;
@@ -34,18 +38,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use acquire::{Acquire, NestedAcquire};
+pub use advisor::{Advice, Advisor, Replay, Target};
 pub use breaker::BreakerState;
 pub use config::{ConfigSummary, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
+pub use foresight::Foresight;
 pub use guard::PooledSession;
 pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use job::{AsCompleted, Job, JobId, as_completed};
 pub use metrics::{
-    BreakerInfo, HolderRow, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
+    BreakerInfo, HolderRow, MemoryInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
     RemovalCount, SessionRow,
 };
 pub use quota::Quota;
+pub use recorder::{Arrival, Recording};
 pub use scope::Scope;
 pub use shared::{SharedHandle, SharedPool};
 pub use state::Removal;
@@ -265,6 +272,13 @@ impl SessionPool {
     /// microsecond per session; without it, asks the kernel for the memory of each (30 µs).
     pub fn info(&self) -> PoolInfo {
         info::of(self.core())
+    }
+
+    /// The last calls for a session, for an [`Advisor`]: as many as
+    /// [`record_arrivals`](PoolConfig::record_arrivals) asked for, which is none by default. Asks the
+    /// kernel for the memory of each session (30 µs).
+    pub fn recording(&self) -> Recording {
+        recorder::recording(self.core())
     }
 
     /// Why callers wait, and why callers had to. Holds the pool's lock for microseconds.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SessionPool;
-use super::events::{PoolEvent, TARGET};
+use super::events::PoolEvent;
 use crate::error::{Error, Result};
 
 impl SessionPool {
@@ -80,8 +80,7 @@ impl SessionPool {
     /// replaced; does not wait for it.
     pub fn recycle_all(&self) -> usize {
         let marked = self.core().with(|state, fx| state.outdate(self.core().clock().now(), fx));
-        let pool = self.core().config.name.as_str();
-        log::info!(target: TARGET, pool = pool, sessions = marked; "all sessions are to be replaced");
+        self.core().emit(PoolEvent::Outdated { sessions: marked });
         marked
     }
 

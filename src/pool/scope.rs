@@ -4,12 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::acquire::Patience;
+use super::acquire::{Acquire, Patience};
 use super::core::Core;
 use super::guard::PooledSession;
 use super::job::{self, AsCompleted, Job};
-use super::quota::check_name;
-use super::state::Who;
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::session::Request;
@@ -27,12 +25,13 @@ use crate::session::Request;
 pub struct Scope {
     core: Arc<Core>,
     token: CancelToken,
-    tenant: Option<Arc<str>>,
+    /// In whose name, with what priority, under which label.
+    ask: Acquire,
 }
 
 impl Scope {
     pub(super) fn new(core: Arc<Core>, token: &CancelToken) -> Scope {
-        Scope { core, token: token.clone(), tenant: None }
+        Scope { core, token: token.clone(), ask: Acquire::new() }
     }
 
     /// The token that ends this scope.
@@ -44,7 +43,19 @@ impl Scope {
     /// tenant's [`Quota`](super::Quota). A name of more than 256 bytes is refused with
     /// [`Error::TenantName`](crate::Error::TenantName) when it is used.
     pub fn as_tenant(mut self, name: impl Into<Arc<str>>) -> Scope {
-        self.tenant = Some(name.into());
+        self.ask = self.ask.tenant(name);
+        self
+    }
+
+    /// This scope with a priority: see [`Acquire::priority`]. Default: 0.
+    pub fn with_priority(mut self, priority: i32) -> Scope {
+        self.ask = self.ask.priority(priority);
+        self
+    }
+
+    /// This scope with a label for what it acquires and submits: see [`Acquire::label`].
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Scope {
+        self.ask = self.ask.label(label);
         self
     }
 
@@ -55,7 +66,7 @@ impl Scope {
     /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
     #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
-        self.core.acquire(Patience::Forever, Some(&self.token), self.who()?)
+        self.core.acquire(Patience::Forever, Some(&self.token), self.ask.who()?)
     }
 
     /// As [`SessionPool::acquire_timeout`](super::SessionPool::acquire_timeout), within this scope.
@@ -64,7 +75,7 @@ impl Scope {
     /// Also [`Error::Cancelled`](crate::Error::Cancelled) once the token is cancelled.
     #[track_caller]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<PooledSession> {
-        self.core.acquire(Patience::For(timeout), Some(&self.token), self.who()?)
+        self.core.acquire(Patience::For(timeout), Some(&self.token), self.ask.who()?)
     }
 
     /// As [`SessionPool::try_acquire`](super::SessionPool::try_acquire), within this scope.
@@ -79,16 +90,10 @@ impl Scope {
     /// Queues work that one of the pool's threads runs on the next free session. Does not wait.
     #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        match self.who() {
+        match self.ask.who() {
             Ok(who) => job::submit(&self.core, request.into(), Some(&self.token), who),
             Err(error) => job::refused(request.into(), error),
         }
-    }
-
-    fn who(&self) -> Result<Option<Box<Who>>> {
-        let Some(tenant) = &self.tenant else { return Ok(None) };
-        check_name(tenant)?;
-        Ok(Some(Box::new(Who { tenant: Some(Arc::clone(tenant)), ..Who::default() })))
     }
 
     /// Yields jobs in the order in which they end: see [`as_completed`](super::as_completed).
@@ -101,7 +106,7 @@ impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope")
             .field("token", &self.token)
-            .field("tenant", &self.tenant)
+            .field("tenant", &self.ask.tenant)
             .finish_non_exhaustive()
     }
 }

@@ -8,9 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::BreakerState;
 use super::core::{Core, Handle};
 use super::events::{PoolEvent, StartCause, StartWay, TARGET};
+use super::gate::Begun;
 use super::state::SlotId;
 use crate::background::shielded;
 use crate::clock::Moment;
@@ -46,37 +46,16 @@ fn run(core: &Arc<Core>) {
 
 /// Waits for a start that is wanted; `None` once the pool is closed.
 fn next(core: &Arc<Core>) -> Option<Reservation<'_>> {
-    let mut inner = core.lock();
-    loop {
-        if !inner.state.is_open() {
-            return None;
-        }
-        let now = core.clock().now();
-        if let Some(slot) = inner.state.begin_start(now) {
-            let probe = inner.state.breaker(now).0 == BreakerState::HalfOpen;
-            return Some(Reservation { core, slot: Some(slot), began: now, probe });
-        }
-        let retry = inner.state.next_attempt(now);
-        inner.parked_spawners += 1;
-        core.gate.sleep(&core.gate.starts, &mut inner, retry);
-        inner.parked_spawners -= 1;
-    }
+    let Begun { slot, began, probe } = core.gate.next_start()?;
+    Some(Reservation { core, slot: Some(slot), began, probe })
 }
 
 /// Has a spawner look for work: one that waits or, if all of them are busy with a start, one more.
 pub(super) fn call(core: &Arc<Core>) {
-    let spawn = {
-        let mut inner = core.lock();
-        // A spawner that neither waits nor starts a session is about to look by itself.
-        let all_busy = inner.state.counts().starting >= inner.spawners;
-        let spawn =
-            all_busy && inner.spawners < core.config.max_concurrent_starts && inner.state.wants_more_starts();
-        inner.spawners += usize::from(spawn);
-        spawn
-    };
-    if !spawn {
-        core.gate.starts.notify_one();
-    } else if let Err(error) = core.spawn_thread(NAME, run) {
+    if !core.gate.call_spawner(core.config.max_concurrent_starts) {
+        return;
+    }
+    if let Err(error) = core.spawn_thread(NAME, run) {
         core.lock().spawners -= 1;
         let (pool, reason) = (core.config.name.as_str(), error.to_string());
         log::warn!(target: TARGET, pool, reason = reason.as_str(); "sessions start one after the other");

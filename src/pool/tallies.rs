@@ -114,7 +114,12 @@ impl Tallies {
         (counts, self.executions.snapshot())
     }
 
-    /// Times of starts that brought a session.
+    /// The mean time of starts that brought a session.
+    pub(super) fn start_time(&self) -> Duration {
+        self.starts.mean()
+    }
+
+    /// The times of starts that brought a session.
     pub(super) fn starts(&self) -> HistogramSnapshot {
         self.starts.snapshot()
     }

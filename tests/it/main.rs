@@ -30,6 +30,8 @@ mod pool_basics;
 mod pool_end;
 mod pool_events;
 mod pool_failures;
+mod pool_metrics;
+mod pool_observed;
 mod pool_operate;
 mod pool_scope;
 mod pool_storms;

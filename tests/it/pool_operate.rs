@@ -245,7 +245,7 @@ isolated! {
         poll(|| removed_because(&pool, Removal::Memory) >= 1, || format!("{:?}", pool.info()));
         poll(|| !is_running(pid), || "it still runs".to_owned());
         let info = pool.info();
-        assert!(info.idle_memory < 60 << 20, "{info:?}");
+        assert!(info.memory.weighed_idle < 60 << 20, "{info:?}");
     }
 }
 

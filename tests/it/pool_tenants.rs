@@ -176,13 +176,15 @@ isolated! {
         assert!(pool.info().sessions[0].holder.is_none());
 
         let scratch = ScratchDir::new();
+        let scope = pool.scope(&CancelToken::new()).as_tenant("bob").with_label("report").with_priority(1);
         let line = line!() + 1;
-        let job = pool.submit(until_there(&scratch.path().join("go")));
+        let job = scope.submit(until_there(&scratch.path().join("go")));
         let holder = || pool.info().sessions.first().and_then(|row| row.holder.clone());
         poll(|| holder().is_some(), || "the job has a session".into());
         let holder = holder().unwrap();
         assert!(holder.at.contains(&format!("pool_tenants.rs:{line}:")), "where it was submitted: {holder:?}");
-        assert_eq!(holder.thread, None, "a job");
+        assert_eq!((holder.thread, holder.priority), (None, 1), "a job");
+        assert_eq!((holder.tenant.as_deref(), holder.label.as_deref()), (Some("bob"), Some("report")));
         scratch.write("go", "");
         drop(job.wait().unwrap());
     }
@@ -267,5 +269,49 @@ isolated! {
         pool.terminate();
         assert!(matches!(closed.wait(), Err(Error::Closed)));
         drop(held);
+    }
+}
+
+isolated! {
+    fn a_storm_of_cancelled_jobs_of_many_tenants_loses_no_session() {
+        let quota = Quota::new().max_leases(2).max_queued(20);
+        let pool = pool().min_idle(3).max_sessions(3).quota(quota).start().unwrap();
+        let done = thread::scope(|threads| {
+            let users: Vec<_> = (0..6)
+                .map(|user| {
+                    let pool = &pool;
+                    threads.spawn(move || {
+                        let mut done = 0;
+                        for round in 0..15 {
+                            let token = CancelToken::new();
+                            let scope = pool.scope(&token).as_tenant(format!("user {user}"));
+                            let jobs: Vec<Job> = (0..8).map(|number| scope.submit(format!("{number}"))).collect();
+                            jobs[round % 8].cancel();
+                            for (number, job) in scope.as_completed(jobs).enumerate() {
+                                if number == round % 5 {
+                                    token.cancel();
+                                }
+                                match job.wait() {
+                                    Ok(run) => done += usize::from(run.is_completed()),
+                                    Err(Error::Cancelled) => {}
+                                    Err(error) => panic!("{error}"),
+                                }
+                            }
+                        }
+                        done
+                    })
+                })
+                .collect();
+            users.into_iter().map(|user| user.join().unwrap()).sum::<usize>()
+        });
+        assert!(done >= 6 * 15, "{done}");
+        let rest = || pool.info().counts;
+        poll(|| (rest().idle, rest().total) == (3, 3), || format!("{:?}", rest()));
+        let info = pool.info();
+        assert!(info.quotas.is_empty(), "{:?}", info.quotas);
+        assert_eq!((info.counts.jobs, info.counts.waiters), (0, 0));
+        let metrics = info.metrics;
+        assert_eq!(metrics.acquisition_attempts, metrics.acquisition_success + metrics.acquisitions_cancelled);
+        assert_eq!(pool.submit("6 * 7").wait().unwrap().value, 42);
     }
 }

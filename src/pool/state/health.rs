@@ -82,6 +82,7 @@ impl<S: Resource, W> State<S, W> {
         // Aging ones do not count: they leave anyway.
         let mut fresh = self.idle.len() - mem::take(&mut self.aging_idle);
         // From the bottom: those that were idle longest leave first.
+        let kept_idle = self.kept();
         for index in mem::take(&mut self.idle) {
             let slot = &mut self.slots[index as usize];
             let since = slot.since.unwrap_or(now);
@@ -92,7 +93,7 @@ impl<S: Resource, W> State<S, W> {
             let aging = slot.aging.is_some();
             let reason = if !session.is_alive() {
                 Some(Removal::Dead)
-            } else if !aging && fresh > self.bounds.min_idle && now >= timeout {
+            } else if !aging && fresh > kept_idle && now >= timeout {
                 Some(Removal::Idle)
             } else {
                 None
@@ -111,7 +112,7 @@ impl<S: Resource, W> State<S, W> {
                     }
                 }
                 let settle = if slot.armed { Moment::FAR_FUTURE } else { since + SETTLE };
-                let timeout = if fresh > self.bounds.min_idle { timeout } else { Moment::FAR_FUTURE };
+                let timeout = if fresh > kept_idle { timeout } else { Moment::FAR_FUTURE };
                 let expires = if aging { Moment::FAR_FUTURE } else { slot.expires.max(now + SETTLE) };
                 pass.next = pass.next.min(settle).min(timeout).min(expires);
                 self.aging_idle += usize::from(aging);

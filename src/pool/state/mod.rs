@@ -23,15 +23,19 @@
 //! 9. Who waits stands in the line of one tenant; a tenant's leases are the busy slots that name it,
 //!    never more than its quota.
 
+mod effects;
 mod health;
 mod holder;
 mod memory;
+#[cfg(test)]
+mod model_tests;
 mod operate;
 mod queue;
 mod removal;
 mod retire;
 #[cfg(test)]
 mod retire_tests;
+mod slot;
 mod starts;
 #[cfg(test)]
 mod tenant_tests;
@@ -39,6 +43,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -52,11 +57,14 @@ use super::quota::Quota;
 use crate::clock::Moment;
 use crate::error::Error;
 
+pub(crate) use effects::{Departure, Effects, Lease, Look, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
 pub use removal::Removal;
+pub(crate) use slot::SlotId;
+use slot::{GENERATIONS, Place, Slot, Weight};
 pub(crate) use tenants::TenantRow;
 use tenants::Tenants;
 pub(crate) use view::Row;
@@ -96,124 +104,6 @@ pub(crate) struct Bounds {
     /// Bytes that one session may have, and all idle ones together.
     pub(crate) max_session_memory: Option<u64>,
     pub(crate) idle_memory_budget: Option<u64>,
-}
-
-/// One tenancy of a slot; a stale id fits nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SlotId {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
-}
-
-/// A session in the hands of its user.
-#[derive(Debug)]
-pub(crate) struct Lease<S> {
-    pub(crate) slot: SlotId,
-    pub(crate) session: S,
-}
-
-/// A session to be retired once the lock is released; its slot is free after
-/// [`State::retired`].
-#[derive(Debug)]
-pub(crate) struct Departure<S> {
-    pub(crate) slot: SlotId,
-    pub(crate) session: S,
-    pub(crate) reason: Removal,
-    /// Whether a new session was ordered for it.
-    pub(crate) replaced: bool,
-}
-
-/// What the caller must do after unlocking.
-#[derive(Debug)]
-#[must_use = "somebody sleeps until these are carried out"]
-pub(crate) struct Effects<S, W> {
-    /// Waiters whose decision is made.
-    pub(crate) wake: Vec<W>,
-    /// Sessions that leave.
-    pub(crate) retire: Vec<Departure<S>>,
-    /// Sessions that came back after their slots were taken from their users.
-    pub(crate) orphans: Vec<S>,
-    /// More starts are wanted than were announced before.
-    pub(crate) starts: bool,
-    /// A health pass is asked for.
-    pub(crate) health: bool,
-    /// Somebody waits for counts to change.
-    pub(crate) observed: bool,
-}
-
-/// Answer to [`State::take`].
-#[derive(Debug)]
-pub(crate) enum Take<S> {
-    Hit(Lease<S>),
-    /// Nothing is idle, or the tenant has as much as it may.
-    Empty,
-    Closed,
-}
-
-/// A session that the monitor takes in hand.
-#[derive(Debug)]
-pub(crate) enum Look<S> {
-    /// It was idle.
-    Idle(S),
-    /// It owes the answer to a reset.
-    Reset(S),
-    /// Nothing to look at: somebody uses it, or it is gone.
-    Nothing,
-}
-
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts, set and cleared one by one")]
-struct Slot<S: Resource> {
-    generation: u32,
-    place: Place<S>,
-    handle: Option<S::Handle>,
-    /// Who has it: while it is busy, unless it is about to leave.
-    holder: Option<Claim>,
-    /// When it came to its place; unknown while the monitor has it in hand.
-    since: Option<Moment>,
-    /// Since when it was idle when it was taken in hand to be looked at: that is no use.
-    rested: Option<Moment>,
-    ready_at: Moment,
-    leases: u64,
-    executions: u64,
-    /// Executions after which it is recycled, and the moment.
-    budget: u64,
-    expires: Moment,
-    /// The monitor saw an event while the slot was busy or starting, so nothing is armed any more.
-    signalled: bool,
-    /// The monitor saw the process end while the slot was starting.
-    died: bool,
-    /// The monitor listens to this idle session.
-    armed: bool,
-    /// Why it should leave when its turn comes, apart from its budget and its age.
-    due: Option<Removal>,
-    /// Why it leaves once its replacement is there.
-    aging: Option<Removal>,
-    /// When it last gave a sign of life, as far as a reset, a release or a ping shows.
-    heard: Moment,
-    /// What it held when it was last weighed, and how many leases it had served by then.
-    memory: Option<Weight>,
-    /// Its lease was reported as a leak.
-    reported: bool,
-}
-
-/// A session's memory at some moment.
-#[derive(Clone, Copy, Debug)]
-struct Weight {
-    bytes: u64,
-    at: Moment,
-    leases: u64,
-}
-
-#[derive(Debug)]
-enum Place<S> {
-    Free,
-    Starting,
-    Idle(S),
-    Busy,
-    /// `None` while the monitor has it in hand.
-    Resetting(Option<S>),
-    Retiring,
 }
 
 /// Whether sessions are handed out.
@@ -265,6 +155,8 @@ pub(crate) struct State<S: Resource, W> {
 
     /// Whether the watermark counts: from the first demand on, or from the start.
     primed: bool,
+    /// Idle sessions that are expected to be needed soon.
+    target_idle: usize,
     /// Replacements for sessions that were recycled or died, not yet started.
     owed: usize,
     /// How many starts the spawner was told of.
@@ -302,8 +194,9 @@ impl<S: Resource, W> State<S, W> {
             decided: BTreeMap::new(),
             next_ticket: 0,
             queued_jobs: 0,
-            tenants: Tenants::default(),
+            tenants: Tenants::new(Quota::new(), None),
             primed: false,
+            target_idle: 0,
             owed: 0,
             announced: 0,
             breaker: Breaker::new(seed),
@@ -443,86 +336,6 @@ impl<S: Resource, W> State<S, W> {
         self.check();
     }
 
-    /// The monitor takes a session in hand that showed a sign of life.
-    pub(crate) fn look(&mut self, slot: SlotId) -> Look<S> {
-        let Some(entry) = self.entry(slot) else { return Look::Nothing };
-        match mem::replace(&mut entry.place, Place::Free) {
-            Place::Idle(session) => {
-                entry.place = Place::Resetting(None);
-                entry.rested = entry.since.take();
-                self.resetting += 1;
-                self.unlist(slot.index);
-                self.check();
-                Look::Idle(session)
-            }
-            Place::Resetting(Some(session)) => {
-                entry.place = Place::Resetting(None);
-                Look::Reset(session)
-            }
-            other => {
-                entry.place = other;
-                entry.signalled = true;
-                Look::Nothing
-            }
-        }
-    }
-
-    /// The monitor gives a session back whose answer is not complete yet. Returns it to the
-    /// monitor's hand (to be discarded) if the pool has been closed meanwhile.
-    pub(crate) fn put_back(&mut self, lease: Lease<S>, fx: &mut Effects<S, W>) {
-        if self.is_open() && lease.session.is_alive() {
-            let slot = &mut self.slots[lease.slot.index as usize];
-            slot.place = Place::Resetting(Some(lease.session));
-        } else {
-            let reason = if self.is_open() { Removal::Dead } else { Removal::Shutdown };
-            self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
-            self.announce(fx);
-        }
-        self.check();
-    }
-
-    /// The monitor gives a session back that is fit for the next user.
-    pub(crate) fn clean(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
-        if let Some(reason) = self.unusable(lease.slot, &lease.session, now) {
-            self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
-        } else {
-            self.resetting -= 1;
-            self.offer(lease.slot.index, lease.session, now, fx);
-        }
-        self.evaluate(now, fx);
-        self.check();
-    }
-
-    /// The process of a slot ended. Whoever has the session in hand finds out by itself.
-    pub(crate) fn died(&mut self, slot: SlotId, now: Moment, fx: &mut Effects<S, W>) {
-        let Some(entry) = self.entry(slot) else { return };
-        match mem::replace(&mut entry.place, Place::Free) {
-            Place::Idle(session) => {
-                entry.place = Place::Busy;
-                self.busy += 1;
-                self.unlist(slot.index);
-                self.counters.sessions_removed_by_health += 1;
-                self.lost(slot, session, now, fx);
-            }
-            Place::Resetting(Some(session)) => {
-                entry.place = Place::Resetting(None);
-                self.counters.sessions_removed_by_health += 1;
-                self.lost(slot, session, now, fx);
-            }
-            other => {
-                entry.place = other;
-                entry.died = true;
-            }
-        }
-        self.check();
-    }
-
-    fn lost(&mut self, slot: SlotId, session: S, now: Moment, fx: &mut Effects<S, W>) {
-        self.depart(slot.index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
-        self.request_health(fx);
-        self.evaluate(now, fx);
-    }
-
     /// The process of a retired session is gone: its slot is free.
     pub(crate) fn retired(&mut self, slot: SlotId, now: Moment, fx: &mut Effects<S, W>) {
         debug_assert!(self.entry(slot).is_some_and(|entry| matches!(entry.place, Place::Retiring)));
@@ -573,7 +386,7 @@ impl<S: Resource, W> State<S, W> {
     fn offer(&mut self, index: u32, session: S, now: Moment, fx: &mut Effects<S, W>) {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
-        let idle_since = slot.rested.take().unwrap_or(now);
+        let rested = slot.rested.take();
         if let Some(ticket) = self.first_live_waiter(now) {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
@@ -586,11 +399,15 @@ impl<S: Resource, W> State<S, W> {
         } else {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Idle(session);
-            slot.since = Some(idle_since);
+            slot.since = Some(rested.unwrap_or(now));
             slot.armed = false;
             if slot.aging.is_some() {
                 self.aging_idle += 1;
                 self.idle.insert(0, index);
+            } else if let Some(since) = rested {
+                let fresh = &self.idle[self.aging_idle..];
+                let older = fresh.partition_point(|other| self.slots[*other as usize].since < Some(since));
+                self.idle.insert(self.aging_idle + older, index);
             } else {
                 self.idle.push(index);
             }
@@ -664,30 +481,5 @@ impl<S: Resource, W> State<S, W> {
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
-    }
-}
-
-/// Generations have 31 bits, so that a slot id and one more bit fit an epoll token.
-const GENERATIONS: u32 = u32::MAX >> 1;
-
-impl<S, W> Effects<S, W> {
-    pub(crate) fn none() -> Effects<S, W> {
-        Effects {
-            wake: Vec::new(),
-            retire: Vec::new(),
-            orphans: Vec::new(),
-            starts: false,
-            health: false,
-            observed: false,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_nothing(&self) -> bool {
-        !self.starts
-            && !self.health
-            && self.wake.is_empty()
-            && self.retire.is_empty()
-            && self.orphans.is_empty()
     }
 }

@@ -259,7 +259,7 @@ fn a_session_that_was_silent_for_long_is_named_for_a_ping_and_can_be_taken_in_ha
 }
 
 #[test]
-fn to_be_looked_at_is_no_use_and_does_not_restart_the_idle_time() {
+fn to_be_rested_is_no_use_and_does_not_restart_the_idle_time() {
     let idle = Duration::from_secs(300);
     let mut model = warm(Bounds { ping_interval: Some(AGE), session_timeout: idle, ..bounds() }, 1);
     model.state.bounds.min_idle = 0;
@@ -301,4 +301,21 @@ fn a_check_that_is_never_content_backs_off() {
         model.now = model.now + Duration::from_millis(1);
     }
     assert!(starts <= 3, "{starts} starts in half a second");
+}
+
+#[test]
+fn expected_callers_raise_the_watermark_up_to_the_maximum_and_hold_the_idle_ones() {
+    let mut model = warm(bounds(), 1);
+    assert_eq!(model.state.wanted(), 0);
+    model.with(|state, _, fx| state.set_target_idle(100, fx));
+    assert_eq!(model.state.wanted(), 2, "three sessions at most");
+    start(&mut model);
+    start(&mut model);
+    model.now = model.now + 2 * bounds().session_timeout;
+    pass(&mut model);
+    assert_eq!(model.state.counts().idle, 3, "no idle time-out while they are expected to be needed");
+    model.with(|state, _, fx| state.set_target_idle(0, fx));
+    pass(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (1, 2), "back to min_idle");
+    assert_eq!(model.state.wanted(), 0);
 }

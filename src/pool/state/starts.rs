@@ -25,7 +25,19 @@ impl<S: Resource, W> State<S, W> {
 
     /// How many idle sessions should be ready.
     pub(super) fn watermark(&self) -> usize {
-        if self.primed { self.bounds.min_idle } else { 0 }
+        if self.primed { self.kept() } else { 0 }
+    }
+
+    /// How many idle sessions no idle time-out takes away.
+    pub(super) fn kept(&self) -> usize {
+        self.bounds.min_idle.max(self.target_idle.min(self.bounds.max_sessions))
+    }
+
+    /// So many idle sessions are expected to be needed soon; fewer than `min_idle` changes nothing.
+    pub(crate) fn set_target_idle(&mut self, target: usize, fx: &mut Effects<S, W>) {
+        self.target_idle = target;
+        self.announce(fx);
+        self.check();
     }
 
     /// Tells the spawner when more is wanted than it knows of.
@@ -74,6 +86,7 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Starting;
         slot.since = Some(now);
         slot.signalled = false;
+        slot.rested = None;
         slot.died = false;
         slot.due = None;
         slot.memory = None;
@@ -139,7 +152,6 @@ impl<S: Resource, W> State<S, W> {
         let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let entry = &mut self.slots[slot.index as usize];
         entry.handle = Some(handle);
-        entry.rested = None;
         entry.ready_at = now;
         entry.heard = now;
         entry.leases = 0;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::QuotaKind;
+use crate::pool::explain::WaitReason;
 
 /// A session that lives until somebody kills it.
 #[derive(Debug)]
@@ -190,6 +191,35 @@ fn a_tenant_at_its_quota_waits_beside_idle_sessions_and_blocks_nobody() {
 }
 
 #[test]
+fn the_queue_is_explained_in_the_order_in_which_it_is_served() {
+    let carol = Some("carol");
+    let quotas = [("bob", Quota::new().weight(3)), ("carol", Quota::new().max_leases(1))];
+    let mut play = Play::new(1, Quota::new(), &quotas);
+    (play.state.bounds.min_idle, play.state.bounds.max_sessions) = (0, 20);
+    for name in [None, A, A, carol, B, B, carol, B, A, B, None] {
+        play.ask(name);
+    }
+    let rows = play.state.waiter_rows(play.now, 100);
+    assert_eq!(rows.last().map(|row| (row.tenant.as_deref(), row.reason)), Some((carol, WaitReason::Quota)));
+    let (quota, ahead) = rows.iter().map(|row| (row.reason == WaitReason::Quota, row.ahead)).unzip();
+    let (quota, ahead): (Vec<bool>, Vec<usize>) = (quota, ahead);
+    assert_eq!((quota.iter().filter(|quota| **quota).count(), ahead), (1, (0..10).collect()));
+    let explained: Vec<_> = rows[..9].iter().map(|row| row.tenant.clone()).collect();
+    assert_eq!(play.state.waiter_rows(play.now, 3).len(), 3, "no more than asked for");
+
+    let before = play.served.borrow().len();
+    while let Some(slot) = play.state.begin_start(play.now) {
+        let mut fx = Effects::none();
+        play.state.started(slot, Fake, (), play.now, &mut fx);
+        play.wake(fx);
+    }
+    let served: Vec<_> = play.served.borrow()[before..].iter().map(|name| name.map(str::to_owned)).collect();
+    assert_eq!(served, explained);
+    play.state.pause();
+    assert!(play.state.waiter_rows(play.now, 9).iter().all(|row| row.reason == WaitReason::Paused));
+}
+
+#[test]
 fn every_way_in_which_a_lease_ends_makes_room_for_the_tenant() {
     type End = fn(&mut State<Fake, u64>, Lease<Fake>, Moment, &mut Effects<Fake, u64>);
     let ends: [End; 3] = [
@@ -340,6 +370,31 @@ fn jobs_are_not_among_the_callers_that_are_limited() {
     play.ask(A);
     assert!(matches!(play.ask_with(A, 0, HOUR), Err(Refusal::TooManyWaiters)));
     assert_eq!((play.state.counts().jobs, play.state.counts().waiters), (3, 1));
+}
+
+#[test]
+fn a_batch_of_jobs_without_a_name_is_not_in_the_way_of_callers() {
+    let mut play = Play::new(1, Quota::new(), &[]);
+    play.ask(None);
+    let mut fx = Effects::none();
+    for id in 100..150 {
+        let job = Claim::new(0, None);
+        let ticket = play.state.enqueue(job, Moment::FAR_FUTURE, id, play.now, &mut fx).unwrap();
+        play.asked.insert(id, (Some("job"), ticket, Moment::FAR_FUTURE));
+    }
+    play.ask(None);
+    play.ask(None);
+    let job = Some("job");
+    assert_eq!(play.next_served(5), [None, job, None, job, job], "they take turns");
+    let mut wide = Play::new(4, Quota::new(), &[]);
+    for _ in 0..4 {
+        let mut job = Claim::new(0, None);
+        let Take::Hit(lease) = wide.state.take(&mut job, wide.now, &mut fx) else { panic!("idle") };
+        wide.leases.push((Some("job"), lease));
+    }
+    wide.ask(None);
+    wide.give_back(0);
+    assert_eq!(wide.held(None), 1);
 }
 
 /// What a naive reader of the rules would do: go through everybody.

@@ -217,7 +217,11 @@ impl Model {
         if handles.is_empty() || !self.monitor.is_empty() {
             return;
         }
-        let slot = self.slots[&handles[pick % handles.len()].0];
+        self.look_at(handles[pick % handles.len()].0);
+    }
+
+    fn look_at(&mut self, session: u64) {
+        let slot = self.slots[&session];
         match self.state.look(slot) {
             Look::Idle(session) => self.monitor.push((Lease { slot, session }, false)),
             Look::Reset(session) => self.monitor.push((Lease { slot, session }, true)),
@@ -653,4 +657,30 @@ fn one_who_tries_once_gets_an_idle_session_beside_expired_waiters() {
     model.with_lease(0, State::release);
     model.acquire(None);
     assert_eq!(model.leases.len(), 1);
+}
+
+#[test]
+fn a_session_that_was_rested_lies_where_it_lay() {
+    let mut model = warm(Bounds { session_timeout: Duration::from_secs(10), ..bounds() }, 2);
+    model.state.bounds.min_idle = 1;
+    let ids = |model: &Model| -> Vec<u64> {
+        let place = |index: &u32| match &model.state.slots[*index as usize].place {
+            Place::Idle(session) => session.id,
+            other => panic!("{other:?}"),
+        };
+        model.state.idle.iter().map(place).collect()
+    };
+    let since = model.now;
+    model.now = model.now + Duration::from_secs(5);
+    model.acquire(None);
+    model.with_lease(0, State::release);
+    assert_eq!(ids(&model), [0, 1]);
+    model.now = model.now + Duration::from_secs(1);
+    model.look_at(0);
+    assert_eq!(ids(&model), [1]);
+    model.looked(2);
+    assert_eq!(ids(&model), [0, 1], "where it was");
+    model.with(|state, now, fx| {
+        assert_eq!(state.health_pass(now, fx).next, since + Duration::from_secs(10));
+    });
 }

@@ -7,6 +7,7 @@
 
 mod contend;
 mod floors;
+mod foresight;
 mod measure;
 mod pool;
 mod queue;

@@ -13,7 +13,7 @@ use super::floors::{Bare, EVALUATE};
 use super::measure::{Pinned, Samples};
 use super::queue::{BargingQueue, FairQueue};
 use super::report::Row;
-use super::{Bench, Context, Failure, Measured, scripted};
+use super::{Bench, Context, Failure, Measured, foresight, scripted};
 
 /// The suite, in the order of the table.
 pub(super) const BENCHES: &[Bench] = &[
@@ -23,6 +23,7 @@ pub(super) const BENCHES: &[Bench] = &[
     Bench { rows: &[("timeout_overshoot", "µs")], run: timeout_overshoot },
     Bench { rows: &[("throughput_16x8", "ops/s"), ("throughput_16x8_reset", "ops/s")], run: throughput },
     Bench { rows: &[("acquire_release_1000_idle", "ns")], run: acquire_release_1000_idle },
+    Bench { rows: &[("predictive_ramp", "%")], run: foresight::predictive_ramp },
 ];
 
 const THREADS: usize = 16;
