@@ -160,7 +160,7 @@ impl Naive {
 
     fn health_pass(&mut self) {
         let (now, mut left) = (self.now, self.idle.len());
-        for (session, since) in std::mem::take(&mut self.idle) {
+        for (session, since) in mem::take(&mut self.idle) {
             let too_long = left > self.min_idle && now >= since + self.idle_limit;
             if self.dead.contains(&session) || too_long {
                 self.leaving.push(session);
@@ -424,18 +424,15 @@ impl Both {
         let missing = naive.queue.iter().filter(|wish| wish.deadline > now).count()
             + if self.primed { naive.min_idle } else { 0 };
         let on_hand = naive.idle.len() + naive.starting + naive.in_reset();
-        match self.state.begin_start(now) {
-            Some(slot) => {
-                assert!(naive.open && room && breaker != BreakerState::Open, "a start that may not begin");
-                assert!(breaker == BreakerState::Closed || naive.starting == 0, "one probe");
-                self.naive.batch_failed &= self.naive.starting > 0;
-                self.naive.starting += 1;
-                self.starts.push(slot);
-            }
-            None => {
-                let may = naive.open && room && breaker == BreakerState::Closed && !naive.batch_failed;
-                assert!(!may || missing <= on_hand, "{missing} are missing, {on_hand} are on hand");
-            }
+        if let Some(slot) = self.state.begin_start(now) {
+            assert!(naive.open && room && breaker != BreakerState::Open, "a start that may not begin");
+            assert!(breaker == BreakerState::Closed || naive.starting == 0, "one probe");
+            self.naive.batch_failed &= self.naive.starting > 0;
+            self.naive.starting += 1;
+            self.starts.push(slot);
+        } else {
+            let may = naive.open && room && breaker == BreakerState::Closed && !naive.batch_failed;
+            assert!(!may || missing <= on_hand, "{missing} are missing, {on_hand} are on hand");
         }
         self.compare();
     }
@@ -465,7 +462,7 @@ impl Both {
                 naive.starting -= 1;
                 naive.batch_failed &= naive.starting > 0;
                 // One too many since a resize is shed afterwards, if nobody waits for it.
-                let max = std::mem::replace(&mut naive.max, usize::MAX);
+                let max = mem::replace(&mut naive.max, usize::MAX);
                 naive.fit(id, None);
                 naive.max = max;
             },
@@ -613,7 +610,7 @@ impl Both {
 
     fn play(&mut self, (kind, pick, number): (u8, usize, u16)) {
         match kind % 40 {
-            0..7 => self.acquire((pick % 10 > 0).then_some(number % 3_000), (pick % 7 / 5) as i32),
+            0..7 => self.acquire((pick % 10 > 0).then_some(number % 3_000), i32::from(pick % 7 > 4)),
             7..12 => self.collect(pick),
             12..16 => self.begin_start(),
             16..20 => self.end_start(pick, number % 10 < 7),

@@ -88,6 +88,11 @@ impl<S: Resource, W> State<S, W> {
         if let Some(refusal) = self.no_entry(&claim, now) {
             self.counters.refused(&refusal);
             self.tenants.turned_away(claim.tenant());
+            if matches!(refusal, Refusal::StartFailing { .. }) {
+                // What this caller found dead may have been the last hope of those who wait.
+                self.refuse_all(&refusal, fx);
+            }
+            self.check();
             return Err(refusal);
         }
         self.misses.note(self.miss_reason(&claim, now), now);
