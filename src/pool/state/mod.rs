@@ -194,7 +194,7 @@ impl<S: Resource, W> State<S, W> {
             decided: BTreeMap::new(),
             next_ticket: 0,
             queued_jobs: 0,
-            tenants: Tenants::default(),
+            tenants: Tenants::new(Quota::new(), None),
             primed: false,
             target_idle: 0,
             owed: 0,
