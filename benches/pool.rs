@@ -203,6 +203,8 @@ fn load(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
             figures.push(figure);
         }
     }
-    rows.iter().for_each(|row| println!("{row}"));
+    for row in &rows {
+        println!("{row}");
+    }
     Ok(())
 }
