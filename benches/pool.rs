@@ -203,8 +203,6 @@ fn load(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
             figures.push(figure);
         }
     }
-    for row in &rows {
-        println!("{row}");
-    }
+    println!("{}", rows.join("\n"));
     Ok(())
 }

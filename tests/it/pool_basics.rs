@@ -274,6 +274,7 @@ isolated! {
         thread::scope(|threads| {
             let waiter = threads.spawn(|| pool.acquire().map(|session| session.pid()));
             await_waiters(&pool, 1);
+            poll(|| pool.info().counts.starting == 1, || "its start".to_owned());
             let pid = first.pid();
             gate.await_held(1);
             drop(first);
