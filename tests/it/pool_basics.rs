@@ -219,7 +219,8 @@ isolated! {
         poll(|| pool.metrics().sessions_recycled == 1, || format!("{:?}", pool.metrics()));
         await_rest(&pool);
         assert_ne!(pool.acquire().unwrap().id(), first);
-        assert_eq!(pool.metrics().sessions_created, 2);
+        // A third was started if the watermark saw the first in use.
+        assert!((2..=3).contains(&pool.metrics().sessions_created));
     }
 }
 
