@@ -204,7 +204,7 @@ pub struct PoolInfo {
     /// How those executions ended.
     pub executions: ExecutionCounts,
     /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
-    /// sessions started so far.
+    /// processes that have warmed up so far: sessions, or the template instead of them.
     pub warm_imports: Vec<WarmImportStats>,
     /// What the sessions hold in memory.
     pub memory: MemoryInfo,

@@ -30,6 +30,7 @@ mod pool_basics;
 mod pool_end;
 mod pool_events;
 mod pool_failures;
+mod pool_handover;
 mod pool_metrics;
 mod pool_observed;
 mod pool_operate;
