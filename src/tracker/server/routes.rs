@@ -138,7 +138,7 @@ impl Tracker {
                 let session_id = self.store.register(session)?;
                 Response::json(&SessionCreated { session_id, max_wait_seconds: Some(MAX_WAIT.as_secs()) })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.all_sessions()? }),
+            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up(age)?.len() as u64;
