@@ -65,6 +65,7 @@ mod testing_kit;
 mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;
+mod tracker_http_rows;
 mod tracker_pair;
 mod tracker_server_http;
 mod tracker_server_parked;
