@@ -1,8 +1,8 @@
-//! Acquire and release beside other pools and a floor: `cargo bench --bench pool`.
+//! Our pool beside other pools and floors: `cargo bench --bench pool [-- --json FILE] [--quick]`.
 //!
 //! Ours hands out processes that do nothing, the peers hand out numbers: what is compared is the
-//! pool, not the resource. Everything is created beforehand, measured in turns within one run, and
-//! printed with its ratio to r2d2. Takes about a minute.
+//! pool, not the resource. Everything is created beforehand and measured in turns within one run. The
+//! cases are those of `research/pool-peers.md` and the load that `docs/plots/` draws. Takes three minutes.
 
 #![allow(missing_docs, reason = "a program")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
@@ -13,167 +13,196 @@ mod contend;
 #[allow(dead_code, unused_imports, reason = "shared with `remuda bench`, which needs more of it")]
 #[path = "../src/bin/remuda/bench/measure.rs"]
 mod measure;
+#[path = "pool/peers.rs"]
+mod peers;
 #[allow(dead_code, unused_imports, reason = "shared with `remuda bench`, which needs more of it")]
 #[path = "../src/bin/remuda/bench/queue.rs"]
 mod queue;
 #[path = "../src/bin/remuda/bench/scripted.rs"]
 mod scripted;
 
-use std::convert::Infallible;
 use std::error::Error;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
-use contend::{Contended, alone, contend};
-use measure::{Pinned, Samples};
-use queue::{BargingQueue, FairQueue};
+use contend::Contended;
+use measure::Samples;
+use peers::{Case, Contestant, contestants};
+use serde_json::{Value, json};
 
-const THREADS: usize = 16;
-const RESOURCES: usize = 8;
+const SESSIONS: usize = 8;
 const HOLD: Duration = Duration::from_micros(50);
-const ROUND: Duration = Duration::from_millis(1000);
-const ROUNDS: usize = 5;
+/// Threads of the load that is drawn.
+const LOAD: [usize; 10] = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
 
-/// Makes numbers for r2d2 and deadpool.
-#[derive(Debug)]
-struct Numbers;
+type Failure = Box<dyn Error>;
 
-impl r2d2::ManageConnection for Numbers {
-    type Connection = u64;
-    type Error = Infallible;
-
-    fn connect(&self) -> Result<u64, Infallible> {
-        Ok(0)
-    }
-
-    fn is_valid(&self, _: &mut u64) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn has_broken(&self, _: &mut u64) -> bool {
-        false
-    }
-}
-
-impl deadpool::managed::Manager for Numbers {
-    type Type = u64;
-    type Error = Infallible;
-
-    async fn create(&self) -> Result<u64, Infallible> {
-        Ok(0)
-    }
-
-    async fn recycle(
-        &self,
-        _: &mut u64,
-        _: &deadpool::managed::Metrics,
-    ) -> deadpool::managed::RecycleResult<Infallible> {
-        Ok(())
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The least that runs a future: deadpool's waiting needs no runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let (mut quick, mut file) = (false, None);
+    while let Some(argument) = args.next() {
+        match argument.as_str() {
+            // `cargo test --benches` only wants to know that it starts.
+            "--test" => return Ok(()),
+            "--quick" => quick = true,
+            "--json" => file = Some(File::create(args.next().ok_or("--json FILE")?)?),
+            // From cargo.
+            "--bench" => {}
+            other => return Err(format!("what is {other}?").into()),
         }
     }
-}
-
-fn r2d2_pool(size: usize) -> Result<r2d2::Pool<Numbers>, r2d2::Error> {
-    let size = u32::try_from(size).unwrap_or(1);
-    r2d2::Pool::builder().max_size(size).test_on_check_out(false).build(Numbers)
-}
-
-fn deadpool_pool(size: usize) -> Result<deadpool::managed::Pool<Numbers>, Box<dyn Error>> {
-    let pool = deadpool::managed::Pool::builder(Numbers).max_size(size).build()?;
-    let all: Vec<_> = (0..size).map(|_| block_on(pool.get()).ok()).collect();
-    drop(all);
-    Ok(pool)
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    // `cargo test --benches` only wants to know that it starts.
-    if std::env::args().any(|argument| argument == "--test") {
-        return Ok(());
-    }
-    uncontended()?;
-    contended()
-}
-
-fn uncontended() -> Result<(), Box<dyn Error>> {
-    let ours = scripted::pool(1).start()?;
-    let (r2d2, deadpool, queue) = (r2d2_pool(1)?, deadpool_pool(1)?, BargingQueue::new([0_u64]));
-    let pinned = Pinned::here()?;
-    let mut samples: [Samples; 4] = Default::default();
-    for _ in 0..60 {
-        samples[0].append(alone(5, || ours.acquire().ok()));
-        samples[1].append(alone(5, || r2d2.get().ok()));
-        samples[2].append(alone(5, || block_on(deadpool.get()).ok()));
-        samples[3].append(alone(5, || queue.acquire()));
-    }
-    drop(pinned);
-    println!("acquire and release, one thread, nobody waits");
-    println!("{:<28} {:>9} {:>9} {:>12}", "pool", "ns p50", "ns p99", "over r2d2");
-    let peer = samples[1].median();
-    for (name, samples) in NAMES.iter().zip(&samples) {
-        let p99 = samples.quantile(0.99).unwrap_or(f64::NAN);
-        println!("{name:<28} {:>9.1} {p99:>9.1} {:>12.2}", samples.median(), samples.median() / peer);
+    let mut figures = Vec::new();
+    alone(quick, &mut figures)?;
+    contended(quick, &mut figures)?;
+    handoff(quick, &mut figures)?;
+    overshoot(quick, &mut figures)?;
+    give_ups(&mut figures)?;
+    load(quick, &mut figures)?;
+    if let Some(mut file) = file {
+        for figure in figures {
+            writeln!(file, "{figure}")?;
+        }
     }
     Ok(())
 }
 
-const NAMES: [&str; 4] =
-    ["remuda (Keep)", "r2d2 (no check)", "deadpool (managed)", "mutex + condvar (floor)"];
+fn times(quick: bool, full: usize) -> usize {
+    if quick { full.div_ceil(10) } else { full }
+}
 
-fn contended() -> Result<(), Box<dyn Error>> {
-    let ours = scripted::pool(RESOURCES).start()?;
-    let (r2d2, deadpool) = (r2d2_pool(RESOURCES)?, deadpool_pool(RESOURCES)?);
-    let (barging, fair) = (BargingQueue::new(0..RESOURCES), FairQueue::new(0..RESOURCES));
-    let mut rounds: [Vec<Contended>; 5] = Default::default();
-    for _ in 0..ROUNDS {
-        rounds[0].push(contend(THREADS, HOLD, ROUND, &|| ours.acquire().ok()));
-        rounds[1].push(contend(THREADS, HOLD, ROUND, &|| r2d2.get().ok()));
-        rounds[2].push(contend(THREADS, HOLD, ROUND, &|| block_on(deadpool.get()).ok()));
-        rounds[3].push(contend(THREADS, HOLD, ROUND, &|| barging.acquire()));
-        rounds[4].push(contend(THREADS, HOLD, ROUND, &|| fair.acquire()));
+/// Quantiles in the unit of the case.
+fn figure(case: &str, pool: &str, threads: usize, unit: &str, samples: &Samples) -> Value {
+    let at = |q| samples.quantile(q).map(|value| (value * 1000.0).round() / 1000.0);
+    json!({
+        "case": case, "pool": pool, "threads": threads, "unit": unit, "n": samples.len(), "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0),
+    })
+}
+
+fn number(figure: &Value, key: &str) -> f64 {
+    figure[key].as_f64().unwrap_or(f64::NAN)
+}
+
+/// A case with samples of one kind: all contestants in turns, as a table.
+fn turns(
+    case: &str,
+    title: &str,
+    unit: &str,
+    rounds: usize,
+    contestants: &[Contestant],
+    what: Case,
+    figures: &mut Vec<Value>,
+) {
+    let mut samples = vec![Samples::default(); contestants.len()];
+    for _ in 0..rounds {
+        for (contestant, samples) in contestants.iter().zip(&mut samples) {
+            samples.append((contestant.run)(what).waits);
+        }
     }
-    println!("\n16 threads on 8, each held for 50 µs: time in acquire");
+    println!("\n{title}\n{:<28} {:>10} {:>10} {:>12}", "pool", "p50", "p99", "p50 / r2d2");
+    let peer = contestants.iter().position(|contestant| contestant.name.starts_with("r2d2"));
+    let peer = peer.map_or(f64::NAN, |peer| samples[peer].median());
+    for (contestant, samples) in contestants.iter().zip(&samples) {
+        let figure = figure(case, contestant.name, 1, unit, samples);
+        let (p50, p99) = (number(&figure, "p50"), number(&figure, "p99"));
+        println!("{:<28} {p50:>10.1} {p99:>10.1} {:>12.2}", contestant.name, p50 / peer);
+        figures.push(figure);
+    }
+}
+
+fn alone(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
+    let pinned = measure::Pinned::here()?;
+    let all = contestants(1)?;
+    let title = "acquire and release, one thread, nobody waits: ns";
+    turns("alone", title, "ns", times(quick, 60), &all, Case::Alone, figures);
+    drop(pinned);
+    Ok(())
+}
+
+fn handoff(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
+    let title = "hand-off to a sleeping waiter: µs";
+    turns("handoff", title, "µs", times(quick, 40), &contestants(1)?, Case::Handoff, figures);
+    Ok(())
+}
+
+fn overshoot(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
+    let title = "beyond a time limit of 10 ms: µs";
+    let all: Vec<_> = contestants(1)?.into_iter().filter(|contestant| contestant.has_limits).collect();
+    turns("overshoot", title, "µs", times(quick, 30), &all, Case::Overshoot, figures);
+    Ok(())
+}
+
+fn contended(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
+    const THREADS: usize = 16;
+    let (time, rounds) = (Duration::from_millis(if quick { 200 } else { 1000 }), times(quick, 5));
+    let all = contestants(SESSIONS)?;
+    let mut results: Vec<Vec<Contended>> = all.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (contestant, results) in all.iter().zip(&mut results) {
+            results.push((contestant.run)(Case::Contended { threads: THREADS, hold: HOLD, time }));
+        }
+    }
+    println!("\n16 threads on 8, each held for 50 µs: time in acquire, µs");
     println!(
-        "{:<28} {:>9} {:>9} {:>9} {:>9} {:>14}",
-        "pool", "ops/s", "µs p50", "µs p99", "max/min", "p99 over r2d2"
+        "{:<28} {:>9} {:>9} {:>9} {:>9} {:>10} {:>8}",
+        "pool", "ops/s", "p50", "p99", "p99.9", "max", "max/min"
     );
-    let over =
-        |rounds: &[Contended], of: fn(&Contended) -> f64| rounds.iter().map(of).collect::<Samples>().median();
-    let p50 = |round: &Contended| round.waits.quantile(0.5).unwrap_or(f64::NAN);
-    let p99 = |round: &Contended| round.waits.quantile(0.99).unwrap_or(f64::NAN);
-    let peer = over(&rounds[1], p99);
-    let names = NAMES.into_iter().chain(["fair hand-off (floor)"]);
-    for (name, rounds) in names.zip(&rounds) {
-        let rate = over(rounds, |round| round.waits.len() as f64) / ROUND.as_secs_f64();
-        let (tail, unfairness) = (over(rounds, p99), over(rounds, |round| round.unfairness));
+    for (contestant, rounds) in all.iter().zip(results) {
+        let unfairness = rounds.iter().map(|round| round.unfairness).collect::<Samples>().median();
+        let waits = rounds.iter().fold(Samples::default(), |mut all, round| {
+            all.append(round.waits.clone());
+            all
+        });
+        let rate = waits.len() as f64 / (time.as_secs_f64() * rounds.len() as f64);
+        let mut figure = figure("contended", contestant.name, THREADS, "µs", &waits);
+        figure["rate"] = rate.round().into();
+        figure["max_over_min"] = ((unfairness * 1000.0).round() / 1000.0).into();
+        let of = |key| number(&figure, key);
         println!(
-            "{name:<28} {rate:>9.0} {:>9.1} {tail:>9.1} {unfairness:>9.2} {:>14.2}",
-            over(rounds, p50),
-            tail / peer
+            "{:<28} {rate:>9.0} {:>9.1} {:>9.1} {:>9.1} {:>10.1} {unfairness:>8.2}",
+            contestant.name,
+            of("p50"),
+            of("p99"),
+            of("p999"),
+            of("max")
         );
+        figures.push(figure);
     }
+    Ok(())
+}
+
+/// Sixteen threads, half of them giving up after 30 µs: how many are out at most, how many come back.
+fn give_ups(figures: &mut Vec<Value>) -> Result<(), Failure> {
+    println!("\nhalf of 16 threads give up after 30 µs: out at most, and back at the end, of {SESSIONS}");
+    for contestant in contestants(SESSIONS)?.iter().filter(|contestant| contestant.has_limits) {
+        let (out, back) = (contestant.give_ups)();
+        println!("{:<28} {out:>3} {back:>3}", contestant.name);
+        figures.push(json!({ "case": "give_ups", "pool": contestant.name, "most_out": out, "back": back }));
+    }
+    Ok(())
+}
+
+/// Waiting over the number of threads, for `docs/plots/draw.py`.
+fn load(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
+    let time = Duration::from_millis(if quick { 100 } else { 300 });
+    let all = contestants(SESSIONS)?;
+    println!("\np99 of the wait in µs by number of threads on 8, each held for 50 µs");
+    println!("{:<28} {}", "pool", LOAD.map(|threads| format!("{threads:>7}")).concat());
+    let mut rows: Vec<String> = all.iter().map(|contestant| format!("{:<28} ", contestant.name)).collect();
+    for threads in LOAD {
+        let mut samples = vec![Samples::default(); all.len()];
+        for _ in 0..3 {
+            for (contestant, samples) in all.iter().zip(&mut samples) {
+                samples.append((contestant.run)(Case::Contended { threads, hold: HOLD, time }).waits);
+            }
+        }
+        for ((contestant, samples), row) in all.iter().zip(&samples).zip(&mut rows) {
+            let figure = figure("load", contestant.name, threads, "µs", samples);
+            let _ = write!(row, "{:>7.0}", number(&figure, "p99"));
+            figures.push(figure);
+        }
+    }
+    println!("{}", rows.join("\n"));
     Ok(())
 }

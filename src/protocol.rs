@@ -108,6 +108,13 @@ pub mod flag {
     pub const ANSWERS_INPUT: u8 = 1;
     /// *execute* and *call*: send *usage* before the answer.
     pub const MEASURE: u8 = 2;
+    /// *execute* and *call*: run it only if the reset before undid everything; else drop it.
+    pub const ONLY_IF_CLEAN: u8 = 4;
+    /// *reset*: such a request follows, so output of the last user must not come any more.
+    pub const REQUEST_FOLLOWS: u8 = 1;
+    /// *reset*: the request has been sent already; that it will be run is told by the memory file, and the
+    /// answer to the reset comes with the next one.
+    pub const REQUEST_IS_HERE: u8 = 2;
     /// *output*: it went to stderr; without it, to stdout.
     pub const STDERR: u8 = 1;
     /// *input reply*: there is no more input.

@@ -26,7 +26,7 @@ use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::session::{Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
+use crate::session::{Cause, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Post-mortems that a pool remembers.
@@ -53,6 +53,9 @@ pub(super) struct Core {
     pub(super) threads: Mutex<Vec<Background>>,
     /// Held while threads are joined, so that each `shutdown` returns after the join.
     pub(super) joining: Mutex<()>,
+    /// Whether a session may go to its next user before it was reset: not where the user's hooks look at
+    /// sessions, or make something of new processes.
+    hands_over: bool,
     post_mortems: Mutex<VecDeque<PostMortem>>,
     /// Dropped last: retiring a session must not wait for the reaper's end.
     keeper: Arc<Keeper>,
@@ -116,6 +119,7 @@ impl Core {
         };
         let quotas = config.tenant_quotas.iter().map(|(name, quota)| (Arc::clone(name), *quota));
         let clock = config.the_clock();
+        let hands_over = config.on_create.is_none() && config.validate.is_none();
         let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
             session_config: Arc::new(config.session.clone()),
@@ -131,6 +135,7 @@ impl Core {
             killing: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             joining: Mutex::new(()),
+            hands_over,
             post_mortems: Mutex::new(VecDeque::new()),
             keeper: Keeper::get()?,
         });
@@ -276,8 +281,18 @@ impl Core {
         }
     }
 
-    /// Asks the worker to go back to its warm state; the monitor reads the answer.
+    /// Asks the worker to go back to its warm state; the monitor reads the answer. If somebody waits, the
+    /// session is theirs at once, and their first request brings the reset along.
     fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Session>, restart_if_dead: bool) {
+        if self.hands_over && session.can_owe_reset() {
+            session.owe_reset(Some(self.config.reset_timeout));
+            let (lease, now) = (Lease { slot, session }, self.clock().coarse());
+            match self.with(|state, fx| state.hand_over(lease, now, fx)) {
+                None => return,
+                Some(lease) => session = lease.session,
+            }
+            session.owe_reset(None);
+        }
         // Armed first: once the state has the session, its descriptor is not ours any more. An
         // event that comes before the state knows of the reset is noted there (`signalled`).
         self.monitor.arm(slot, &session);
@@ -300,6 +315,32 @@ impl Core {
             None => Removal::Fresh,
         };
         self.discard(slot, session, reason, restart_if_dead);
+    }
+
+    /// Gives a leased session a new process because the reset that it owed failed. Blocks for its start.
+    #[cold]
+    pub(super) fn renew(
+        self: &Arc<Core>,
+        slot: SlotId,
+        session: &mut Session,
+        failure: &Error,
+    ) -> Result<()> {
+        let (id, pid, pool) = (session.id(), session.pid(), self.config.name.as_str());
+        log::debug!(target: TARGET, pool, session = id.number(); "not fit for its next user: {failure}");
+        self.emit(PoolEvent::Restarted { session: id, pid, reason: Removal::ResetFailed });
+        if self.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        session.restart_unless(&self.stop)?;
+        self.monitor.watch(slot, session)?;
+        let handle = Handle { id, process: Arc::clone(session.process()) };
+        let now = self.clock().now();
+        if self.with(|state, _| state.renewed(slot, handle, now)) {
+            Ok(())
+        } else {
+            session.process().kill_group(Cause::Retired);
+            Err(Error::Closed)
+        }
     }
 
     pub(super) fn discard(

@@ -169,11 +169,8 @@ pub enum PoolEvent {
     TemplateStarted {
         /// The process.
         pid: u32,
-        /// How long its start took.
-        #[serde(serialize_with = "seconds")]
-        time: Duration,
     },
-    /// Sessions are started cold although a template was asked for.
+    /// A session was started cold although a template was asked for. Told once for each cause.
     #[non_exhaustive]
     TemplateFellBack {
         /// Why.
@@ -319,12 +316,10 @@ impl PoolEvent {
             PoolEvent::HealthPass { removed } => {
                 log::info!(target: TARGET, pool, removed; "health pass removed sessions");
             }
-            PoolEvent::TemplateStarted { pid, time } => {
-                let elapsed_ms = milliseconds(*time);
-                log::info!(target: TARGET, pool, pid, elapsed_ms; "template started");
-            }
+            // The template itself has said so, louder, but does not know the pool.
+            PoolEvent::TemplateStarted { pid } => log::debug!(target: TARGET, pool, pid; "template started"),
             PoolEvent::TemplateFellBack { cause } => {
-                log::warn!(target: TARGET, pool, reason = cause.as_str(); "sessions start without a template");
+                log::debug!(target: TARGET, pool, reason = cause.as_str(); "a session started without the template");
             }
         }
     }

@@ -9,7 +9,7 @@ use super::config::ValidateHook;
 use super::core::Core;
 use super::state::{Lease, Removal, SlotId};
 use crate::background::shielded;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
 
 /// A session that was acquired from a pool. Reads like a [`Session`]; dropping it gives the session
@@ -47,7 +47,14 @@ impl PooledSession {
     /// # Panics
     /// If a callback panics; the session is replaced then.
     pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
-        self.session_mut().execute(request)
+        let mut request = request.into();
+        match self.session_mut().execute_request(&mut request) {
+            Err(failure) if self.session_mut().reset_has_failed() => {
+                self.renew(&failure)?;
+                self.session_mut().execute_request(&mut request)
+            }
+            result => result,
+        }
     }
 
     /// Begins to run code or a call, event by event: see [`Session::begin`].
@@ -55,7 +62,7 @@ impl PooledSession {
     /// # Errors
     /// As [`Session::begin`].
     pub fn begin<'s, 'r>(&'s mut self, request: impl Into<Request<'r>>) -> Result<Running<'s, 'r>> {
-        self.session_mut().begin(request)
+        self.settled()?.begin(request)
     }
 
     /// Asks whether the worker still answers: see [`Session::ping`].
@@ -63,7 +70,7 @@ impl PooledSession {
     /// # Errors
     /// As [`Session::ping`].
     pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
-        self.session_mut().ping(limit)
+        self.settled()?.ping(limit)
     }
 
     /// The global names of the worker: see [`Session::names`].
@@ -71,7 +78,7 @@ impl PooledSession {
     /// # Errors
     /// As [`Session::names`].
     pub fn names(&mut self) -> Result<Vec<Name>> {
-        self.session_mut().names()
+        self.settled()?.names()
     }
 
     /// Has the worker go back to its warm state in the middle of the lease: see [`Session::reset`]. (At
@@ -80,7 +87,7 @@ impl PooledSession {
     /// # Errors
     /// As [`Session::reset`].
     pub fn reset(&mut self) -> Result<Vec<String>> {
-        self.session_mut().reset()
+        self.settled()?.reset()
     }
 
     /// What differs from the worker's warm state: see [`Session::fingerprint`].
@@ -88,7 +95,26 @@ impl PooledSession {
     /// # Errors
     /// As [`Session::fingerprint`].
     pub fn fingerprint(&mut self) -> Result<Fingerprint> {
-        self.session_mut().fingerprint()
+        self.settled()?.fingerprint()
+    }
+
+    /// The session, without what its last user left: see `session/handover.rs`.
+    fn settled(&mut self) -> Result<&mut Session> {
+        if let Err(failure) = self.session_mut().settle() {
+            if !self.session_mut().reset_has_failed() {
+                return Err(failure);
+            }
+            self.renew(&failure)?;
+        }
+        Ok(self.session_mut())
+    }
+
+    fn renew(&mut self, failure: &Error) -> Result<()> {
+        let PooledSession { core, slot, session, .. } = self;
+        match session {
+            Some(session) => core.renew(*slot, session, failure),
+            None => unreachable!("the session is taken when the lease ends"),
+        }
     }
 
     /// Not handed out: a session that was restarted or moved away would be lost to the pool.

@@ -204,7 +204,7 @@ pub struct PoolInfo {
     /// How those executions ended.
     pub executions: ExecutionCounts,
     /// What came of each module of [`warm_imports`](crate::SessionConfig::warm_imports), over all
-    /// sessions started so far.
+    /// processes that have warmed up so far: sessions, or the template instead of them.
     pub warm_imports: Vec<WarmImportStats>,
     /// What the sessions hold in memory.
     pub memory: MemoryInfo,
@@ -257,6 +257,9 @@ pub struct SessionRow {
     pub holder: Option<HolderRow>,
     /// Its resident memory, in bytes; `None` once its process is gone, or if that is elsewhere.
     pub memory: Option<u64>,
+    /// Processor time of its process since it started, in seconds; `None` as for `memory`.
+    #[serde(serialize_with = "maybe_seconds")]
+    pub cpu_time: Option<Duration>,
 }
 
 /// Who has a session.

@@ -115,7 +115,10 @@ pub(super) fn run(core: &Arc<Core>) {
 
 fn death(core: &Arc<Core>, slot: SlotId) {
     if let Some(handle) = core.with(|state, _| state.handle(slot)) {
-        handle.process.check_alive();
+        if handle.process.check_alive() {
+            // An earlier process of a session that was restarted.
+            return;
+        }
         let pool = core.config.name.as_str();
         log::debug!(target: TARGET, pool, session = handle.id.number(); "the process has ended");
     }

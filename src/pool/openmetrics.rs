@@ -228,6 +228,7 @@ fn acquires(text: &mut Text, pools: &[PoolInfo]) {
     let help = "Time that calls which got a session spent in the queue.";
     text.histograms("remuda_pool_acquire_duration_seconds", help, pools, |pool| &pool.acquire_duration);
     text.gauges("remuda_pool_waiters", "Callers that wait for a session.", pools, |pool| pool.counts.waiters);
+    text.gauges("remuda_pool_queued_jobs", "Jobs that wait for a session.", pools, |pool| pool.counts.jobs);
     let most = |pool: &PoolInfo| pool.metrics.waiting_max;
     text.gauges("remuda_pool_waiters_max", "The most callers that waited at the same time.", pools, most);
     let help = "Callers that found nothing idle, by the reason.";

@@ -82,13 +82,22 @@ impl Reservation<'_> {
             core.monitor.watch(slot, &session)?;
             Ok(session)
         });
+        let news = core.source.news();
+        let warmed_up = news.iter().any(|event| matches!(event, PoolEvent::TemplateStarted { .. }));
+        for event in news {
+            core.emit(event);
+        }
         match started {
             Some(Ok(session)) => {
                 self.slot = None;
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
                 let now = core.clock().now();
                 let time = now.saturating_since(self.began);
-                core.tallies.started(time, session.warm_report());
+                core.tallies.started(time);
+                // A fork repeats the report of its template, which has warmed up once.
+                if warmed_up || !handle.process.is_forked() {
+                    core.tallies.warmed_up(session.warm_report());
+                }
                 self.tell_of(&handle, time);
                 let was_failing = core.with(|state, fx| {
                     let was_failing = state.breaker(now).1 > 0;

@@ -32,7 +32,7 @@ pub struct ExecutionCounts {
     pub broken: u64,
 }
 
-/// What came of one warm import, over all sessions.
+/// What came of one warm import, over all processes that warmed up: sessions, or their template.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WarmImportStats {
@@ -65,8 +65,12 @@ pub(super) struct Tallies {
 
 impl Tallies {
     /// A start took `time` and brought a session.
-    pub(super) fn started(&self, time: Duration, report: &WarmReport) {
+    pub(super) fn started(&self, time: Duration) {
         self.starts.record(time);
+    }
+
+    /// A process has warmed up.
+    pub(super) fn warmed_up(&self, report: &WarmReport) {
         for import in &report.imports {
             self.imported(&import.module, import.time, import.memory, import.error.as_deref());
         }

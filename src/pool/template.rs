@@ -6,19 +6,29 @@
 use std::sync::Arc;
 
 use super::config::PoolConfig;
+use super::events::PoolEvent;
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::session::{Session, SessionConfig, Template, TemplateInfo};
+use crate::sync::Mutex;
 
 /// Starts sessions: by fork, or cold.
 pub(super) struct Source {
     template: Option<Template>,
+    told: Mutex<Told>,
+}
+
+/// What the listener knows of the template.
+#[derive(Default)]
+struct Told {
+    starts: u64,
+    why_not: Option<String>,
 }
 
 impl Source {
     pub(super) fn new(config: &PoolConfig) -> Result<Source> {
         let template = config.template.then(|| Template::lazy(&config.session)).transpose()?;
-        Ok(Source { template })
+        Ok(Source { template, told: Mutex::default() })
     }
 
     /// A new session; `stop` gives its start up.
@@ -27,6 +37,23 @@ impl Source {
             Some(template) => template.session_unless(stop),
             None => Session::start_unless(config, stop),
         }
+    }
+
+    /// What has happened to the template since this was asked the last time.
+    pub(super) fn news(&self) -> Vec<PoolEvent> {
+        let Some(template) = &self.template else { return Vec::new() };
+        let info = template.info();
+        let mut told = self.told.lock();
+        let mut news = Vec::new();
+        if info.starts > told.starts {
+            told.starts = info.starts;
+            news.extend(info.pid.map(|pid| PoolEvent::TemplateStarted { pid }));
+        }
+        if info.why_not != told.why_not {
+            told.why_not.clone_from(&info.why_not);
+            news.extend(info.why_not.map(|cause| PoolEvent::TemplateFellBack { cause }));
+        }
+        news
     }
 
     pub(super) fn info(&self) -> Option<TemplateInfo> {

@@ -151,6 +151,7 @@ impl Session {
         answer: Kind,
         limit: Duration,
     ) -> Result<Vec<u8>> {
+        self.settle()?;
         self.ensure_usable(Moment::now())?;
         let (id, cap) = (self.next_request(), self.config.frame_cap);
         let frame = protocol::encode(kind, id, first, b"", cap)

@@ -29,6 +29,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) stops: Stops,
     pub(crate) collector: Collector<'a>,
     pub(crate) frame_cap: usize,
+    /// Number of a reset whose answer may still come before the events of this request, or among them.
+    pub(crate) reset: Option<u64>,
     /// How long a question may wait for its answer.
     pub(crate) input_timeout: Option<Duration>,
     sent: usize,
@@ -61,6 +63,7 @@ impl<'a> Exchange<'a> {
             stops,
             collector,
             frame_cap: protocol::DEFAULT_FRAME_CAP,
+            reset: None,
             input_timeout: None,
             sent: 0,
             replying: false,
@@ -261,6 +264,13 @@ impl<'a> Exchange<'a> {
             };
             loop {
                 let kind = match transport.next_frame() {
+                    Ok(Some((frame, used)))
+                        if frame.header.kind == Kind::Clean && Some(frame.header.request) == self.reset =>
+                    {
+                        self.reset = None;
+                        transport.consume(used);
+                        continue;
+                    }
                     Ok(Some((frame, _))) if frame.header.request != self.request => {
                         let (kind, other) = (frame.header.kind, frame.header.request);
                         let reason = format!("it sent {kind:?} for request {other}, not {}", self.request);

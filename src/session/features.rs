@@ -30,13 +30,15 @@ pub enum Feature {
     Sigint = 256,
     /// Becomes a [`Template`](crate::Template) that makes sessions by copying itself.
     Fork = 512,
+    /// Takes a request right behind a reset, and runs it only if that undid everything.
+    OnlyIfClean = 1024,
 }
 
 /// A set of features.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
-const NAMES: [(&str, Feature); 10] = [
+const NAMES: [(&str, Feature); 11] = [
     ("execute", Feature::Execute),
     ("call", Feature::Call),
     ("warm", Feature::Warm),
@@ -47,6 +49,7 @@ const NAMES: [(&str, Feature); 10] = [
     ("interrupt", Feature::Interrupt),
     ("sigint", Feature::Sigint),
     ("fork", Feature::Fork),
+    ("only_if_clean", Feature::OnlyIfClean),
 ];
 
 impl Features {

@@ -29,6 +29,14 @@ impl Session {
         Ok(session)
     }
 
+    /// [`restart`](Session::restart) that `stop` gives up.
+    pub(crate) fn restart_unless(&mut self, stop: &CancelToken) -> Result<()> {
+        let bound = self.bound.take();
+        let restarted = self.restart_bound(Some(stop.clone()));
+        self.bind(bound);
+        restarted
+    }
+
     /// Executions of this session are ended by `token` too; `None` takes that back.
     pub(crate) fn bind(&mut self, token: Option<CancelToken>) {
         self.bound = token;

@@ -34,6 +34,7 @@ mod execution;
 mod features;
 mod files;
 mod forker;
+mod handover;
 mod info;
 mod interrupt;
 mod keeper;
@@ -145,6 +146,8 @@ pub struct Session {
     errors: u64,
     late_output: u64,
     tainted: bool,
+    /// The time for a reset that the next request brings along: see `handover`.
+    owed: Option<Duration>,
     language: String,
     language_version: String,
     features: Features,
@@ -267,6 +270,12 @@ impl Session {
         self.process().memory_in_detail()
     }
 
+    /// Processor time of all threads of the worker since its start, in steps of 10 ms (a few microseconds,
+    /// does not wait). `None` once the process is gone, or if it is on another machine.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.process().cpu_time()
+    }
+
     /// The files in its working directory, from the host's side.
     ///
     /// # Errors
@@ -358,7 +367,8 @@ impl Session {
             self.bury(String::new(), Some(self.requests));
             return Err(self.dead());
         }
-        if now.saturating_since(self.last_answer) < FRESH {
+        // What the last user's code wrote late is not the next user's.
+        if self.owed.is_none() && now.saturating_since(self.last_answer) < FRESH {
             return Ok(());
         }
         self.check_idle().map(|late| self.late_output += late)
@@ -380,11 +390,14 @@ impl Session {
     /// # Errors
     /// As [`start`](Session::start); the session keeps its old process then, if that lives.
     pub fn restart(&mut self) -> Result<()> {
+        self.restart_bound(self.bound.clone())
+    }
+
+    fn restart_bound(&mut self, stop: Option<CancelToken>) -> Result<()> {
         let asks = Arc::clone(&self.asks);
-        let (config, bound) = (Arc::clone(&self.config), self.bound.clone());
         let fresh = match &self.template {
-            Some(template) => template.session(self.id, bound, asks)?,
-            None => start::start_as(self.id, config, bound, asks, &Origin::Program)?,
+            Some(template) => template.session(self.id, stop, asks)?,
+            None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, &Origin::Program)?,
         };
         let old = std::mem::replace(self, fresh);
         Box::new(old).retire(Duration::ZERO, |_| ());

@@ -74,7 +74,12 @@ impl Session {
     /// # Panics
     /// If a callback panics; the session is dead then.
     pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
-        self.run(request.into(), false)?.finish()
+        self.execute_request(&mut request.into())
+    }
+
+    /// As [`execute`](Session::execute); the request is as it was if it was not run.
+    pub(crate) fn execute_request(&mut self, request: &mut Request<'_>) -> Result<Execution> {
+        self.run(request, false)?.finish()
     }
 
     /// Begins to run code or a call and returns at once: iterate over what happens, then
@@ -83,19 +88,20 @@ impl Session {
     /// # Errors
     /// As [`execute`](Session::execute), as far as they show before the code runs.
     pub fn begin<'s, 'r>(&'s mut self, request: impl Into<Request<'r>>) -> Result<Running<'s, 'r>> {
-        self.run(request.into(), true)
+        self.run(&mut request.into(), true)
     }
 
-    fn run<'s, 'r>(&'s mut self, request: Request<'r>, queued: bool) -> Result<Running<'s, 'r>> {
+    fn run<'s, 'r>(&'s mut self, request: &mut Request<'r>, queued: bool) -> Result<Running<'s, 'r>> {
         let tokens = [request.cancel.clone(), self.bound.clone()];
         if tokens.iter().flatten().any(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
         let started = Moment::now();
         self.ensure_usable(started)?;
+        let reset = self.owes_reset().then(|| self.next_request());
         let id = self.next_request();
         let answers_input = queued || request.observers.input.is_some();
-        let frames = self.encode(id, &request, answers_input)?;
+        let mut frames = self.encode(id, request, answers_input)?;
         let snapshot = if request.artefacts { Some(Snapshot::of(&self.files()?)?) } else { None };
         let config = Arc::clone(&self.config);
         let sigint = self.sigint;
@@ -104,23 +110,38 @@ impl Session {
         let registrations = tokens.each_ref().map(|token| {
             token.as_ref().map(|token| token.register(Arc::clone(worker.transport.waker()) as Arc<dyn Wake>))
         });
+        let ask = self.asks.begin();
+        self.executing = true;
+        let soft = request.time_limit.or(config.time_limit).map(|limit| started + limit);
+        let hard = request.hard_time_limit.map(|limit| started + limit);
+        let mut answer_of_reset = None;
+        if let Some(reset) = reset {
+            let until = soft.into_iter().chain(hard).min();
+            let left = self.reset_ahead(reset, frames, &tokens, until).inspect_err(|_| {
+                self.executing = false;
+                self.asks.end();
+            })?;
+            (frames, answer_of_reset) = (left.unsent, left.answer);
+        }
         let stops = Stops {
-            soft: request.time_limit.or(config.time_limit).map(|limit| started + limit),
-            hard: request.hard_time_limit.map(|limit| started + limit),
+            soft,
+            hard,
             grace: config.grace,
             tokens,
-            asks: Some((Arc::clone(&self.asks), self.asks.begin())),
+            asks: Some((Arc::clone(&self.asks), ask)),
             sigint,
         };
         let output_cap = request.output_cap.unwrap_or(config.output_cap);
-        let mut collector = Collector::new(output_cap, config.event_cap, request.observers);
+        let observers = std::mem::take(&mut request.observers);
+        let mut collector = Collector::new(output_cap, config.event_cap, observers);
         if queued {
             collector.queue_events();
         }
         let mut exchange = Exchange::new(id, frames, stops, collector);
         exchange.frame_cap = config.frame_cap;
         exchange.input_timeout = request.input_timeout;
-        self.executing = true;
+        exchange.reset = answer_of_reset;
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
         let end = exchange.begin(&mut worker.transport, &worker.process);
         Ok(Running { session: self, exchange, end, meter, snapshot, registrations, started, finished: false })
     }
@@ -161,6 +182,9 @@ impl Session {
         }
         if request.measure {
             flags |= flag::MEASURE;
+        }
+        if self.owes_reset() {
+            flags |= flag::ONLY_IF_CLEAN;
         }
         let frame = protocol::encode_with_flags(kind, flags, id, first, second, cap)
             .ok_or(Error::RequestTooLarge { bytes: first.len() + second.len(), cap })?;

@@ -95,6 +95,7 @@ pub(crate) fn start_as(
         errors: 0,
         late_output: 0,
         tainted: false,
+        owed: None,
         language: String::new(),
         language_version: String::new(),
         features: Features::default(),

@@ -11,7 +11,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::io::{Errno, ioctl_fionbio, pwrite, read, write};
+use rustix::io::{Errno, ioctl_fionbio, pread, pwrite, read, write};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
     sendmsg, socketpair,
@@ -119,7 +119,8 @@ pub(crate) struct Transport {
     pub(crate) stderr: Option<Pipe>,
     epoll: OwnedFd,
     wake: Arc<WakeFd>,
-    /// Holds the id of the request that shall stop; the worker maps it.
+    /// Two numbers: of the request that shall stop, which the worker maps; of the last reset that the worker
+    /// has done without an answer so far.
     flag: OwnedFd,
     inbox: Vec<u8>,
     /// Bytes at the start of the inbox that are done with.
@@ -138,7 +139,7 @@ impl Unstarted {
         ioctl_fionbio(&control, true)?;
         let (stderr, child_stderr) = reading_pipe()?;
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
-        ftruncate(&flag, 8)?;
+        ftruncate(&flag, 16)?;
         if channels == Channels::Stdio {
             let child_stdout = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
             let ends = ChildEnds { stdin, stdout: child_stdout, stderr: child_stderr };
@@ -277,6 +278,21 @@ impl Transport {
         }
     }
 
+    /// Waits for a reply, the end of the process or a wake-up, but not for output: that stays where it is.
+    pub(crate) fn wait_for_reply(&self, pidfd: BorrowedFd<'_>, limit: Duration) -> rustix::io::Result<()> {
+        let fds = [self.replies_fd(), pidfd, self.wake.0.as_fd()];
+        let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the next wait report the replies: an edge may have been seen without reading to its end.
+    pub(crate) fn look_again(&mut self) {
+        self.more = self.data.is_some();
+    }
+
     /// What is ready now, without waiting.
     pub(crate) fn look(&self) -> rustix::io::Result<Ready> {
         let mut events = [MaybeUninit::<Event>::uninit(); 8];
@@ -318,6 +334,12 @@ impl Transport {
             // A worker that does not read its control socket is killed after its grace.
             let _ = send(&self.control, &frame, SendFlags::NOSIGNAL);
         }
+    }
+
+    /// Whether the worker has done this reset, and runs the request behind it.
+    pub(crate) fn has_marked(&self, reset: u64) -> bool {
+        let mut mark = [0; 8];
+        pread(&self.flag, &mut mark, 8) == Ok(8) && u64::from_ne_bytes(mark) == reset
     }
 
     /// Reads once from the reply channel. `Ok(false)` when the worker has closed it.

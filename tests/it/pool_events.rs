@@ -116,6 +116,37 @@ isolated! {
 }
 
 isolated! {
+    fn a_template_is_told_of_once_and_its_sessions_say_where_they_come_from() {
+        let (config, heard) = listening(pool().template(true).warm_import("json").min_idle(3).max_sessions(3));
+        let pool = config.start().unwrap();
+        let info = pool.info();
+        pool.shutdown(GENEROUS);
+        let all = heard.lock().unwrap();
+        let templates = all.iter().filter_map(|event| match event {
+            PoolEvent::TemplateStarted { pid, .. } => Some(*pid),
+            _ => None,
+        });
+        assert_eq!(templates.collect::<Vec<_>>(), [info.template.as_ref().unwrap().pid.unwrap()], "{all:?}");
+        let forked = all.iter().filter(|event| matches!(event, PoolEvent::Created { way: StartWay::Template, .. }));
+        assert_eq!(forked.count(), 3, "{all:?}");
+        assert_eq!((info.warm_imports.len(), info.warm_imports[0].imports), (1, 1), "the template's, once");
+    }
+}
+
+isolated! {
+    fn a_template_that_cannot_be_one_is_told_with_its_reason() {
+        let code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()";
+        let (config, heard) = listening(pool().template(true).warmup_code(code).min_idle(2).max_sessions(2));
+        config.start().unwrap().shutdown(GENEROUS);
+        let all = heard.lock().unwrap();
+        let fallen: Vec<&PoolEvent> =
+            all.iter().filter(|event| matches!(event, PoolEvent::TemplateFellBack { .. })).collect();
+        let [PoolEvent::TemplateFellBack { cause, .. }] = fallen[..] else { panic!("{all:?}") };
+        assert!(cause.contains("thread"), "{cause}");
+    }
+}
+
+isolated! {
     fn a_time_out_is_told_but_not_that_of_callers_that_try_once() {
         let (config, heard) = listening(pool().min_idle(1).max_sessions(1));
         let pool = config.start().unwrap();

@@ -94,3 +94,11 @@ fn the_changelog_has_an_unreleased_section() {
     let changelog = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("CHANGELOG.md")).unwrap();
     assert!(changelog.contains("## Unreleased") || changelog.contains("## [Unreleased]"));
 }
+
+/// The plots are what the script makes of the figures beside it.
+#[test]
+fn the_plots_are_drawn_from_the_figures() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/plots/draw.py");
+    let output = std::process::Command::new("python3").arg(script).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

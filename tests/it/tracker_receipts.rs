@@ -150,7 +150,7 @@ isolated! {
         let_go.send(()).unwrap();
         eventually("their end is known, while the session goes on", || state() == "confirmed");
         assert!(client.is_connected());
-        assert_eq!(server.store().all_sessions().unwrap().len(), 1);
+        assert_eq!(server.store().get_all_sessions().unwrap().len(), 1);
         let closed = receipt(&mut http.borrow_mut(), &opened["kill_id"]);
         assert!(closed["delivered_at"].is_string() && closed["told"].as_u64().unwrap() >= 1, "{closed}");
         drop(client);

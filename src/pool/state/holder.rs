@@ -67,16 +67,29 @@ pub(crate) struct Nested {
 }
 
 impl<S: Resource, W> State<S, W> {
-    /// A session goes to whoever claims it.
+    /// A busy slot belongs to whoever claimed it.
     #[inline]
     pub(super) fn lend(&mut self, index: u32, claim: &mut Claim) {
         let who = claim.who.take();
-        if let Some(name) = who.as_ref().and_then(|who| who.tenant.as_ref()) {
+        let claim = Claim { place: claim.place, thread: claim.thread, who };
+        self.count_lease(&claim);
+        self.hold(index, claim);
+    }
+
+    #[inline]
+    pub(super) fn count_lease(&mut self, claim: &Claim) {
+        if let Some(name) = claim.tenant() {
             self.tenants.lent(name);
+        } else if claim.is_job() {
+            self.tenants.lent_to_job();
         }
+    }
+
+    #[inline]
+    pub(super) fn hold(&mut self, index: u32, claim: Claim) {
         let slot = &mut self.slots[index as usize];
         debug_assert!(matches!(slot.place, Place::Busy), "it is lent once");
-        slot.holder = Some(Claim { place: claim.place, thread: claim.thread, who });
+        slot.holder = Some(claim);
     }
 
     /// The lease of a slot is over, if somebody had it.
@@ -84,10 +97,11 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn end_lease(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.reported = false;
-        if let Some(Claim { who: Some(who), .. }) = slot.holder.take()
-            && let Some(name) = &who.tenant
-        {
+        let Some(claim) = slot.holder.take() else { return };
+        if let Some(name) = claim.tenant() {
             self.tenants.returned(name);
+        } else if claim.is_job() {
+            self.tenants.returned_by_job();
         }
     }
 

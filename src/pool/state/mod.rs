@@ -24,9 +24,12 @@
 //!    never more than its quota.
 
 mod effects;
+mod handover;
 mod health;
 mod holder;
 mod memory;
+#[cfg(test)]
+mod model_tests;
 mod operate;
 mod queue;
 mod removal;
@@ -192,7 +195,7 @@ impl<S: Resource, W> State<S, W> {
             decided: BTreeMap::new(),
             next_ticket: 0,
             queued_jobs: 0,
-            tenants: Tenants::default(),
+            tenants: Tenants::new(Quota::new(), None),
             primed: false,
             target_idle: 0,
             owed: 0,

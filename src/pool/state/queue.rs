@@ -88,13 +88,18 @@ impl<S: Resource, W> State<S, W> {
         if let Some(refusal) = self.no_entry(&claim, now) {
             self.counters.refused(&refusal);
             self.tenants.turned_away(claim.tenant());
+            if matches!(refusal, Refusal::StartFailing { .. }) {
+                // What this caller found dead may have been the last hope of those who wait.
+                self.refuse_all(&refusal, fx);
+            }
+            self.check();
             return Err(refusal);
         }
         self.misses.note(self.miss_reason(&claim, now), now);
         self.primed = true;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.tenants.join(claim.tenant(), claim.priority(), ticket);
+        self.tenants.join(&claim, ticket);
         self.queued_jobs += usize::from(claim.is_job());
         self.waiters.insert(ticket, Waiter { since: now, deadline, claim, wake });
         self.counters.waiters_max = self.counters.waiters_max.max(self.callers());
@@ -127,7 +132,7 @@ impl<S: Resource, W> State<S, W> {
         }
         self.misses.note(self.miss_reason(claim, now), now);
         self.tenants.gave_up(claim.tenant());
-        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim.tenant(), COUNT_AHEAD) };
+        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim, COUNT_AHEAD) };
         self.counters.refused(&refusal);
         refusal
     }
@@ -163,7 +168,7 @@ impl<S: Resource, W> State<S, W> {
 
     /// The queue, for [`explain`](crate::SessionPool::explain): as many of the first as `most`.
     pub(crate) fn waiter_rows(&self, now: Moment, most: usize) -> Vec<WaiterRow> {
-        let order = self.tenants.order(self.busy - self.tenants.leases(), most);
+        let order = self.tenants.order(self.busy, most);
         let row = |(ahead, (ticket, eligible)): (usize, (Ticket, bool))| {
             let waiter = self.waiters.get(&ticket)?;
             let text = |text: Option<&Arc<str>>| text.map(|text| text.as_ref().to_owned());
@@ -212,13 +217,13 @@ impl<S: Resource, W> State<S, W> {
 
     /// Gives a waiter a session, which is busy from now on, and has it woken.
     pub(super) fn grant(&mut self, ticket: Ticket, lease: Lease<S>, fx: &mut Effects<S, W>) {
-        let Some(Waiter { mut claim, wake, .. }) = self.remove(ticket) else {
+        let Some(Waiter { claim, wake, .. }) = self.remove(ticket) else {
             unreachable!("invariant 4: who stands in a line waits")
         };
-        let (name, priority) = (claim.tenant().cloned(), claim.priority());
         // First: the tenant's entry must not fall to nothing between the line and the lease.
-        self.lend(lease.slot.index, &mut claim);
-        self.tenants.called(name.as_ref(), priority, ticket);
+        self.count_lease(&claim);
+        self.tenants.called(&claim, ticket);
+        self.hold(lease.slot.index, claim);
         self.decided.insert(ticket, Decision::Granted(lease));
         fx.wake.push(wake);
     }
@@ -226,7 +231,7 @@ impl<S: Resource, W> State<S, W> {
     /// Refuses a waiter and has it woken.
     pub(super) fn turn_down(&mut self, ticket: Ticket, refusal: Refusal, fx: &mut Effects<S, W>) {
         if let Some(Waiter { claim, wake, .. }) = self.remove(ticket) {
-            self.tenants.refused(claim.tenant(), claim.priority(), ticket);
+            self.tenants.refused(&claim, ticket);
             self.decided.insert(ticket, Decision::Refused(refusal));
             fx.wake.push(wake);
         }
@@ -235,7 +240,7 @@ impl<S: Resource, W> State<S, W> {
     /// A waiter leaves because its time is over. It wakes by itself.
     fn time_out(&mut self, ticket: Ticket) {
         if let Some(Waiter { claim, .. }) = self.remove(ticket) {
-            let ahead = self.tenants.timed_out(claim.tenant(), claim.priority(), ticket, COUNT_AHEAD);
+            let ahead = self.tenants.timed_out(&claim, ticket, COUNT_AHEAD);
             self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
         }
     }
@@ -247,7 +252,7 @@ impl<S: Resource, W> State<S, W> {
             return None;
         }
         loop {
-            let ticket = self.tenants.next(self.busy - self.tenants.leases())?;
+            let ticket = self.tenants.next(self.busy)?;
             if self.waiters.get(&ticket)?.deadline > now {
                 return Some(ticket);
             }

@@ -302,3 +302,20 @@ fn a_check_that_is_never_content_backs_off() {
     }
     assert!(starts <= 3, "{starts} starts in half a second");
 }
+
+#[test]
+fn expected_callers_raise_the_watermark_up_to_the_maximum_and_hold_the_idle_ones() {
+    let mut model = warm(bounds(), 1);
+    assert_eq!(model.state.wanted(), 0);
+    model.with(|state, _, fx| state.set_target_idle(100, fx));
+    assert_eq!(model.state.wanted(), 2, "three sessions at most");
+    start(&mut model);
+    start(&mut model);
+    model.now = model.now + 2 * bounds().session_timeout;
+    pass(&mut model);
+    assert_eq!(model.state.counts().idle, 3, "no idle time-out while they are expected to be needed");
+    model.with(|state, _, fx| state.set_target_idle(0, fx));
+    pass(&mut model);
+    assert_eq!((model.state.counts().idle, model.departing.len()), (1, 2), "back to min_idle");
+    assert_eq!(model.state.wanted(), 0);
+}

@@ -372,6 +372,31 @@ fn jobs_are_not_among_the_callers_that_are_limited() {
     assert_eq!((play.state.counts().jobs, play.state.counts().waiters), (3, 1));
 }
 
+#[test]
+fn a_batch_of_jobs_without_a_name_is_not_in_the_way_of_callers() {
+    let mut play = Play::new(1, Quota::new(), &[]);
+    play.ask(None);
+    let mut fx = Effects::none();
+    for id in 100..150 {
+        let job = Claim::new(0, None);
+        let ticket = play.state.enqueue(job, Moment::FAR_FUTURE, id, play.now, &mut fx).unwrap();
+        play.asked.insert(id, (Some("job"), ticket, Moment::FAR_FUTURE));
+    }
+    play.ask(None);
+    play.ask(None);
+    let job = Some("job");
+    assert_eq!(play.next_served(5), [None, job, None, job, job], "they take turns");
+    let mut wide = Play::new(4, Quota::new(), &[]);
+    for _ in 0..4 {
+        let mut job = Claim::new(0, None);
+        let Take::Hit(lease) = wide.state.take(&mut job, wide.now, &mut fx) else { panic!("idle") };
+        wide.leases.push((Some("job"), lease));
+    }
+    wide.ask(None);
+    wide.give_back(0);
+    assert_eq!(wide.held(None), 1);
+}
+
 /// What a naive reader of the rules would do: go through everybody.
 fn next_by_the_rules(play: &Play, quotas: &BTreeMap<Name, Quota>) -> Option<Vec<Name>> {
     let share = |name: &Name| {

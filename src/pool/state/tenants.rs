@@ -6,9 +6,10 @@
 //! counts as served when it came, so that ever new names cannot keep an old one waiting: a tenant
 //! without leases is served after at most as many grants as tenants stood before it.
 //!
-//! Callers without a name are one tenant without a quota. It has no entry, and what it holds is not
-//! counted here (it is what the named ones do not hold), so that taking and giving back without a
-//! name costs nothing.
+//! Callers without a name are one tenant without a quota, and so are jobs without a name: a batch of
+//! jobs is not in the way of callers. They have no entry, and what such callers hold is not counted
+//! here (it is what the others do not hold), so that taking and giving back without a name costs
+//! nothing.
 //!
 //! Names come from users: an entry without leases, waiters and a quota of its own is removed.
 
@@ -16,6 +17,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::holder::Claim;
 use super::queue::Ticket;
 use crate::pool::quota::Quota;
 
@@ -74,10 +76,19 @@ pub(super) struct Tenants {
     leases: usize,
     /// Waiters of the named tenants that their quotas would let have a session now.
     servable: usize,
-    /// The line of those without a name, and when they were served last.
-    anonymous: Line,
-    anonymous_turn: u64,
+    /// Those without a name: callers, and jobs.
+    callers: Unnamed,
+    jobs: Unnamed,
+    /// Leases of jobs without a name.
+    job_leases: usize,
     turns: u64,
+}
+
+/// Waiters without a name, and when one of them was served last.
+#[derive(Debug, Default)]
+struct Unnamed {
+    line: Line,
+    turn: u64,
 }
 
 impl Tenant {
@@ -117,6 +128,8 @@ impl Tenant {
 impl Tenants {
     pub(super) fn new(default: Quota, of: impl IntoIterator<Item = (Arc<str>, Quota)>) -> Tenants {
         let mut tenants = Tenants { default, ..Tenants::default() };
+        // No two have the same turn.
+        tenants.jobs.turn = tenants.next_turn();
         for (name, quota) in of {
             let turn = tenants.next_turn();
             tenants.named.insert(name, Tenant::new(quota, true, turn));
@@ -157,6 +170,16 @@ impl Tenants {
         result
     }
 
+    /// A lease of a job without a name begins.
+    pub(super) fn lent_to_job(&mut self) {
+        self.job_leases += 1;
+    }
+
+    /// A lease of a job without a name ends.
+    pub(super) fn returned_by_job(&mut self) {
+        self.job_leases -= 1;
+    }
+
     /// A lease begins.
     pub(super) fn lent(&mut self, name: &Arc<str>) {
         let turn = self.next_turn();
@@ -172,58 +195,59 @@ impl Tenants {
         self.change(name, |tenant| tenant.leases -= 1);
     }
 
+    fn unnamed(&mut self, claim: &Claim) -> &mut Unnamed {
+        if claim.is_job() { &mut self.jobs } else { &mut self.callers }
+    }
+
     /// Joins the line of its tenant.
-    pub(super) fn join(&mut self, name: Option<&Arc<str>>, priority: i32, ticket: Ticket) {
-        let place = (Reverse(priority), ticket);
-        match name {
+    pub(super) fn join(&mut self, claim: &Claim, ticket: Ticket) {
+        let place = (Reverse(claim.priority()), ticket);
+        match claim.tenant() {
             Some(name) => self.change(name, |tenant| tenant.line.insert(place)),
-            None => self.anonymous.insert(place),
+            None => self.unnamed(claim).line.insert(place),
         };
     }
 
-    /// Leaves the line to be served.
-    pub(super) fn called(&mut self, name: Option<&Arc<str>>, priority: i32, ticket: Ticket) {
-        if name.is_none() {
-            self.anonymous_turn = self.next_turn();
+    /// Leaves the line because it was served.
+    pub(super) fn called(&mut self, claim: &Claim, ticket: Ticket) {
+        if claim.tenant().is_none() {
+            self.unnamed(claim).turn = self.next_turn();
         }
-        self.leave(name, priority, ticket, |_| {});
+        self.leave(claim, ticket, |_| {});
     }
 
     /// Leaves the line unserved.
-    pub(super) fn refused(&mut self, name: Option<&Arc<str>>, priority: i32, ticket: Ticket) {
-        self.leave(name, priority, ticket, |tenant| tenant.refused += 1);
+    pub(super) fn refused(&mut self, claim: &Claim, ticket: Ticket) {
+        self.leave(claim, ticket, |tenant| tenant.refused += 1);
     }
 
     /// Leaves the line because its time is over; says how many stood before it, as far as `most`.
-    pub(super) fn timed_out(
-        &mut self,
-        name: Option<&Arc<str>>,
-        priority: i32,
-        ticket: Ticket,
-        most: usize,
-    ) -> usize {
-        let line = name.and_then(|name| self.named.get(name)).map_or(&self.anonymous, |tenant| &tenant.line);
-        let ahead = line.range(..(Reverse(priority), ticket)).take(most).count();
-        self.leave(name, priority, ticket, |tenant| tenant.timed_out += 1);
+    pub(super) fn timed_out(&mut self, claim: &Claim, ticket: Ticket, most: usize) -> usize {
+        let before = ..(Reverse(claim.priority()), ticket);
+        let ahead = self.line(claim).map_or(0, |line| line.range(before).take(most).count());
+        self.leave(claim, ticket, |tenant| tenant.timed_out += 1);
         ahead
     }
 
-    fn leave(
-        &mut self,
-        name: Option<&Arc<str>>,
-        priority: i32,
-        ticket: Ticket,
-        note: impl FnOnce(&mut Tenant),
-    ) {
-        let place = (Reverse(priority), ticket);
-        let stood = match name {
+    fn leave(&mut self, claim: &Claim, ticket: Ticket, note: impl FnOnce(&mut Tenant)) {
+        let place = (Reverse(claim.priority()), ticket);
+        let stood = match claim.tenant() {
             Some(name) => self.change(name, |tenant| {
                 note(tenant);
                 tenant.line.remove(&place)
             }),
-            None => self.anonymous.remove(&place),
+            None => self.unnamed(claim).line.remove(&place),
         };
         debug_assert!(stood, "who leaves a line stood in it");
+    }
+
+    /// The line of a claim's tenant, if it has one.
+    fn line(&self, claim: &Claim) -> Option<&Line> {
+        match claim.tenant() {
+            Some(name) => self.named.get(name).map(|tenant| &tenant.line),
+            None if claim.is_job() => Some(&self.jobs.line),
+            None => Some(&self.callers.line),
+        }
     }
 
     /// Somebody was not let into the line.
@@ -240,29 +264,32 @@ impl Tenants {
         }
     }
 
-    /// The ticket whose turn it is. `unnamed`: leases of those without a name.
-    pub(super) fn next(&self, unnamed: usize) -> Option<Ticket> {
+    /// Those without a name who wait, with their keys. `busy`: all leases.
+    fn unnamed_lines(&self, busy: usize) -> impl Iterator<Item = (Key, &Line)> {
+        let callers = (busy - self.leases - self.job_leases, &self.callers);
+        let both = [callers, (self.job_leases, &self.jobs)].into_iter();
+        both.filter(|(_, unnamed)| !unnamed.line.is_empty())
+            .map(|(leases, unnamed)| ((Share { leases, weight: 1 }, unnamed.turn), &unnamed.line))
+    }
+
+    /// The ticket whose turn it is. `busy`: all leases.
+    pub(super) fn next(&self, busy: usize) -> Option<Ticket> {
         let named = self.eligible.first_key_value();
-        let anonymous = self.anonymous.first().map(|(_, ticket)| *ticket);
-        let Some((key, name)) = named else { return anonymous };
-        let unnamed = (Share { leases: unnamed, weight: 1 }, self.anonymous_turn);
-        if anonymous.is_some() && unnamed < *key {
-            return anonymous;
-        }
-        self.named.get(name)?.line.first().map(|(_, ticket)| *ticket)
+        let named = named.and_then(|(key, name)| Some((*key, &self.named.get(name)?.line)));
+        let (_, line) = self.unnamed_lines(busy).chain(named).min_by_key(|(key, _)| *key)?;
+        line.first().map(|(_, ticket)| *ticket)
     }
 
     /// The order in which waiters are served if leases begin and none ends, as far as `most`: those who
     /// may be served first, then those whose tenants would have as much as they may by then.
-    pub(super) fn order(&self, unnamed: usize, most: usize) -> Vec<(Ticket, bool)> {
+    pub(super) fn order(&self, busy: usize, most: usize) -> Vec<(Ticket, bool)> {
         let mut heads: BTreeMap<Key, (usize, Places<'_>)> = BTreeMap::new();
         for tenant in self.named.values() {
             if let Some(key) = tenant.listed {
                 heads.insert(key, (tenant.servable(), tenant.line.iter()));
             }
         }
-        let key = (Share { leases: unnamed, weight: 1 }, self.anonymous_turn);
-        heads.insert(key, (usize::MAX, self.anonymous.iter()));
+        heads.extend(self.unnamed_lines(busy).map(|(key, line)| (key, (usize::MAX, line.iter()))));
         let (mut order, mut turn) = (Vec::new(), self.turns);
         while order.len() < most
             && let Some(((share, _), (left, mut line))) = heads.pop_first()
@@ -280,12 +307,7 @@ impl Tenants {
 
     /// How many waiters could be served if sessions were there.
     pub(super) fn servable(&self) -> usize {
-        self.anonymous.len() + self.servable
-    }
-
-    /// Leases of all named tenants.
-    pub(super) fn leases(&self) -> usize {
-        self.leases
+        self.callers.line.len() + self.jobs.line.len() + self.servable
     }
 
     /// The limit that a tenant has reached, if it has as many leases as it may.
@@ -303,17 +325,15 @@ impl Tenants {
         quota.max_queued.filter(|most| queued >= *most)
     }
 
-    /// How many stand in the line of a tenant, as far as `most`.
-    pub(super) fn queued(&self, name: Option<&Arc<str>>, most: usize) -> usize {
-        match name {
-            Some(name) => self.named.get(name).map_or(0, |tenant| tenant.line.len()).min(most),
-            None => self.anonymous.len().min(most),
-        }
+    /// How many stand in the line of a claim's tenant, as far as `most`.
+    pub(super) fn queued(&self, claim: &Claim, most: usize) -> usize {
+        self.line(claim).map_or(0, Line::len).min(most)
     }
 
-    /// The line of each tenant, those without a name first.
-    pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
-        std::iter::once(&self.anonymous).chain(self.named.values().map(|tenant| &tenant.line))
+    /// How many wait, in all lines.
+    pub(super) fn standing(&self) -> usize {
+        let named = self.named.values().map(|tenant| tenant.line.len()).sum::<usize>();
+        self.callers.line.len() + self.jobs.line.len() + named
     }
 
     pub(super) fn rows(&self) -> Vec<TenantRow> {
@@ -329,8 +349,19 @@ impl Tenants {
         self.named.iter().map(row).collect()
     }
 
-    /// Panics if the sums or the eligible are not what the entries say.
-    pub(super) fn check(&self) {
+    /// Panics if the sums, the lines or the eligible are not what the entries, those who wait and
+    /// those who hold say.
+    pub(super) fn check<'a>(
+        &self,
+        waiting: impl Fn(&Ticket) -> bool,
+        holders: impl Iterator<Item = &'a Claim>,
+    ) {
+        let lines = [&self.callers.line, &self.jobs.line];
+        let mut standing = lines.into_iter().chain(self.named.values().map(|tenant| &tenant.line)).flatten();
+        assert!(standing.all(|(_, ticket)| waiting(ticket)), "9: a line");
+        let (named, unnamed): (Vec<_>, Vec<_>) = holders.partition(|claim| claim.tenant().is_some());
+        assert_eq!(self.leases, named.len(), "9: leases");
+        assert_eq!(self.job_leases, unnamed.iter().filter(|claim| claim.is_job()).count(), "9: jobs");
         let tenants = || self.named.values();
         assert_eq!(self.leases, tenants().map(|tenant| tenant.leases).sum::<usize>(), "tenants: leases");
         assert_eq!(self.servable, tenants().map(Tenant::servable).sum::<usize>(), "tenants: servable");

@@ -148,14 +148,11 @@ impl<S: Resource, W> State<S, W> {
         }
         assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
         assert!(self.starting <= self.bounds.max_starts, "6: starts");
-        let standing: Vec<_> = self.tenants.lines().flatten().collect();
-        assert!(standing.iter().all(|(_, ticket)| self.waiters.contains_key(ticket)), "9: a line");
-        assert_eq!(standing.len(), self.waiters.len(), "9: lines");
-        let named = |slot: &&Slot<S>| slot.holder.as_ref().is_some_and(|claim| claim.tenant().is_some());
-        assert_eq!(self.tenants.leases(), self.slots.iter().filter(named).count(), "9: leases");
+        assert_eq!(self.tenants.standing(), self.waiters.len(), "9: lines");
+        let holders = self.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        self.tenants.check(|ticket| self.waiters.contains_key(ticket), holders);
         let held = |slot: &Slot<S>| slot.holder.is_none() || matches!(slot.place, Place::Busy);
         assert!(self.slots.iter().all(held), "9: holders");
-        self.tenants.check();
         let aging = |index: &&u32| self.slots[**index as usize].aging.is_some();
         assert_eq!(self.aging_idle, self.idle.iter().filter(aging).count(), "8: aging idle");
         assert!(self.idle.iter().take(self.aging_idle).all(|index| aging(&index)), "8: not at the bottom");

@@ -36,7 +36,7 @@ impl Tracker {
     pub(super) fn answer_kill(&self, whom: Whom, request: &Request) -> Result<Response, Refusal> {
         let asked = kill_request(request)?;
         if asked.dry_run {
-            let preview = preview(&self.store().all_sessions()?, &whom);
+            let preview = preview(&self.store().get_all_sessions()?, &whom);
             let is_unknown = matches!(whom, Whom::Session(_)) && preview.sessions.is_empty();
             return Ok(if is_unknown { not_found() } else { Response::json(&preview) });
         }

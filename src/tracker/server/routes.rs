@@ -9,8 +9,9 @@ use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CleanupResponse, EndReason, ErrorBody, Heartbeat, HeartbeatResponse, MAX_ATTACHED, MAX_WAIT, NOT_FOUND,
-    PURGE_AFTER, SessionCreate, SessionCreated, SessionList, SessionStatus, Verb, is_unspeakable,
+    CleanupResponse, EndReason, ErrorBody, Heartbeat, HeartbeatResponse, MAX_ATTACHED, MAX_BATCH_BODY,
+    MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate, SessionCreated, SessionList, SessionStatus,
+    Verb, is_unspeakable,
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
 use crate::tracker::life::{Gone, Guard};
@@ -207,7 +208,7 @@ impl Tracker {
                 let session_id = self.store.register(session)?;
                 Response::json(&SessionCreated { session_id, max_wait_seconds: Some(MAX_WAIT.as_secs()) })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.all_sessions()? }),
+            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up_by_hand(age)?.len() as u64;
@@ -317,6 +318,11 @@ fn missed_beat(missed: Missed, is_numbered: bool) -> Response {
 
 fn page(asset: &Asset) -> Response {
     Response::new(200, asset.content_type, asset.text.as_bytes()).with_fields(PAGE_FIELDS)
+}
+
+/// How long the body of this request may be.
+pub(super) fn max_body(request: &Request) -> usize {
+    if request.path == ["heartbeats"] { MAX_BATCH_BODY } else { MAX_BODY }
 }
 
 /// Literal parts come before parameters: `/sessions/stale` is never the session `stale`.

@@ -123,6 +123,11 @@ impl Drop for Bare {
     }
 }
 
+/// Ctrl-C for this process alone.
+pub(super) fn interrupt(id: u32) -> io::Result<()> {
+    Ok(rustix::process::kill_process(pid(id)?, Signal::INT)?)
+}
+
 fn pid(id: u32) -> io::Result<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }

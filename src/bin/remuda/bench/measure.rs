@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_current_timer_slack};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Measured values in one unit.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,11 @@ impl Samples {
         sorted.get(rank).copied()
     }
 
+    /// Each sample less `value`.
+    pub(crate) fn less(&self, value: f64) -> Samples {
+        self.0.iter().map(|sample| sample - value).collect()
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5).unwrap_or(f64::NAN)
     }
@@ -52,6 +58,13 @@ pub(crate) fn micros(duration: Duration) -> f64 {
 
 pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// Processor time of all threads of this process so far.
+pub(crate) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 /// Nanoseconds of one call, from the time of a batch of them.

@@ -1,11 +1,12 @@
 //! Rows of the pool: the queue with workers that do nothing, then Python behind it.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use remuda::{PooledSession, Reuse, Runtime, SessionPool};
+use remuda::{Acquire, PooledSession, Reuse, Runtime, SessionPool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::contend::{Contended, alone, contend, handoff, overshoot};
@@ -18,6 +19,7 @@ use super::{Bench, Context, Failure, Measured, foresight, scripted};
 /// The suite, in the order of the table.
 pub(super) const BENCHES: &[Bench] = &[
     Bench { rows: &[("acquire_release", "ns")], run: acquire_release },
+    Bench { rows: &[("acquire_release_observed", "ns")], run: acquire_release_observed },
     Bench { rows: &[("contended_16x8", "µs"), ("fairness_16x8", "ratio")], run: contended },
     Bench { rows: &[("handoff", "µs")], run: handoff_row },
     Bench { rows: &[("timeout_overshoot", "µs")], run: timeout_overshoot },
@@ -46,6 +48,28 @@ fn acquire_release(context: &Context) -> Measured {
         floor.append(alone(5, || queue.acquire()));
     }
     Ok(vec![Row::of("acquire_release", "ns", &ours, Some(&floor))])
+}
+
+/// The same with everything on that looks on: a listener, the record of arrivals, and a name for who holds
+/// what. The floor is our own pool without.
+fn acquire_release_observed(context: &Context) -> Measured {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hear = Arc::clone(&heard);
+    let observed = scripted::pool(1)
+        .record_arrivals(10_000)
+        .listener(move |_| {
+            hear.fetch_add(1, Ordering::Relaxed);
+        })
+        .start()?;
+    let plain = scripted::pool(1).start()?;
+    let ask = Acquire::new().tenant("alice").label("bench");
+    let _pinned = Pinned::here()?;
+    let (mut ours, mut floor) = (Samples::default(), Samples::default());
+    for _ in 0..context.times(100) {
+        ours.append(alone(5, || observed.acquire_with(ask.clone()).ok()));
+        floor.append(alone(5, || acquire(&plain)));
+    }
+    Ok(vec![Row::of("acquire_release_observed", "ns", &ours, Some(&floor))])
 }
 
 /// Sixteen threads want eight sessions and hold each for a sleep of 50 µs.

@@ -106,6 +106,13 @@ impl Ends {
         }
     }
 
+    /// Gives a template what a new worker needs of its channels: its fds 0, 1 and 2, and what *go* would
+    /// hand over.
+    pub(super) fn fork(&mut self, frame: &[u8], child: &mut Ends, standard: [OwnedFd; 3]) {
+        let fds: Vec<OwnedFd> = standard.into_iter().chain(std::mem::take(&mut child.handed)).collect();
+        self.control.send_with(frame, &fds);
+    }
+
     /// What carries boot code, *go* and *cancel*.
     pub(super) fn control(&mut self) -> &mut Outgoing {
         if self.control.is_open() { &mut self.control } else { &mut self.requests }
@@ -215,7 +222,7 @@ impl Outgoing {
     fn send_with(&mut self, bytes: &[u8], fds: &[OwnedFd]) {
         let Some(fd) = &self.fd else { return };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         let sent = sendmsg(fd, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap_or(0);

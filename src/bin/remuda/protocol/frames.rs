@@ -71,6 +71,9 @@ impl Owned {
         }
         match self.kind {
             Kind::Ready => self.check_json("with protocol, pid, language, version and features", is_ready),
+            Kind::Frozen => self.check_json("with a list of obstacles", |body| {
+                body["obstacles"].as_array().is_some_and(|all| all.iter().all(Value::is_string))
+            }),
             Kind::Warmed => self.check_json("with a line for each module", is_report),
             Kind::Result => match self.result_flaw() {
                 None => Ok(()),

@@ -218,7 +218,7 @@ def become_session(fds, numbers, directory):
     places = control, 1, 2, requests, replies, flag_fd, kept[1], kept[2]
     for fd, place in zip((*fds, fds[1], fds[2]), places):
         posix.dup2(fd, place, place < 3)
-    for fd in fds:
+    for fd in (*fds, *warm.pop("proc", ())):
         posix.close(fd)
     session_id = remuda.session_id = numbers[1]
     control_bytes = reply_bytes = b""

@@ -39,6 +39,10 @@ HEADER = 16
 # Flags of *execute* and *call*.
 ANSWERS_INPUT = 1
 MEASURE = 2
+ONLY_IF_CLEAN = 4
+# Flags of *reset*.
+REQUEST_FOLLOWS = 1
+REQUEST_IS_HERE = 2
 # Flags of *result* and *error*.
 HAS_VALUE = 1    # the second part is the value's repr
 IS_JSON = 2      # the first part is the value as JSON
@@ -73,6 +77,8 @@ interrupted = 0          # number of the last request that was interrupted: once
 polled = 0               # number of the last request that asked `cancelled()`
 asked = 0                # number of the last request that was cancelled while it ran
 early = set()            # cancelled before they started
+is_clean = True          # the last reset, if there was one, undid everything
+answer_kept = b""        # the answer to a reset that travels with the next one
 stopped = False          # the running request noticed its cancel
 masked = False           # the main thread is inside a frame: an interrupt waits
 held = 0                 # number of the request whose interrupt waits

@@ -179,7 +179,7 @@ def after_fork_in_child():
     if forking:
         return
     in_child, current = True, 0
-    for fd in (control, requests, replies, *kept):
+    for fd in (control, requests, replies, *kept, *warm.get("proc", ())):
         try:
             posix.close(fd)
         except OSError:

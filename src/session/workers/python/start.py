@@ -113,6 +113,8 @@ def ready(of_child=False):
         features.append("sigint")
     if not inline and hasattr(posix, "pidfd_open"):
         features.append("fork")
+    if not inline:
+        features.append("only_if_clean")
     return (
         '{"protocol":%d,%s"language":"python","version":"%s","features":["%s"]}'
         % (VERSION, "" if of_child else '"pid":%d,' % PID, sys.version.split()[0], '","'.join(features))

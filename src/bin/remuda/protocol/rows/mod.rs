@@ -9,6 +9,7 @@ mod requests;
 mod start;
 mod state;
 mod stream;
+mod template;
 
 use super::driver::Subject;
 use super::report::Checked;
@@ -25,6 +26,7 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, Row)> {
         cancel::ROWS,
         state::ROWS,
         descriptors::ROWS,
+        template::ROWS,
         garbage::ROWS,
         end::ROWS,
     ]

@@ -1,6 +1,6 @@
 //! *warm*, *reset*, *inspect*: the state that a worker keeps.
 
-use remuda::protocol::Kind;
+use remuda::protocol::{Kind, flag};
 use serde_json::{Value, json};
 
 use super::Row;
@@ -16,6 +16,7 @@ pub(super) const ROWS: &[(&str, Row)] = &[
     ("warm: code that raises is an error", warm_raises),
     ("reset: answered with clean", reset_nothing),
     ("reset: the state is gone, the warm state is not", reset),
+    ("reset: a request behind it runs in a clean worker", reset_and_request),
     ("inspect: names", names),
     ("inspect: what differs from the warm state", fingerprint),
 ];
@@ -94,6 +95,18 @@ fn reset(subject: &Subject) -> Checked {
     if warm {
         driver.run(words.reads)?.is(&41.into())?;
     }
+    driver.run_small()
+}
+
+fn reset_and_request(subject: &Subject) -> Checked {
+    let (mut driver, words) = with(subject, "only_if_clean")?;
+    driver.run(words.defines)?;
+    let reset = driver.next_request();
+    driver.send(Kind::Reset, flag::REQUEST_FOLLOWS | flag::REQUEST_IS_HERE, reset, b"", b"");
+    let request = driver.begin(flag::ONLY_IF_CLEAN, words.reads);
+    let clean = driver.next(reset)?;
+    expect(clean.kind == Kind::Clean, "clean", || clean.tell())?;
+    driver.answer(request)?.error()?;
     driver.run_small()
 }
 

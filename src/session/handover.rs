@@ -1,0 +1,230 @@
+//! A session that goes from one user to the next before its worker was reset: the reset travels in front
+//! of the first request, in one write. That saves a wake-up of the worker and the hop over the pool's
+//! monitor, which together cost more than the reset.
+//!
+//! What keeps the users apart: the worker runs the request only if the reset undid everything
+//! (`only_if_clean`); what the pipes hold before is dropped here; and the worker sees to it that the last
+//! user's code writes nothing after that. If the reset fails, the request was not run: the pool then
+//! takes another session for it.
+
+use std::io;
+use std::time::Duration;
+
+use super::exchange::END_PATIENCE;
+use super::execution::Cause;
+use super::features::Feature;
+use super::transport::{Transport, channel_error};
+use super::{Session, Worker};
+use crate::cancel::CancelToken;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::protocol::{self, Kind, flag};
+
+/// A request up to this size goes in one write with the reset: a pipe takes that whole or not at all.
+const ALONG: usize = 2 << 10;
+
+/// While the worker is reset, output of the last user's may not be read: then it is looked for replies this
+/// often.
+const OUTPUT_PAUSE: Duration = Duration::from_millis(1);
+
+/// What came of a reset in front of a request.
+enum Ahead {
+    /// The worker is clean, and its answer is read.
+    Clean,
+    /// The worker was clean and runs the request, as the memory file tells; its answer comes with the next.
+    Begun,
+    /// Not clean, for this reason: the request is not run.
+    Failed(Error),
+    /// Killed, but the request may have begun.
+    Lost,
+    Cancelled,
+}
+
+/// Why a reset has no answer.
+enum Why {
+    Late,
+    /// The process ended, or closed the channel.
+    Ended,
+    Broken(String),
+}
+
+/// What is still to be done for a request after its reset.
+pub(super) struct Rest {
+    /// What is still to be sent.
+    pub(super) unsent: Vec<u8>,
+    /// Number of the reset, if its answer is still to come.
+    pub(super) answer: Option<u64>,
+}
+
+impl Session {
+    /// Whether the next user's first request can bring the reset along.
+    pub(crate) fn can_owe_reset(&self) -> bool {
+        self.can(Feature::Reset) && self.can(Feature::OnlyIfClean)
+    }
+
+    /// The last user's state stays until the next request, which brings the reset along and gives it this
+    /// much time. `None`: the reset is asked for in another way.
+    pub(crate) fn owe_reset(&mut self, limit: Option<Duration>) {
+        self.owed = limit;
+    }
+
+    /// Whether the last user's state is still there.
+    pub(crate) fn owes_reset(&self) -> bool {
+        self.owed.is_some()
+    }
+
+    /// Whether the reset that was owed has failed: the request that brought it along was not run.
+    pub(crate) fn reset_has_failed(&self) -> bool {
+        self.owed.is_some() && self.is_tainted()
+    }
+
+    /// Does a reset that is owed now. Blocks until the worker has answered, for the reset's limit at most.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.owed.is_none() {
+            return Ok(());
+        }
+        self.ensure_usable(Moment::now())?;
+        let tokens = [self.bound.clone(), None];
+        let _awake = self.register(self.bound.as_ref());
+        let id = self.next_request();
+        self.reset_ahead(id, Vec::new(), &tokens, None).map(drop)
+    }
+
+    /// Sends the reset that is owed, and the request with it unless that is large; waits until the worker
+    /// is clean. Fails if it is not; see [`reset_has_failed`](Session::reset_has_failed). `until`: when
+    /// somebody must look after the request if it runs.
+    pub(super) fn reset_ahead(
+        &mut self,
+        id: u64,
+        request: Vec<u8>,
+        tokens: &[Option<CancelToken>; 2],
+        until: Option<Moment>,
+    ) -> Result<Rest> {
+        let Some(limit) = self.owed else { return Ok(Rest { unsent: request, answer: None }) };
+        let along = (1..=ALONG).contains(&request.len());
+        let flags = flag::REQUEST_FOLLOWS | if along { flag::REQUEST_IS_HERE } else { 0 };
+        let frame = protocol::encode_with_flags(Kind::Reset, flags, id, b"", b"", self.config.frame_cap);
+        let (Some(mut bytes), Some(worker)) = (frame, &self.worker) else { return Err(self.dead()) };
+        if along {
+            bytes.extend_from_slice(&request);
+        }
+        // Until it is known to be clean.
+        self.tainted = true;
+        match worker.transport.write_some(&bytes) {
+            Ok(written) if written == bytes.len() => {}
+            // The request pipe of an idle worker is empty.
+            Ok(_) => return Err(self.break_off("it does not take requests".to_owned())),
+            Err(error) => return Err(channel_error(error)),
+        }
+        let ahead = self.await_clean(id, tokens, until, limit);
+        if !matches!(ahead, Ahead::Failed(_)) {
+            self.owed = None;
+        }
+        match ahead {
+            Ahead::Clean | Ahead::Begun => {
+                self.tainted = false;
+                let answer = matches!(ahead, Ahead::Begun).then_some(id);
+                Ok(Rest { unsent: if along { Vec::new() } else { request }, answer })
+            }
+            Ahead::Failed(error) => Err(error),
+            Ahead::Cancelled => Err(Error::Cancelled),
+            Ahead::Lost => {
+                self.bury(String::new(), None);
+                Err(self.dead())
+            }
+        }
+    }
+
+    fn await_clean(
+        &mut self,
+        id: u64,
+        tokens: &[Option<CancelToken>; 2],
+        mut until: Option<Moment>,
+        limit: Duration,
+    ) -> Ahead {
+        let deadline = Moment::after(limit);
+        let why = loop {
+            let Some(Worker { transport, process, .. }) = &mut self.worker else {
+                return Ahead::Failed(self.dead());
+            };
+            let ready = match transport.wait(Some(until.map_or(deadline, |until| until.min(deadline)))) {
+                Ok(ready) => ready,
+                Err(error) => break Why::Broken(format!("waiting for it failed: {error}")),
+            };
+            if ready.wake() {
+                transport.waker().clear();
+            }
+            let read = if ready.replies() { read_clean(transport, id) } else { Ok(None) };
+            if let Ok(Some(ahead)) = read {
+                return ahead;
+            }
+            if transport.has_marked(id) {
+                // Whatever it was that woke us, it is the request's.
+                transport.look_again();
+                return Ahead::Begun;
+            }
+            if tokens.iter().flatten().any(CancelToken::is_cancelled) {
+                // The request is on its way and must not begin any more.
+                process.kill_group(Cause::Retired);
+                return Ahead::Cancelled;
+            }
+            let now = Moment::now();
+            match read {
+                Err(why) => break why,
+                Ok(_) if ready.exit() && !ready.replies() => break Why::Ended,
+                Ok(_) if now >= deadline => break Why::Late,
+                Ok(_) => until = until.filter(|until| now < *until),
+            }
+            if ready.stdout() || ready.stderr() {
+                // Fails as the next wait does.
+                let _ = transport.wait_for_reply(process.pidfd(), OUTPUT_PAUSE);
+            }
+        };
+        let cause = match &why {
+            Why::Broken(reason) => Cause::Protocol(reason.clone()),
+            Why::Late | Why::Ended => Cause::Retired,
+        };
+        // Once the process has ended, its last words tell whether the request can have begun.
+        self.process().kill_group(cause);
+        self.process().ends_within(END_PATIENCE);
+        let Some(Worker { transport, .. }) = &mut self.worker else { return Ahead::Lost };
+        if transport.has_marked(id) || matches!(read_clean(transport, id), Ok(Some(Ahead::Clean))) {
+            return Ahead::Lost;
+        }
+        self.bury(String::new(), None);
+        Ahead::Failed(match why {
+            Why::Late => Error::Unresponsive { session: self.id, limit },
+            Why::Ended => self.dead(),
+            Why::Broken(reason) => Error::Protocol { session: self.id, reason },
+        })
+    }
+}
+
+/// Reads the answer to a reset; `Ok(None)` while it is not complete.
+fn read_clean(transport: &mut Transport, id: u64) -> Result<Option<Ahead>, Why> {
+    let open = match transport.read_replies() {
+        Ok(open) => open,
+        Err(error) => return Err(Why::Broken(format!("reading its replies failed: {error}"))),
+    };
+    let (frame, used) = match transport.next_frame() {
+        Ok(Some(frame)) => frame,
+        Ok(None) if open => return Ok(None),
+        Ok(None) => return Err(Why::Ended),
+        Err(malformed) => return Err(Why::Broken(malformed.to_string())),
+    };
+    if (frame.header.kind, frame.header.request) != (Kind::Clean, id) {
+        // The events of a request that runs overtake the answer.
+        if frame.header.request == id + 1 && transport.has_marked(id) {
+            return Ok(Some(Ahead::Begun));
+        }
+        return Err(Why::Broken(format!("it answered a reset with {:?}", frame.header.kind)));
+    }
+    let taint: Vec<String> = serde_json::from_slice(frame.first)
+        .map_err(|error| Why::Broken(format!("a reset report that cannot be read: {error}")))?;
+    transport.consume(used);
+    Ok(Some(if taint.is_empty() {
+        Ahead::Clean
+    } else {
+        Ahead::Failed(Error::io("resetting a worker", io::Error::other(taint.join(", "))))
+    }))
+}
