@@ -204,7 +204,7 @@ impl PoolConfig {
     /// next is tried.
     ///
     /// Names, environment and connections that it leaves are not part of the warm state: with
-    /// [`Reuse::Reset`](crate::Reuse::Reset), the default, the first user has them and the next one does
+    /// [`Reuse::Reset`], the default, the first user has them and the next one does
     /// not. What every user needs belongs into [`warmup_code`](PoolConfig::warmup_code).
     ///
     /// ```
