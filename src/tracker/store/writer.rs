@@ -11,10 +11,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::memory::Memory;
-use super::write::{Outcome, Write};
+use super::write::{Now, Outcome, Write};
 use crate::background::{Background, shielded};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
+use crate::tracker::civil;
 use crate::{Error, Result};
 
 /// How long a beat may wait in memory.
@@ -43,10 +44,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, memory: Arc<Mutex<Memory>>) -> Result<Writer> {
+    pub(super) fn start(connection: Connection, memory: Arc<Mutex<Memory>>, clock: Clock) -> Result<Writer> {
         let (commands, queue) = unbounded();
         let thread = Background::spawn("remuda-store", move || {
-            WriterThread { connection, memory, queue, write_beats_at: None, failing: false }.run();
+            WriterThread { connection, memory, clock, queue, write_beats_at: None, failing: false }.run();
         })
         .map_err(|error| Error::io("starting the thread of the tracker's database", error))?;
         Ok(Writer { commands: Some(commands), thread })
@@ -92,6 +93,8 @@ impl Drop for Writer {
 struct WriterThread {
     connection: Connection,
     memory: Arc<Mutex<Memory>>,
+    /// What ages are decided by; the rhythm of this thread is not.
+    clock: Clock,
     queue: Receiver<Command>,
     write_beats_at: Option<Moment>,
     /// Writing beats failed and that was logged.
@@ -165,8 +168,9 @@ impl WriterThread {
     fn transact(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut outcomes, mut lessons) = (Vec::new(), Vec::new());
+        let now = Now { moment: self.clock.now(), millis: civil::millis(wall()) };
         for write in writes {
-            let (outcome, lesson) = write.apply(&transaction, &self.memory)?;
+            let (outcome, lesson) = write.apply(&transaction, &self.memory, now)?;
             outcomes.push(outcome);
             lessons.push(lesson);
         }
@@ -180,11 +184,14 @@ impl WriterThread {
 
     fn write_beats(&mut self) {
         self.write_beats_at = None;
-        let beats = self.memory.lock().take_unwritten();
-        if beats.is_empty() {
+        let (beats, told) = {
+            let mut memory = self.memory.lock();
+            (memory.take_unwritten(), memory.take_unwritten_told())
+        };
+        if beats.is_empty() && told.is_empty() {
             return;
         }
-        match update_beats(&mut self.connection, &beats) {
+        match update_beats(&mut self.connection, &beats, &told) {
             Ok(()) if self.failing => {
                 self.failing = false;
                 log::info!("the tracker's database takes heartbeats again");
@@ -205,12 +212,22 @@ impl WriterThread {
     }
 }
 
-fn update_beats(connection: &mut Connection, beats: &[(i64, i64)]) -> rusqlite::Result<()> {
+fn update_beats(
+    connection: &mut Connection,
+    beats: &[(i64, i64)],
+    told: &[(u64, u32)],
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut update = transaction.prepare_cached("UPDATE beats SET last_heartbeat = ?2 WHERE row = ?1")?;
         for beat in beats {
             update.execute([beat.0, beat.1])?;
+        }
+        // One that is lost with a failure is made good by the next, or by the receipt's next step.
+        let mut update =
+            transaction.prepare_cached("UPDATE kills SET told = max(told, ?2) WHERE kill_id = ?1")?;
+        for (kill_id, times) in told {
+            update.execute([i64::try_from(*kill_id).unwrap_or(i64::MAX), i64::from(*times)])?;
         }
     }
     transaction.commit()
