@@ -80,8 +80,9 @@ isolated! {
         memory.forget(client.id().as_str());
         let again = server.await_count(2, "POST", "/sessions").body;
         assert!(again["beat_number"].as_u64().unwrap() >= last);
-        let beats: Vec<_> =
-            server.asked().iter().filter_map(|asked| asked.is("POST", "/heartbeat").then(|| asked.body["beat_number"].as_u64().unwrap())).collect();
+        let asked = server.asked();
+        let beats = asked.iter().filter(|asked| asked.is("POST", "/heartbeat"));
+        let beats: Vec<_> = beats.map(|asked| asked.body["beat_number"].as_u64().unwrap()).collect();
         assert_eq!(beats, (1..=beats.len() as u64).collect::<Vec<_>>());
     }
 }
