@@ -15,7 +15,8 @@
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
 //! | `GET /sessions` | → [`SessionList`] |
 //!
-//! Beside them there are the routes about kills and their receipts ([`KillReceipt`]) and about the
+//! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
+//! about kills and their receipts ([`KillReceipt`]) and about the
 //! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
 //! where those are described.
 //!
@@ -44,9 +45,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{TrackedId, TrackedSession};
 
+mod batch;
 mod kills;
 mod life;
 
+pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
     Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency,

@@ -12,11 +12,11 @@ use crate::tracker::api::{HTTP_TIMEOUT, HeartbeatResponse, MAX_ATTACHED};
 
 /// A server that has just closed a connection that was in use gets a second chance within this
 /// time, before the client calls itself offline.
-const SECOND_CHANCE: Duration = Duration::from_millis(250);
+pub(super) const SECOND_CHANCE: Duration = Duration::from_millis(250);
 /// The first rest after a parked beat that came back early: the server stops, or cannot park more.
-const EARLY_REST: Duration = Duration::from_secs(2);
+pub(super) const EARLY_REST: Duration = Duration::from_secs(2);
 /// A server that has more news in a row than this is not beaten at once.
-const MOST_NEWS: u32 = 20;
+pub(super) const MOST_NEWS: u32 = 20;
 /// The first parked beat after a registration takes no longer.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 

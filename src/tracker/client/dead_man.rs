@@ -1,7 +1,7 @@
 //! What a client does that has been without its tracker for too long. A thread of its own, because
 //! the others may hang in a request or in the system's name lookup just then.
 
-use super::shared::{Contact, Phase, Shared};
+use super::shared::{Contact, Phase, Shared, State};
 use crate::clock::Moment;
 
 /// What a client does once it has been without its tracker for
@@ -20,22 +20,38 @@ pub enum DeadMan {
     Stop,
 }
 
-/// The thread.
+/// The thread of a client that stands alone.
 pub(super) fn run(shared: &Shared) {
     let mut state = shared.lock();
     while state.phase == Phase::Open {
-        // A parked beat is silent for long: only a client that knows itself offline is lost.
-        let offline = state.contact != Contact::Connected && !state.lost;
-        let due = offline.then(|| state.heard_at + shared.config.lost_after);
+        let due = due(&state, shared);
         if due.is_some_and(|due| due <= Moment::now()) {
-            state.lost = true;
             drop(state);
-            give_up(shared);
+            look(shared);
             state = shared.lock();
         } else {
             shared.wait(&mut state, due);
         }
     }
+}
+
+/// Does what is due; returns when that will be, as far as it can be known now.
+pub(super) fn look(shared: &Shared) -> Option<Moment> {
+    let mut state = shared.lock();
+    let due = due(&state, shared)?;
+    if due > Moment::now() || state.phase != Phase::Open {
+        return Some(due);
+    }
+    state.lost = true;
+    drop(state);
+    give_up(shared);
+    None
+}
+
+fn due(state: &State, shared: &Shared) -> Option<Moment> {
+    // A parked beat is silent for long: only a client that knows itself offline is lost.
+    let offline = state.contact != Contact::Connected && !state.lost;
+    offline.then(|| state.heard_at + shared.config.lost_after)
 }
 
 fn give_up(shared: &Shared) {

@@ -13,8 +13,8 @@ use crate::background::shielded;
 use crate::error::{Error, Result};
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CONNECTION_IDLE, ErrorBody, Heartbeat, HeartbeatResponse, SessionCreate, SessionCreated, SessionStatus,
-    StatusReply,
+    CONNECTION_IDLE, ErrorBody, Heartbeat, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse,
+    SessionCreate, SessionCreated, SessionStatus, StatusReply,
 };
 
 /// A connection is not reused after this time, so that the server is never the one who closes first.
@@ -23,8 +23,10 @@ const KEEP: Duration = CONNECTION_IDLE.saturating_sub(Duration::from_secs(5));
 const CONNECT: Duration = Duration::from_secs(3);
 /// The buffers of a connection; the default of 128 KiB each is dear with a thousand clients.
 const BUFFER: usize = 4 * 1024;
-/// No answer that a client understands is longer.
+/// No answer that a client understands is longer, but to a batch.
 const LONGEST_ANSWER: u64 = 64 * 1024;
+/// A thousand kills with their reasons.
+const LONGEST_ANSWERS: u64 = 8 * 1024 * 1024;
 /// No id that a server gives is longer.
 const LONGEST_ID: usize = 256;
 
@@ -114,6 +116,18 @@ impl Link {
         self.exchange(http::Method::POST, &path, Some(body), timeout)
     }
 
+    /// `POST /heartbeats`, held by the server for `wait` seconds unless that is 0.
+    pub(super) fn beats(
+        &self,
+        body: &HeartbeatBatch,
+        wait: u64,
+        timeout: Duration,
+    ) -> std::result::Result<HeartbeatAnswers, Trouble> {
+        let wait = if wait == 0 { String::new() } else { format!("?wait={wait}") };
+        let path = format!("/heartbeats{wait}");
+        self.exchange_long(http::Method::POST, &path, Some(body), timeout, LONGEST_ANSWERS)
+    }
+
     /// `PUT /sessions/{id}/status`
     pub(super) fn status(
         &self,
@@ -143,8 +157,19 @@ impl Link {
         body: Option<&impl Serialize>,
         timeout: Duration,
     ) -> std::result::Result<T, Trouble> {
+        self.exchange_long(method, path, body, timeout, LONGEST_ANSWER)
+    }
+
+    fn exchange_long<T: DeserializeOwned>(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        timeout: Duration,
+        longest: u64,
+    ) -> std::result::Result<T, Trouble> {
         // The HTTP client starts a thread to look a name up and panics when it cannot.
-        shielded("a request to the tracker", || self.raw(method, path, body, timeout))
+        shielded("a request to the tracker", || self.raw(method, path, body, timeout, longest))
             .unwrap_or_else(|| Err(Trouble::Unreachable("the request panicked".to_owned())))
             .and_then(|(status, bytes)| read(status, &bytes))
     }
@@ -155,6 +180,7 @@ impl Link {
         path: &str,
         body: Option<&impl Serialize>,
         timeout: Duration,
+        longest: u64,
     ) -> std::result::Result<(u16, Vec<u8>), Trouble> {
         let garbled = |error: &dyn fmt::Display| Trouble::Garbage(error.to_string());
         let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
@@ -173,7 +199,7 @@ impl Link {
             }
         }
         .map_err(trouble)?;
-        let bytes = read_body(response.body_mut()).map_err(trouble)?;
+        let bytes = read_body(response.body_mut(), longest).map_err(trouble)?;
         Ok((response.status().as_u16(), bytes))
     }
 
@@ -182,8 +208,8 @@ impl Link {
     }
 }
 
-fn read_body(body: &mut Body) -> std::result::Result<Vec<u8>, ureq::Error> {
-    body.with_config().limit(LONGEST_ANSWER).read_to_vec()
+fn read_body(body: &mut Body, longest: u64) -> std::result::Result<Vec<u8>, ureq::Error> {
+    body.with_config().limit(longest).read_to_vec()
 }
 
 /// The answer's meaning.

@@ -4,6 +4,7 @@ mod beat;
 mod callbacks;
 mod config;
 mod dead_man;
+mod group;
 mod link;
 mod orders;
 mod pace;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use config::ClientConfig;
 pub use dead_man::DeadMan;
+pub use group::SessionGroup;
 pub(super) use link::parse_server_url;
 pub use status::TaskGuard;
 
@@ -65,7 +67,8 @@ use shared::{Contact, Shared};
 ///
 /// # Threads
 /// `remuda-beat` for its whole life, `remuda-status` from the first task on, `remuda-kill` and
-/// `remuda-orders` while callbacks run, `remuda-deadman` with a dead-man policy. All have ended when `stop` or the drop returns, except one that hangs in the
+/// `remuda-orders` while callbacks run, `remuda-deadman` with a dead-man policy. Hundreds of sessions
+/// of one process share theirs in a [`SessionGroup`]. All have ended when `stop` or the drop returns, except one that hangs in the
 /// system's name lookup, in a snapshot of the app's or in a callback of
 /// [`on_verb`](SessionClient::on_verb): it ends by itself and calls nobody.
 ///
@@ -88,7 +91,13 @@ impl SessionClient {
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for an option that makes no sense,
     /// [`Error::Io`](crate::Error::Io) if its thread cannot be started.
     pub fn start(config: ClientConfig) -> Result<SessionClient> {
-        let client = SessionClient { shared: Shared::start(config)? };
+        let client = SessionClient { shared: Shared::start(config, None)? };
+        client.shared.await_first_contact();
+        Ok(client)
+    }
+
+    fn start_in(config: ClientConfig, owner: &Arc<group::Owner>) -> Result<SessionClient> {
+        let client = SessionClient { shared: Shared::start(config, Some(Arc::clone(owner)))? };
         client.shared.await_first_contact();
         Ok(client)
     }

@@ -68,6 +68,12 @@ impl Pulse {
         is_new_kill || is_new_verb
     }
 
+    /// There was nothing to hear, in a batch where only news are told: what was said of a kill has
+    /// arrived, and when that was the end, it need not be said again.
+    pub(super) fn heard_nothing(&mut self) {
+        self.kill.take_if(|(_, said)| *said == Stage::Over);
+    }
+
     /// When the callbacks go on from this stage, the next beat shall say so. Without a kill to
     /// acknowledge there is nothing to say.
     pub(super) fn said(&self) -> Option<Stage> {

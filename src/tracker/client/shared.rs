@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::Level;
 use serde_json::Value;
 
 use super::beat;
 use super::callbacks::{Callbacks, Stage};
 use super::config::{ClientConfig, obeyed};
 use super::dead_man::{self, DeadMan};
+use super::group::Owner;
 use super::link::{Link, Trouble};
 use super::orders::Orders;
 use super::status::{self, Tasks};
@@ -39,9 +41,11 @@ pub(super) type Snapshot = Arc<dyn Fn() -> Value + Send + Sync>;
 pub(super) struct Shared {
     pub(super) config: ClientConfig,
     /// The beats' connection: it may be parked.
-    pub(super) beats: Link,
+    pub(super) beats: Arc<Link>,
     /// The connection for what cannot wait for a parked beat.
-    pub(super) side: Link,
+    pub(super) side: Arc<Link>,
+    /// Beats for this session, if it has no threads and connections of its own.
+    group: Option<Arc<Owner>>,
     pub(super) callbacks: Arc<Callbacks>,
     pub(super) orders: Arc<Orders>,
     born: Moment,
@@ -113,13 +117,18 @@ impl Worker {
 }
 
 impl Shared {
-    /// A client whose beat thread runs.
-    pub(super) fn start(config: ClientConfig) -> Result<Arc<Shared>> {
+    /// A client whose beat thread runs, or that of its group.
+    pub(super) fn start(config: ClientConfig, group: Option<Arc<Owner>>) -> Result<Arc<Shared>> {
         config.validate()?;
         let born = Moment::now();
+        let (beats, side) = match &group {
+            Some(owner) => (Arc::clone(&owner.group.beats), Arc::clone(&owner.group.side)),
+            None => (Arc::new(Link::new(&config)?), Arc::new(Link::new(&config)?)),
+        };
         let shared = Arc::new(Shared {
-            beats: Link::new(&config)?,
-            side: Link::new(&config)?,
+            beats,
+            side,
+            group,
             callbacks: Arc::default(),
             orders: Arc::default(),
             born,
@@ -150,8 +159,15 @@ impl Shared {
                 // Under the lock, or the beat thread would miss it on its way to sleep.
                 drop(shared.lock());
                 shared.notify();
+                shared.poke();
             }
         });
+        if let Some(owner) = &shared.group {
+            // The group reports tasks as well.
+            shared.lock().status.running = true;
+            owner.admit(&shared)?;
+            return Ok(shared);
+        }
         let mut state = shared.state.lock();
         let (thread, of) = (Arc::clone(&shared), Shared::beat_worker as fn(&mut State) -> &mut Worker);
         shared
@@ -220,6 +236,27 @@ impl Shared {
     /// Tells everybody who waits that the state has changed.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
+    }
+
+    /// Tells the group, if there is one, that it may have something to do for this session.
+    pub(super) fn poke(&self) {
+        if let Some(owner) = &self.group {
+            owner.group.poke();
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().phase == Phase::Open
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.lock().standing
+    }
+
+    /// The id, while the server knows it.
+    pub(super) fn known_id(&self) -> Option<TrackedId> {
+        let state = self.lock();
+        (state.phase == Phase::Open && state.standing == Standing::Known).then(|| state.id.clone())
     }
 
     /// Waits for a change, at most until `deadline`; true when that has passed.
@@ -334,8 +371,10 @@ impl Shared {
         drop(state);
         if open && before != Contact::Connected {
             let word = if before == Contact::Untried { "registered with" } else { "back at" };
-            log::info!(
-                tracked_session = id.as_str();
+            // A group tells of itself, and once for all, that it is back.
+            let level = if word == "back at" && self.group.is_some() { Level::Debug } else { Level::Info };
+            log::log!(
+                level, tracked_session = id.as_str();
                 "tracked session {id} of {} is {word} the tracker at {}", self.config.app_name, self.config.server_url
             );
         }
@@ -355,7 +394,7 @@ impl Shared {
             if open { std::mem::replace(&mut state.contact, Contact::Offline) } else { state.contact };
         drop(state);
         let url = &self.config.server_url;
-        if open && before != Contact::Offline {
+        if open && before != Contact::Offline && self.group.is_none() {
             log::warn!("offline, {} goes on without the tracker at {url}: {trouble}", self.config.app_name);
         } else {
             log::debug!("still no use of the tracker at {url}: {trouble}");
@@ -370,6 +409,7 @@ impl Shared {
         state.standing = Standing::Unknown;
         drop(state);
         self.notify();
+        self.poke();
     }
 
     /// Somebody wants the session to stop.
@@ -423,8 +463,10 @@ impl Shared {
         if known {
             self.say_farewell(&id, deadline - PATIENCE / 10);
         }
-        self.beats.shut();
-        self.side.shut();
+        if self.group.is_none() {
+            self.beats.shut();
+            self.side.shut();
+        }
         self.end_threads(deadline);
     }
 

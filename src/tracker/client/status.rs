@@ -110,6 +110,7 @@ impl TaskGuard {
         state.tasks.running.push(Task { number, name: cut(name).to_owned(), progress: None });
         shared.ensure_status_thread(&mut state);
         drop(state);
+        shared.poke();
         report(shared, number);
         TaskGuard { shared: Arc::clone(shared), number }
     }
@@ -136,6 +137,7 @@ impl Drop for TaskGuard {
         state.tasks.version += 1;
         let version = state.tasks.version;
         drop(state);
+        self.shared.poke();
         report(&self.shared, version);
     }
 }
@@ -165,33 +167,52 @@ fn report(shared: &Shared, version: u64) {
     }
 }
 
+/// What there is to do about the status.
+pub(super) enum Look {
+    Report { id: TrackedId, status: SessionStatus, version: u64 },
+    At(Moment),
+    Nothing,
+}
+
+/// Whether there is something that the server can be told.
+pub(super) fn look(state: &State) -> Look {
+    let reachable = state.standing == Standing::Known && state.contact == Contact::Connected;
+    if !reachable || state.phase != Phase::Open {
+        return Look::Nothing;
+    }
+    match state.tasks.due(state.answers, Moment::now()) {
+        Due::Now => {
+            let (status, version) = state.tasks.report();
+            Look::Report { id: state.id.clone(), status, version }
+        }
+        Due::At(at) => Look::At(at),
+        Due::Nothing => Look::Nothing,
+    }
+}
+
 /// The status thread.
 pub(super) fn run(shared: &Shared) {
-    while let Some((id, status, version)) = next(shared) {
-        let result = shared.side.status(&id, &status, HTTP_TIMEOUT);
-        note(shared, version, &result);
-    }
-}
-
-/// Waits for something to report; `None` once the client is being stopped.
-fn next(shared: &Shared) -> Option<(TrackedId, SessionStatus, u64)> {
     let mut state = shared.lock();
     while state.phase == Phase::Open {
-        let reachable = state.standing == Standing::Known && state.contact == Contact::Connected;
-        let until = match state.tasks.due(state.answers, Moment::now()) {
-            Due::Now if reachable => {
-                let (status, version) = state.tasks.report();
-                return Some((state.id.clone(), status, version));
+        match look(&state) {
+            Look::Report { id, status, version } => {
+                drop(state);
+                let result = shared.side.status(&id, &status, HTTP_TIMEOUT);
+                note(shared, version, &result);
+                state = shared.lock();
             }
-            Due::At(at) if reachable => Some(at),
-            _ => None,
-        };
-        shared.wait(&mut state, until);
+            Look::At(at) => {
+                shared.wait(&mut state, Some(at));
+            }
+            Look::Nothing => {
+                shared.wait(&mut state, None);
+            }
+        }
     }
-    None
 }
 
-fn note(shared: &Shared, version: u64, result: &Result<(), Trouble>) {
+/// Notes what became of a report.
+pub(super) fn note(shared: &Shared, version: u64, result: &Result<(), Trouble>) {
     let mut state = shared.lock();
     let Err(trouble) = result else {
         state.tasks.delivered(version);

@@ -1,5 +1,6 @@
 //! The tracker's server: options, start, end. What it answers is in [`routes`].
 
+mod batch;
 mod kills;
 mod lives;
 mod reaper;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::batch::{Parked, batch_answer};
 use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
@@ -18,7 +19,7 @@ use crate::tracker::life::{Gone, Guard};
 use crate::tracker::preview::Whom;
 use crate::tracker::store::{Missed, SessionStore};
 
-const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
+pub(super) const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
 const UPDATED: Response = Response::fixed_json(r#"{"status":"updated"}"#);
 const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
 
@@ -30,7 +31,7 @@ const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
 /// session, and answering it does nothing.
 pub(super) struct Tracker {
     store: SessionStore,
-    parked: Mutex<HashMap<TrackedId, Ticket>>,
+    parked: Mutex<HashMap<TrackedId, Parked>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
     /// How often clients shall beat that can be told.
@@ -39,7 +40,7 @@ pub(super) struct Tracker {
 
 /// What a beat tells of how its client reads answers.
 #[derive(Clone, Copy)]
-struct Reading {
+pub(super) struct Reading {
     /// It numbers its beats, and so reads why one counts for nothing.
     is_numbered: bool,
     /// The last verbs that it has read; nothing if it never reads them.
@@ -47,15 +48,18 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(beat: &Heartbeat) -> Reading {
+    pub(super) fn of(beat: &Heartbeat) -> Reading {
         Reading { is_numbered: beat.beat_number.is_some(), verbs: beat.verbs_number }
     }
 
     /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
     /// by them.
     fn is_news(self, reply: &HeartbeatResponse) -> bool {
-        let newer = |read: u64| reply.verbs_number.is_some_and(|now| now > read);
-        reply.kill_requested || self.verbs.is_some_and(newer)
+        reply.kill_requested || self.has_new_verbs(reply)
+    }
+
+    pub(super) fn has_new_verbs(self, reply: &HeartbeatResponse) -> bool {
+        self.verbs.is_some_and(|read| reply.verbs_number.is_some_and(|now| now > read))
     }
 }
 
@@ -67,6 +71,7 @@ enum Route {
     CleanUp,
     Delete(TrackedId),
     Heartbeat(TrackedId),
+    Batch,
     Status(TrackedId),
     Kill(Whom),
     Order(Whom, Verb),
@@ -117,23 +122,33 @@ impl Tracker {
     pub(super) fn clean_up(&self, older_than: Duration, reason: EndReason) -> Result<Vec<TrackedId>> {
         let gone = self.store.remove_silent(older_than, reason)?;
         for id in &gone {
-            self.answer_parked(id, not_found);
+            self.tell_parked(id);
         }
         Ok(gone)
     }
 
-    /// Answers a parked beat of this session with what the session shall hear now.
+    /// Answers whoever waits for news of this session with what it shall hear now, or that it is gone.
     pub(super) fn tell_parked(&self, id: &TrackedId) {
-        let ticket = self.parked.lock().remove(id);
-        if let Some(ticket) = ticket {
-            ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
+        let entry = self.parked.lock().remove(id);
+        match entry {
+            Some(Parked::Alone(ticket)) => {
+                ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
+            }
+            Some(Parked::Batch(ticket)) => ticket.send(batch_answer(id, self.store.tell(id))),
+            None => {}
         }
     }
 
-    fn answer_parked(&self, id: &TrackedId, response: impl Fn() -> Response) {
-        let ticket = self.parked.lock().remove(id);
-        if let Some(ticket) = ticket {
-            ticket.send(response());
+    /// Enters who waits for news of this session; returns who did before, unless it is the same.
+    pub(super) fn park(&self, id: &TrackedId, entry: Parked) -> Option<Parked> {
+        self.parked.lock().insert(id.clone(), entry)
+    }
+
+    /// Takes an entry back, if it is still there.
+    pub(super) fn unpark(&self, id: &TrackedId, entry: &Parked) {
+        let mut parked = self.parked.lock();
+        if parked.get(id).is_some_and(|found| found.same(entry)) {
+            parked.remove(id);
         }
     }
 
@@ -184,9 +199,8 @@ impl Tracker {
         if wait.is_zero() || reading.is_news(reply) {
             return Action::Respond(heard(reply));
         }
-        let older = self.parked.lock().insert(id.clone(), ticket.clone());
-        if let Some(older) = older {
-            older.send(GO_ON);
+        if let Some(older) = self.park(id, Parked::Alone(ticket.clone())) {
+            older.send_nothing();
         }
         let response = match self.store.tell(id) {
             Some(reply) if !reading.is_news(&reply) => {
@@ -195,10 +209,7 @@ impl Tracker {
             Some(reply) => heard(&reply),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
-        let mut parked = self.parked.lock();
-        if parked.get(id).is_some_and(|entry| entry.same(ticket)) {
-            parked.remove(id);
-        }
+        self.unpark(id, &Parked::Alone(ticket.clone()));
         Action::Respond(response)
     }
 
@@ -223,19 +234,20 @@ impl Tracker {
             }
             Route::Delete(id) => {
                 let known = self.store.delete_session(&id)?;
-                self.answer_parked(&id, not_found);
+                self.tell_parked(&id);
                 if known { DELETED } else { not_found() }
             }
             Route::Heartbeat(id) => {
                 let (beat, wait) = (heartbeat(&request.body)?, wait(request)?);
                 if let Some(status) = &beat.status {
-                    check_status(status)?;
+                    check_status(status).map_err(|refusal| unprocessable(&refusal))?;
                 }
                 return Ok(self.beat_with_news(&id, beat, wait, ticket)?);
             }
+            Route::Batch => return self.answer_batch(request, ticket),
             Route::Status(id) => {
                 let new: SessionStatus = body(&request.body)?;
-                check_status(&new.status)?;
+                check_status(&new.status).map_err(|refusal| unprocessable(&refusal))?;
                 let task = new.current_task.as_deref();
                 let known = self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
                 if known { UPDATED } else { not_found() }
@@ -317,9 +329,17 @@ fn heard(reply: &HeartbeatResponse) -> Response {
 /// A beat that counts for nothing. The ancestors' clients, which number no beats, know one 404.
 fn missed_beat(missed: Missed, is_numbered: bool) -> Response {
     match missed {
-        Missed::Late => refusal(409, "a newer beat of this session has come before", "late_beat"),
+        Missed::Late => refusal(409, "a newer beat of this session has come before", missed_word(missed)),
         Missed::Gone(_) if !is_numbered => not_found(),
-        Missed::Gone(how) => refusal(404, NOT_FOUND, how.map_or("unknown", Gone::as_str)),
+        Missed::Gone(_) => refusal(404, NOT_FOUND, missed_word(missed)),
+    }
+}
+
+/// Why a beat counts for nothing, for programs.
+pub(super) fn missed_word(missed: Missed) -> &'static str {
+    match missed {
+        Missed::Late => "late_beat",
+        Missed::Gone(how) => how.map_or("unknown", Gone::as_str),
     }
 }
 
@@ -367,6 +387,10 @@ fn route(request: &Request) -> Result<Route, Refusal> {
         ["sessions", id, "status"] => match method {
             Method::Put => Ok(Route::Status((*id).into())),
             _ => wrong_method(&[("Allow", "PUT")]),
+        },
+        ["heartbeats"] => match method {
+            Method::Post => Ok(Route::Batch),
+            _ => wrong_method(&[("Allow", "POST")]),
         },
         ["kills"] => match method {
             Method::Get => Ok(Route::Receipts),
@@ -426,16 +450,22 @@ fn heartbeat(bytes: &[u8]) -> Result<Heartbeat, Refusal> {
         return Ok(Heartbeat::default());
     }
     let beat: Heartbeat = body(bytes)?;
+    check_beat(&beat, bytes.len()).map_err(|refusal| unprocessable(&refusal))?;
+    Ok(beat)
+}
+
+/// Whether a beat makes sense that came in a body of that many bytes.
+pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
     if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
-        return Err(unprocessable("progress: must be from 0 to 1"));
+        return Err("progress: must be from 0 to 1".to_owned());
     }
     if let Some(attached) = &beat.attached
-        && bytes.len() > MAX_ATTACHED
+        && bytes > MAX_ATTACHED
         && serde_json::to_string(attached).is_ok_and(|json| json.len() > MAX_ATTACHED)
     {
-        return Err(unprocessable(&format!("attached: must have at most {MAX_ATTACHED} bytes")));
+        return Err(format!("attached: must have at most {MAX_ATTACHED} bytes"));
     }
-    Ok(beat)
+    Ok(())
 }
 
 fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
@@ -458,20 +488,20 @@ fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
         return Err(unprocessable("version: must have at most 256 bytes"));
     }
     if let Some(status) = &session.status {
-        check_status(status)?;
+        check_status(status).map_err(|refusal| unprocessable(&refusal))?;
     }
     Ok(session)
 }
 
-fn check_status(status: &str) -> Result<(), Refusal> {
+pub(super) fn check_status(status: &str) -> Result<(), String> {
     if status.is_empty() || status.len() > 64 {
-        return Err(unprocessable("status: must have 1 to 64 bytes"));
+        return Err("status: must have 1 to 64 bytes".to_owned());
     }
     Ok(())
 }
 
 /// The `wait` parameter, at most [`MAX_WAIT`].
-fn wait(request: &Request) -> Result<Duration, Refusal> {
+pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
     Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
 }
 

@@ -10,6 +10,7 @@
 //! are stored and shown, and decide nothing.
 
 mod ancestor;
+mod batch;
 mod history;
 mod kills;
 mod life;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub(super) use self::batch::News;
 pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
 use self::memory::Memory;

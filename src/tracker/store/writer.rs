@@ -67,6 +67,22 @@ impl Writer {
         answer.recv().unwrap_or_else(|_| Err("its thread is gone".into()))
     }
 
+    /// Waits until all changes are on the disk; the first error, if there is one, when all are decided.
+    pub(super) fn write_all(&self, writes: Vec<Write>) -> Result<(), Failure> {
+        let (reply, answers) = unbounded();
+        let count = writes.len();
+        for write in writes {
+            self.send(Command::Write { write, reply: reply.clone() });
+        }
+        drop(reply);
+        let mut first = Ok(());
+        for _ in 0..count {
+            let answer = answers.recv().unwrap_or_else(|_| Err("its thread is gone".into()));
+            first = first.and(answer.map(drop));
+        }
+        first
+    }
+
     /// Runs a query on the writer's own connection.
     pub(super) fn read<T: Send + 'static>(
         &self,

@@ -1,0 +1,174 @@
+//! `POST /heartbeats`: the beats of many sessions in one request, which waits for all of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::routes::{
+    Reading, Refusal, Tracker, body, check_beat, check_status, missed_word, unprocessable, wait,
+};
+use crate::tracker::TrackedId;
+use crate::tracker::api::{
+    BatchAnswer, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse, KillAcknowledgement,
+};
+use crate::tracker::http::{Action, Request, Response, Ticket};
+use crate::tracker::store::{Missed, News};
+
+/// Nobody has anything to hear.
+const NOTHING: Response = Response::fixed_json(r#"{"answers":[]}"#);
+
+/// Who waits for news of a session.
+pub(super) enum Parked {
+    /// Its own beat.
+    Alone(Ticket),
+    /// A batch with its beat.
+    Batch(Arc<Ticket>),
+}
+
+impl Parked {
+    /// Whether this is the same request.
+    pub(super) fn same(&self, other: &Parked) -> bool {
+        match (self, other) {
+            (Parked::Alone(one), Parked::Alone(other)) => one.same(other),
+            (Parked::Batch(one), Parked::Batch(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// The answer for a session that has something to hear, or is gone.
+pub(super) fn batch_answer(id: &TrackedId, reply: Option<HeartbeatResponse>) -> Response {
+    let missed = reply.is_none().then(|| missed_word(Missed::Gone(None)).to_owned());
+    let reply = reply.unwrap_or_default();
+    Response::json(&HeartbeatAnswers { answers: vec![BatchAnswer { session_id: id.clone(), missed, reply }] })
+}
+
+pub(super) fn nothing() -> Response {
+    NOTHING
+}
+
+/// A session of a batch, as far as its client has read its answers.
+struct Member {
+    id: TrackedId,
+    reading: Reading,
+    heard_kill: bool,
+    acknowledged: Option<u64>,
+    missed: Option<Missed>,
+}
+
+impl Member {
+    /// What it shall hear at once. A kill that it has heard of is none of that.
+    fn news(&self, tracker: &Tracker) -> Option<BatchAnswer> {
+        let (missed, reply) = match (self.missed, tracker.store().tell(&self.id)) {
+            (Some(missed), _) => (Some(missed), HeartbeatResponse::default()),
+            (None, None) => (Some(Missed::Gone(None)), HeartbeatResponse::default()),
+            (None, Some(reply)) => (None, reply),
+        };
+        let kill = reply.kill_requested && !self.heard_kill;
+        let another_kill = reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
+        if missed.is_none() && !kill && !another_kill && !self.reading.has_new_verbs(&reply) {
+            return None;
+        }
+        let missed = missed.map(|missed| missed_word(missed).to_owned());
+        Some(BatchAnswer { session_id: self.id.clone(), missed, reply })
+    }
+}
+
+impl Tracker {
+    /// Notes the beats, then answers or parks them.
+    pub(super) fn answer_batch(&self, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
+        let (batch, wait) = (checked(request)?, wait(request)?);
+        let members = self.note_batch(batch, wait)?;
+        let answers = self.news_of(&members);
+        if wait.is_zero() || !answers.is_empty() {
+            return Ok(Action::Respond(answered(answers)));
+        }
+        let parked = Arc::new(ticket.clone());
+        self.park_batch(&members, &parked);
+        // Whoever changed something before has not seen the entries; whoever does now, will.
+        let answers = self.news_of(&members);
+        if answers.is_empty() {
+            return Ok(Action::Park { wait, otherwise: nothing() });
+        }
+        let entry = Parked::Batch(parked);
+        for member in &members {
+            self.unpark(&member.id, &entry);
+        }
+        Ok(Action::Respond(answered(answers)))
+    }
+
+    fn note_batch(&self, batch: HeartbeatBatch, wait: Duration) -> Result<Vec<Member>, Refusal> {
+        let mut news = Vec::new();
+        let mut members = Vec::with_capacity(batch.beats.len());
+        for one in batch.beats {
+            let (id, mut beat) = (one.session_id, one.beat);
+            let reading = Reading::of(&beat);
+            let acknowledged = beat.kill.map(|kill: KillAcknowledgement| kill.kill_id);
+            let of_disk = News {
+                id: id.clone(),
+                kill: beat.kill.take(),
+                status: beat.status.take().map(|status| (status, beat.current_task.take())),
+                status_number: beat.status_number,
+            };
+            let missed = self.store().note_beat(&id, beat, wait).err();
+            if missed.is_none() && (of_disk.kill.is_some() || of_disk.status.is_some()) {
+                news.push(of_disk);
+            }
+            members.push(Member { id, reading, heard_kill: one.heard_kill, acknowledged, missed });
+        }
+        self.store().note_news(news)?;
+        Ok(members)
+    }
+
+    fn news_of(&self, members: &[Member]) -> Vec<BatchAnswer> {
+        members.iter().filter_map(|member| member.news(self)).collect()
+    }
+
+    /// Enters the batch under each of its sessions, and ends older waits.
+    fn park_batch(&self, members: &[Member], parked: &Arc<Ticket>) {
+        let mut ended: Option<Arc<Ticket>> = None;
+        for member in members {
+            match self.park(&member.id, Parked::Batch(Arc::clone(parked))) {
+                // The process's batch before this one stands under all of its sessions.
+                Some(Parked::Batch(older))
+                    if ended.as_ref().is_some_and(|last| Arc::ptr_eq(last, &older)) => {}
+                Some(Parked::Batch(older)) => {
+                    older.send(nothing());
+                    ended = Some(older);
+                }
+                Some(older) => older.send_nothing(),
+                None => {}
+            }
+        }
+    }
+}
+
+impl Parked {
+    /// A newer beat has come.
+    pub(super) fn send_nothing(&self) {
+        match self {
+            Parked::Alone(ticket) => ticket.send(super::routes::GO_ON),
+            Parked::Batch(ticket) => ticket.send(nothing()),
+        }
+    }
+}
+
+fn answered(answers: Vec<BatchAnswer>) -> Response {
+    if answers.is_empty() { nothing() } else { Response::json(&HeartbeatAnswers { answers }) }
+}
+
+fn checked(request: &Request) -> Result<HeartbeatBatch, Refusal> {
+    let batch: HeartbeatBatch = body(&request.body)?;
+    let mut seen = HashSet::new();
+    for (at, one) in batch.beats.iter().enumerate() {
+        if !seen.insert(&one.session_id) {
+            return Err(unprocessable(&format!("beats: {at}: session_id: it is in the batch twice")));
+        }
+        let of_this = |refusal: String| unprocessable(&format!("beats: {at}: {refusal}"));
+        check_beat(&one.beat, request.body.len()).map_err(of_this)?;
+        if let Some(status) = &one.beat.status {
+            check_status(status).map_err(of_this)?;
+        }
+    }
+    Ok(batch)
+}
