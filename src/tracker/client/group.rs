@@ -4,7 +4,7 @@
 //! `remuda-group` sends the beats of all sessions as one request, which the tracker holds until one of
 //! them has something to hear. `remuda-side` does what cannot wait for that: it registers sessions,
 //! reports tasks, and *renews* the parked request when it has become old, because a session joined or
-//! went on with a kill: a single beat of one of its sessions ends the wait. `remuda-deadman` exists if
+//! went on with a kill: a single beat of one of its sessions, that waits itself, ends the wait. `remuda-deadman` exists if
 //! some session has a dead-man policy.
 //!
 //! Each session keeps its own state in its [`Shared`]; the group's lock guards only what is the group's

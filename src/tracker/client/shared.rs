@@ -275,6 +275,16 @@ impl Shared {
         }
     }
 
+    /// The first registration has to wait: the client is offline for now.
+    pub(super) fn give_up_waiting(&self) {
+        let mut state = self.lock();
+        if state.contact == Contact::Untried {
+            state.contact = Contact::Offline;
+        }
+        drop(state);
+        self.notify();
+    }
+
     /// Notes that the client is to end, when its callbacks are over.
     pub(super) fn begin_stop(&self) {
         self.lock().stopping = true;

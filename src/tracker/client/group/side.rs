@@ -1,7 +1,6 @@
 //! The thread of a group for what cannot wait for a parked beat.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use super::super::link::Trouble;
 use super::super::pace::{Backoff, random};
@@ -59,6 +58,8 @@ impl Side<'_> {
     fn register(&mut self, member: &Member, shared: &Arc<Shared>) {
         let (now, of_member) = (Moment::now(), member.track.lock().not_before);
         if let Some(at) = self.not_before.max(of_member).filter(|at| *at > now) {
+            // Whoever starts it need not wait for that.
+            shared.give_up_waiting();
             return self.later(at);
         }
         let Some((body, number)) = shared.begin_registration() else { return };
@@ -118,7 +119,8 @@ fn renew(group: &Group) {
     let Some(id) = shared.known_id() else { return };
     let (number, _) = shared.count_beat();
     let beat = Heartbeat { beat_number: Some(number), ..Heartbeat::default() };
-    if let Err(trouble) = group.side.beat(&id, &beat, 0, HTTP_TIMEOUT.min(Duration::from_secs(5))) {
+    // Only a beat that waits takes the place of another; the next batch ends its wait.
+    if let Err(trouble) = group.side.beat(&id, &beat, 1, HTTP_TIMEOUT) {
         log::debug!("a parked batch of heartbeats was not renewed: {trouble}");
     }
 }
