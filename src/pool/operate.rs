@@ -79,6 +79,8 @@ impl SessionPool {
     /// imported, for example. Sessions in use leave when they come back. Returns how many are to be
     /// replaced; does not wait for it.
     pub fn recycle_all(&self) -> usize {
+        // First, or the new ones would be made like the old ones.
+        self.core().source.renew();
         let marked = self.core().with(|state, fx| state.outdate(self.core().clock().now(), fx));
         self.core().emit(PoolEvent::Outdated { sessions: marked });
         marked

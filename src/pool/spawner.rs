@@ -93,7 +93,10 @@ impl Reservation<'_> {
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
                 let now = core.clock().now();
                 let time = now.saturating_since(self.began);
-                core.tallies.started(time);
+                // The start of the template is in the first one's time: that is no session's.
+                if !warmed_up {
+                    core.tallies.started(time);
+                }
                 // A fork repeats the report of its template, which has warmed up once.
                 if warmed_up || !handle.process.is_forked() {
                     core.tallies.warmed_up(session.warm_report());
