@@ -78,6 +78,9 @@ impl SessionPool {
     /// when its replacement is ready (where there is room for one): after an update of what they have
     /// imported, for example. Sessions in use leave when they come back. Returns how many are to be
     /// replaced; does not wait for it.
+    ///
+    /// A [`template`](super::PoolConfig::template) is not started anew: the new sessions come from the
+    /// process that has done its imports before. After an update of those take a new pool.
     pub fn recycle_all(&self) -> usize {
         // First, or the new ones would be made like the old ones.
         self.core().source.renew();
