@@ -79,8 +79,7 @@ impl SessionPool {
     /// imported, for example. Sessions in use leave when they come back. Returns how many are to be
     /// replaced; does not wait for it.
     ///
-    /// A [`template`](super::PoolConfig::template) is not started anew: the new sessions come from the
-    /// process that has done its imports before. After an update of those take a new pool.
+    /// A [`template`](super::PoolConfig::template) is started anew first, with all of its warm-up.
     pub fn recycle_all(&self) -> usize {
         // First, or the new ones would be made like the old ones.
         self.core().source.renew();

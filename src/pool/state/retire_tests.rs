@@ -189,10 +189,28 @@ fn a_session_that_holds_too_much_is_replaced() {
     let mut model = warm(Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() }, 2);
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
     model.state.weighed(slots[0], 1_001, model.now);
+    model.with(State::enforce_memory);
+    assert_eq!(model.state.wanted(), 0, "nobody has used it: another would weigh the same");
+    (0..2).for_each(|_| model.acquire(None));
+    (0..2).for_each(|_| model.with_lease(0, State::release));
+    model.state.weighed(slots[0], 1_001, model.now);
     model.state.weighed(slots[1], 1_000, model.now);
     model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[0]]);
+}
+
+#[test]
+fn a_session_that_was_weighed_in_use_is_weighed_again_when_it_comes_back() {
+    let mut model = warm(Bounds { max_session_memory: Some(1_000), ..bounds() }, 1);
+    model.acquire(None);
+    let slot = model.leases[0].slot;
+    model.state.weighed(slot, 500, model.now);
+    model.with_lease(0, State::release);
+    model.now = model.now + Duration::from_secs(2);
+    let mut weigh = Vec::new();
+    model.with(|state, now, fx| weigh.extend(state.health_pass(now, fx).weigh));
+    assert_eq!(weigh.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slot]);
 }
 
 #[test]
