@@ -319,3 +319,17 @@ fn expected_callers_raise_the_watermark_up_to_the_maximum_and_hold_the_idle_ones
     assert_eq!((model.state.counts().idle, model.departing.len()), (1, 2), "back to min_idle");
     assert_eq!(model.state.wanted(), 0);
 }
+
+#[test]
+fn a_lease_that_began_after_the_report_of_a_leak_is_not_taken_back() {
+    let mut model = warm(Bounds { leak_after: Some(AGE), max_sessions: 1, ..bounds() }, 1);
+    model.acquire(None);
+    model.now = model.now + 2 * AGE;
+    let mut leaks = Vec::new();
+    model.with(|state, now, fx| leaks.extend(state.health_pass(now, fx).leaks));
+    // Before the maintenance thread takes it back, its user returns it and somebody else gets it.
+    model.with_lease(0, State::release);
+    model.acquire(None);
+    assert!(model.state.reclaim(leaks[0].slot).is_none(), "this user has just come");
+    model.verify();
+}
