@@ -464,6 +464,7 @@ impl<S: Resource, W> State<S, W> {
         }
         slot.place = Place::Free;
         slot.handle = None;
+        slot.memory = None;
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(index);
         self.ceiling = self.total().max(self.bounds.max_sessions);

@@ -333,3 +333,15 @@ fn a_lease_that_began_after_the_report_of_a_leak_is_not_taken_back() {
     assert!(model.state.reclaim(leaks[0].slot).is_none(), "this user has just come");
     model.verify();
 }
+
+#[test]
+fn what_a_session_held_is_forgotten_when_it_is_gone() {
+    let mut model = warm(bounds(), 2);
+    let slots: Vec<SlotId> = model.slots.values().copied().collect();
+    slots.iter().for_each(|slot| model.state.weighed(*slot, 1_000, model.now));
+    assert_eq!(model.state.memory_held(), (2_000, 2_000));
+    model.acquire(None);
+    model.with_lease(0, |state, lease, now, fx| state.discard(lease, Removal::Discarded, false, now, fx));
+    model.retired(0);
+    assert_eq!(model.state.memory_held(), (1_000, 1_000));
+}

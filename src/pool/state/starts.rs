@@ -89,7 +89,6 @@ impl<S: Resource, W> State<S, W> {
         slot.rested = None;
         slot.died = false;
         slot.due = None;
-        slot.memory = None;
         slot.reported = false;
         let generation = slot.generation;
         self.check();
