@@ -188,6 +188,8 @@ fn a_paused_pool_lets_wait_and_serves_in_order_when_it_is_resumed() {
 fn a_session_that_holds_too_much_is_replaced() {
     let mut model = warm(Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() }, 2);
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
+    (0..2).for_each(|_| model.acquire(None));
+    (0..2).for_each(|_| model.with_lease(0, State::release));
     model.state.weighed(slots[0], 1_001, model.now);
     model.state.weighed(slots[1], 1_000, model.now);
     model.with(State::enforce_memory);
@@ -344,4 +346,20 @@ fn what_a_session_held_is_forgotten_when_it_is_gone() {
     model.with_lease(0, |state, lease, now, fx| state.discard(lease, Removal::Discarded, false, now, fx));
     model.retired(0);
     assert_eq!(model.state.memory_held(), (1_000, 1_000));
+}
+
+#[test]
+fn a_limit_below_what_a_new_session_holds_does_not_replace_sessions_without_end() {
+    let bounds = Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() };
+    let mut model = warm(bounds, 1);
+    for _ in 0..20 {
+        let slots: Vec<SlotId> = model.slots.values().copied().collect();
+        slots.iter().for_each(|slot| model.state.weighed(*slot, 2_000, model.now));
+        model.with(State::enforce_memory);
+        start(&mut model);
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+    }
+    assert_eq!(model.next_session, 1, "nobody has used it: another one would weigh the same");
 }
