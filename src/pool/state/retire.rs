@@ -43,8 +43,8 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn age_due(&mut self, now: Moment) {
         self.more_due = false;
         for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
-            if matches!(self.slots[index as usize].place, Place::Idle(_) | Place::Busy | Place::Resetting(_))
-            {
+            // One in use begins when it comes back: held for long, it would keep the others from leaving.
+            if matches!(self.slots[index as usize].place, Place::Idle(_) | Place::Resetting(_)) {
                 self.age_if_due(index, now);
             }
         }

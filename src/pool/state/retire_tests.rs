@@ -363,3 +363,23 @@ fn a_limit_below_what_a_new_session_holds_does_not_replace_sessions_without_end(
     }
     assert_eq!(model.next_session, 1, "nobody has used it: another one would weigh the same");
 }
+
+#[test]
+fn a_long_lease_does_not_keep_other_old_sessions_from_being_replaced() {
+    let mut model = warm(Bounds { max_sessions: 4, ..bounds() }, 3);
+    (0..3).for_each(|_| model.acquire(None));
+    model.leases.sort_by_key(|lease| lease.slot.index);
+    (1..3).for_each(|_| model.with_lease(1, State::release));
+    model.with(|state, now, fx| assert_eq!(state.outdate(now, fx), 3));
+    for _ in 0..5 {
+        start(&mut model);
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+    }
+    assert_eq!(model.state.outdated(), 1, "only the one in use is left");
+    model.with_lease(0, State::release);
+    start(&mut model);
+    model.retired(0);
+    assert_eq!(model.state.outdated(), 0);
+}
