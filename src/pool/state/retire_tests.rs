@@ -383,3 +383,24 @@ fn a_long_lease_does_not_keep_other_old_sessions_from_being_replaced() {
     model.retired(0);
     assert_eq!(model.state.outdated(), 0);
 }
+
+#[test]
+fn sessions_that_come_back_to_be_thrown_away_count_as_used_ones_between_refusals() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    for _ in 0..10 {
+        for refused in [true, false] {
+            model.acquire(None);
+            model.with_lease(0, |state, lease, now, fx| {
+                if refused {
+                    _ = state.refuse(lease, now, fx);
+                } else {
+                    state.discard(lease, Removal::Fresh, true, now, fx);
+                }
+            });
+            model.retired(0);
+            start(&mut model);
+        }
+    }
+    assert_eq!(model.state.counters().start_failures, 0, "never two refusals in a row");
+    assert_eq!(model.state.counts().idle, 1);
+}
