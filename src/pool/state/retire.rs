@@ -122,7 +122,7 @@ impl<S: Resource, W> State<S, W> {
         self.refusals += 1;
         if self.refusals >= MANY_REFUSALS {
             self.counters.start_failures += 1;
-            self.last_start_error = Some(Arc::new(Error::Unfit { refused: 1 }));
+            fx.error = self.last_start_error.replace(Arc::new(Error::Unfit { refused: 1 }));
             self.breaker.batch_failed(now);
         }
         self.discard(lease, Removal::Unfit, self.bounds.restart_if_dead, now, fx);

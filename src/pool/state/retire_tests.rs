@@ -1,6 +1,6 @@
 //! Who leaves when, and what an operator asks for.
 
-use super::tests::{Fake, LONG, Model, bounds, warm};
+use super::tests::{Fake, LONG, Model, bounds, error, warm};
 use super::*;
 
 const AGE: Duration = Duration::from_secs(60);
@@ -403,4 +403,25 @@ fn sessions_that_come_back_to_be_thrown_away_count_as_used_ones_between_refusals
     }
     assert_eq!(model.state.counters().start_failures, 0, "never two refusals in a row");
     assert_eq!(model.state.counts().idle, 1);
+}
+
+#[test]
+fn the_error_of_an_earlier_start_is_dropped_without_the_lock() {
+    let mut model = warm(bounds(), 1);
+    model.acquire(None);
+    model.acquire(LONG);
+    let first = error();
+    let watch = Arc::downgrade(&first);
+    let mut fail = |cause| {
+        let slot = model.state.begin_start(model.now).expect("one is wanted");
+        let mut fx = Effects::none();
+        model.state.start_failed(slot, Some(cause), model.now, &mut fx);
+        model.now = model.now + AGE;
+        fx
+    };
+    drop(fail(first));
+    let fx = fail(error());
+    assert!(watch.upgrade().is_some(), "a user's hook may have made it: it leaves with the effects");
+    drop(fx);
+    assert!(watch.upgrade().is_none());
 }
