@@ -290,7 +290,7 @@ fn a_check_that_is_never_content_backs_off() {
         model.collect();
         if !model.leases.is_empty() {
             let lease = model.leases.remove(0);
-            model.with(|state, now, fx| state.refuse(lease, now, fx));
+            model.with(|state, now, fx| _ = state.refuse(lease, now, fx));
         }
         while !model.departing.is_empty() {
             model.retired(0);
@@ -424,4 +424,17 @@ fn the_error_of_an_earlier_start_is_dropped_without_the_lock() {
     assert!(watch.upgrade().is_some(), "a user's hook may have made it: it leaves with the effects");
     drop(fx);
     assert!(watch.upgrade().is_none());
+}
+
+#[test]
+fn a_breaker_that_refusals_open_is_counted() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    for _ in 0..3 {
+        model.acquire(None);
+        model.with_lease(0, |state, lease, now, fx| _ = state.refuse(lease, now, fx));
+        model.retired(0);
+        start(&mut model);
+    }
+    assert_eq!(model.state.breaker(model.now).1, 1);
+    assert_eq!(model.state.counters().breaker_opened, 1);
 }
