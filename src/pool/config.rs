@@ -117,7 +117,8 @@ pub struct PoolConfig {
     /// when a session comes to rest and with each
     /// [`health_check_interval`](PoolConfig::health_check_interval). Counted in parts where several
     /// processes share pages (PSS), so that children of a template are not charged for what they
-    /// share. Default: no limit.
+    /// share. A session that nobody has used yet stays: the next one would weigh the same. Default: no
+    /// limit.
     pub max_session_memory: Option<u64>,
     /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
     /// above the watermark, only removed. Default: no limit.

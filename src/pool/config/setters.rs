@@ -201,6 +201,7 @@ impl PoolConfig {
     /// to load data, to open connections, to look at its version. It may take as long as it needs; a
     /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
     /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
+    /// What it executes is interrupted when the pool is closed.
     ///
     /// ```
     /// use remuda::{PoolConfig, Runtime};

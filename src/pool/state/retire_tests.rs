@@ -340,7 +340,9 @@ fn a_lease_that_began_after_the_report_of_a_leak_is_not_taken_back() {
 fn what_a_session_held_is_forgotten_when_it_is_gone() {
     let mut model = warm(bounds(), 2);
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
-    slots.iter().for_each(|slot| model.state.weighed(*slot, 1_000, model.now));
+    for slot in slots {
+        model.state.weighed(slot, 1_000, model.now);
+    }
     assert_eq!(model.state.memory_held(), (2_000, 2_000));
     model.acquire(None);
     model.with_lease(0, |state, lease, now, fx| state.discard(lease, Removal::Discarded, false, now, fx));
@@ -354,7 +356,9 @@ fn a_limit_below_what_a_new_session_holds_does_not_replace_sessions_without_end(
     let mut model = warm(bounds, 1);
     for _ in 0..20 {
         let slots: Vec<SlotId> = model.slots.values().copied().collect();
-        slots.iter().for_each(|slot| model.state.weighed(*slot, 2_000, model.now));
+        for slot in slots {
+            model.state.weighed(slot, 2_000, model.now);
+        }
         model.with(State::enforce_memory);
         start(&mut model);
         while !model.departing.is_empty() {
