@@ -161,7 +161,7 @@ fn storm(seed: u64) {
         .recycle_after_executions(7);
     config = config.quota(Quota::new().max_leases(2).max_queued(3)).reset_timeout(short * 30).max_waiters(12);
     config = config.max_concurrent_retirements(2).record_arrivals(50).foresight(Foresight::ArrivalRate);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         let looks = AtomicU64::new(0);
         config = config.validate_with(move |_| looks.fetch_add(1, Ordering::SeqCst) % 11 != 5);
         let made = AtomicU64::new(0);
@@ -212,7 +212,7 @@ fn storm(seed: u64) {
         || format!("{:?}", pool.info()),
     );
     let queued: Vec<_> = (0..20).map(|_| pool.submit("1")).collect();
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         pool.terminate();
     } else {
         pool.shutdown(Duration::from_secs(1));

@@ -83,5 +83,6 @@ impl<S, W> Effects<S, W> {
             && self.wake.is_empty()
             && self.retire.is_empty()
             && self.orphans.is_empty()
+            && self.error.is_none()
     }
 }

@@ -426,6 +426,7 @@ fn the_error_of_an_earlier_start_is_dropped_without_the_lock() {
     drop(fail(first));
     let fx = fail(error());
     assert!(watch.upgrade().is_some(), "a user's hook may have made it: it leaves with the effects");
+    assert!(!fx.is_nothing(), "what is nothing is forgotten");
     drop(fx);
     assert!(watch.upgrade().is_none());
 }
