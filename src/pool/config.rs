@@ -119,7 +119,8 @@ pub struct PoolConfig {
     /// what a session has after its warm-up (some 15 MiB for a bare Python): below that, sessions are
     /// replaced after each use. Counted in parts where several
     /// processes share pages (PSS), so that children of a template are not charged for what they
-    /// share. Default: no limit.
+    /// share. A session that nobody has used yet stays: the next one would weigh the same. Default: no
+    /// limit.
     pub max_session_memory: Option<u64>,
     /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
     /// above the watermark, only removed. Default: no limit.

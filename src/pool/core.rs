@@ -361,7 +361,14 @@ impl Core {
     /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
         let now = self.clock().now();
-        self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));
+        let opened = self.with(|state, fx| {
+            let opened = state.refuse(Lease { slot, session }, now, fx);
+            opened.then(|| state.breaker(now))
+        });
+        if let Some((_, failures, retry_in)) = opened {
+            let (retry_in, cause) = (retry_in.unwrap_or_default(), Error::Unfit { refused: 1 }.to_string());
+            self.emit(PoolEvent::BreakerOpened { failures, retry_in, cause });
+        }
     }
 
     /// Has the monitor listen to a session that nobody has in hand.

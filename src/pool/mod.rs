@@ -134,7 +134,7 @@ impl SessionPool {
             pool.ensure_min_sessions().map_err(|error| match error {
                 // Whoever starts a pool wants to know what is wrong, not when it will be tried again.
                 Error::StartFailing { cause, retry_in } => {
-                    core.with(|state, _| state.forget_start_error());
+                    drop(core.with(|state, _| state.forget_start_error()));
                     Arc::try_unwrap(cause).unwrap_or_else(|cause| Error::StartFailing { cause, retry_in })
                 }
                 other => other,

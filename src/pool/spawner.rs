@@ -75,7 +75,10 @@ impl Reservation<'_> {
             let mut session = Box::new(core.source.start(&core.session_config, &core.stop)?);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
+                // The state knows no process yet that it could kill: what the hook executes ends with the pool.
+                session.bind(Some(core.stop.clone()));
                 hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
+                session.bind(None);
                 session.forget_handles();
             }
             session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);

@@ -32,7 +32,8 @@ impl<S: Resource, W> State<S, W> {
         (due, next)
     }
 
-    /// A session holds this many bytes. One above its budget is due to leave.
+    /// A session holds this many bytes. One above its budget is due to leave, unless it served nobody
+    /// yet: its successor would weigh the same, and be replaced in turn, without end.
     pub(crate) fn weighed(&mut self, slot: SlotId, bytes: u64, now: Moment) {
         let most = self.bounds.max_session_memory.unwrap_or(u64::MAX);
         let Some(entry) = self.entry(slot) else { return };

@@ -331,6 +331,9 @@ impl<S: Resource, W> State<S, W> {
         if of_monitor && reason != Removal::Tainted {
             self.counters.sessions_removed_by_health += 1;
         }
+        if !of_monitor && reason != Removal::Unfit {
+            self.refusals = 0;
+        }
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
         self.evaluate(now, fx);
