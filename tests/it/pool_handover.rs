@@ -267,3 +267,64 @@ isolated! {
         assert!(matches!(result, Err(Error::Closed | Error::SessionDead { .. })), "{result:?}");
     }
 }
+
+isolated! {
+    fn the_last_words_of_tasks_and_of_what_hangs_on_builtins_reach_nobody() {
+        let pool = one().start().unwrap();
+        let task = "import asyncio\nasync def f():\n    try:\n        await asyncio.sleep(600)\n    finally:\n        print('secret')\n\
+                    task = asyncio.create_task(f())\nawait asyncio.sleep(0)";
+        let last = "import builtins, sys\nclass Last:\n    def __del__(self, say=print):\n        say('secret')\n        say('secret', end='')\n";
+        for left in [task.to_owned(), format!("{last}builtins.kept = Last()"), format!("{last}sys.argv.append(Last())")] {
+            let stdout = hand_over(&pool, &left, |mut session, pid| {
+                let run = session.execute("print('mine')").unwrap();
+                assert_eq!(session.pid(), pid, "{left}");
+                run.stdout
+            });
+            assert_eq!(stdout, "mine\n", "{left}");
+        }
+    }
+}
+
+isolated! {
+    /// There the worker cannot keep finalizers silent: what it finds in the pipes costs the process.
+    fn last_words_reach_nobody_where_the_warm_up_has_redirected_a_stream() {
+        let code = "import os\nlog = os.open(os.devnull, os.O_WRONLY)\nos.dup2(log, 2)\nos.close(log)";
+        let pool = one().warmup_code(code).start().unwrap();
+        let left = "class Last:\n    def __del__(self):\n        print('secret')\nkept = Last()";
+        let stdout = hand_over(&pool, left, |mut session, _| session.execute("print('mine')").unwrap().stdout);
+        assert_eq!(stdout, "mine\n");
+    }
+}
+
+isolated! {
+    fn a_thread_or_a_program_that_a_finalizer_starts_costs_the_process() {
+        let pool = one().start().unwrap();
+        let thread = "import threading, time\nclass Last:\n    def __del__(self, thread=threading.Thread, sleep=time.sleep):\n\
+                      \x20       thread(target=sleep, args=(600,), daemon=True).start()\nkept = Last()";
+        let child = "import subprocess\nclass Last:\n    def __del__(self, start=subprocess.Popen):\n        start(['sleep', '600'])\nkept = Last()";
+        for left in [thread, child] {
+            hand_over(&pool, left, |mut session, pid| {
+                assert_eq!(session.execute("1 + 1").unwrap().value, 2);
+                assert_ne!(session.pid(), pid, "{left}");
+            });
+        }
+    }
+}
+
+isolated! {
+    fn threads_and_programs_of_the_warm_up_do_not_cost_a_process_at_each_hand_over() {
+        let thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()";
+        let child = "import subprocess\nprogram = subprocess.Popen(['sleep', '600'])";
+        for code in [thread, child] {
+            let pool = one().warmup_code(code).start().unwrap();
+            hand_over(&pool, "secret = 41", |mut session, pid| {
+                assert_eq!(session.execute("'secret' in globals()").unwrap().value, false);
+                assert_eq!(session.pid(), pid, "{code}");
+            });
+            hand_over(&pool, "import subprocess\nmore = subprocess.Popen(['sleep', '600'])\n0", |mut session, pid| {
+                session.execute("1").unwrap();
+                assert_ne!(session.pid(), pid, "{code}");
+            });
+        }
+    }
+}
