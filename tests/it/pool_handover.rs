@@ -412,3 +412,16 @@ isolated! {
         }
     }
 }
+
+isolated! {
+    fn executions_after_a_reset_that_failed_are_counted() {
+        let pool = one().start().unwrap();
+        let left = "import os\nclass Last:\n    def __del__(self, leave=os._exit):\n        leave(3)\nkept = Last()";
+        hand_over(&pool, left, |mut session, pid| {
+            session.execute("1").unwrap();
+            assert_ne!(session.pid(), pid);
+        });
+        let counts = pool.info().executions;
+        assert_eq!(counts.completed, 2, "{counts:?}");
+    }
+}
