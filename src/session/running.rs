@@ -117,12 +117,12 @@ impl Session {
             let apart = request.artefacts || request.measure;
             let along = if apart { Vec::new() } else { std::mem::take(&mut frames) };
             let watched = soft.is_some() || hard.is_some();
-            let rest = self.reset_ahead(reset, along, &tokens, watched);
-            let rest = rest.inspect_err(|_| self.does_not_begin())?;
+            let ahead = self.reset_ahead(reset, along, &tokens, watched);
+            let left = ahead.inspect_err(|_| self.does_not_begin())?;
             if !apart {
-                frames = rest.unsent;
+                frames = left.unsent;
             }
-            (began, answer_of_reset) = (rest.began.unwrap_or(started), rest.answer);
+            (began, answer_of_reset) = (left.began.unwrap_or(started), left.answer);
         }
         let (soft, hard) = (soft.map(|limit| began + limit), hard.map(|limit| began + limit));
         let snapshot = if request.artefacts {
