@@ -367,8 +367,10 @@ fn asked_during_the_reset(
     let directory = ScratchDir::new();
     let (reached, gate) = (directory.path().join("reached"), directory.path().join("gate"));
     let left = format!(
-        "import os\nclass Slow:\n    def __del__(self, os=os, open=open):\n        open({reached:?}, 'w')\n\
-         \x20       while not os.path.exists({gate:?}): pass\n        {after}\nkept = Slow()"
+        "import os\nclass Slow:\n    def __del__(self, os=os, open=open):\n        open('{}', 'w')\n\
+         \x20       while not os.path.exists('{}'): pass\n        {after}\nkept = Slow()",
+        reached.display(),
+        gate.display()
     );
     hand_over(pool, &left, |mut session, _| {
         let handle = session.interrupt_handle();
@@ -386,7 +388,7 @@ fn asked_during_the_reset(
 isolated! {
     fn an_interrupt_during_the_reset_stops_the_first_request_once_it_runs() {
         let pool = one().reset_timeout(GENEROUS).start().unwrap();
-        let run = asked_during_the_reset(&pool, ("while True: pass", "pass"), |handle| handle.interrupt()).unwrap();
+        let run = asked_during_the_reset(&pool, ("while True: pass", "pass"), remuda::InterruptHandle::interrupt).unwrap();
         assert_eq!(run.outcome, Outcome::Cancelled { killed: false });
     }
 }
@@ -395,7 +397,7 @@ isolated! {
     fn an_interrupt_during_a_reset_that_fails_is_not_forgotten() {
         let pool = one().reset_timeout(GENEROUS).start().unwrap();
         for after in ["os._exit(3)", "os.fork() or os._exit(3)"] {
-            let result = asked_during_the_reset(&pool, ("while True: pass", after), |handle| handle.interrupt());
+            let result = asked_during_the_reset(&pool, ("while True: pass", after), remuda::InterruptHandle::interrupt);
             assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
             assert_eq!(pool.acquire().unwrap().execute("'kept' in globals()").unwrap().value, false);
         }
