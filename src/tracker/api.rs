@@ -53,8 +53,10 @@ pub const DASHBOARD_REFRESH: Duration = Duration::from_secs(10);
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long a connection may stay unused before the tracker closes it: longer than any wait.
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
-/// The largest body that the tracker reads.
+/// The largest body that the tracker reads, but for batches.
 pub const MAX_BODY: usize = 64 * 1024;
+/// The largest body of `POST /heartbeats`.
+pub const MAX_BATCH_BODY: usize = 1024 * 1024;
 /// The `detail` of every 404 about a tracked session.
 pub const NOT_FOUND: &str = "Session not found";
 

@@ -28,7 +28,7 @@ mod store;
 #[cfg(feature = "client")]
 pub use client::{ClientConfig, SessionClient, TaskGuard};
 #[cfg(all(fuzzing, feature = "server"))]
-pub(crate) use http::parse_any;
+pub(crate) use http::read_requests;
 #[cfg(feature = "client")]
 pub use operator::TrackerOperator;
 #[cfg(feature = "server")]

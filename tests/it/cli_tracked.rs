@@ -72,17 +72,17 @@ isolated! {
         dir.write("endless.py", LOOP);
         let (victim, other) =
             (start(&dir, &["run", "--server", &url, "endless.py"]), start(&dir, &["run", "--server", &url, "endless.py"]));
-        let rows = server.store().all_sessions().unwrap();
+        let rows = server.store().get_all_sessions().unwrap();
         let of = |child: &Child| rows.iter().find(|row| row.pid == Some(child.id())).unwrap().session_id.clone();
         let other_id = of(&other);
         assert!(server.kill(&of(&victim)).unwrap());
         assert_eq!(outcome(victim.wait_with_output().unwrap()).0, Some(1));
-        let rows = server.store().all_sessions().unwrap();
+        let rows = server.store().get_all_sessions().unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!((&rows[0].session_id, &rows[0].status), (&other_id, &TrackedStatus::Running));
         assert!(server.kill(&other_id).unwrap());
         assert_eq!(outcome(other.wait_with_output().unwrap()).0, Some(1));
-        assert_eq!(server.store().all_sessions().unwrap(), []);
+        assert_eq!(server.store().get_all_sessions().unwrap(), []);
         server.shutdown();
     }
 }

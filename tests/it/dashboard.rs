@@ -152,7 +152,7 @@ isolated! {
         page.value("document.querySelector('#kill-selected').click()");
         page.until("document.querySelector('#report').textContent.startsWith('300 of 300 selected asked')");
         page.until("document.querySelector('#kill-selected').disabled");
-        assert!(server.store().all_sessions().unwrap().iter().all(|row| row.kill_requested));
+        assert!(server.store().get_all_sessions().unwrap().iter().all(|row| row.kill_requested));
         for name in names {
             page.value("document.querySelector('#report').textContent = ''");
             page.value(&format!("document.querySelector('#app').value = {}", json!(name)));

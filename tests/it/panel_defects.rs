@@ -37,7 +37,7 @@ isolated! {
         let (keeping, purging) = (silent(Duration::from_secs(3_600)), silent(Duration::from_millis(100)));
         let mut viewer = Http::connect(keeping.local_addr());
         let id = viewer.register("a");
-        eventually("it is stale", || keeping.store().all_sessions().unwrap()[0].is_stale);
+        eventually("it is stale", || keeping.store().get_all_sessions().unwrap()[0].is_stale);
         for _ in 0..10 {
             assert_eq!(viewer.row(&id).unwrap()["is_stale"], true);
         }

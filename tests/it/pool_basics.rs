@@ -219,7 +219,8 @@ isolated! {
         poll(|| pool.metrics().sessions_recycled == 1, || format!("{:?}", pool.metrics()));
         await_rest(&pool);
         assert_ne!(pool.acquire().unwrap().id(), first);
-        assert_eq!(pool.metrics().sessions_created, 2);
+        // A third was started if the watermark saw the first in use.
+        assert!((2..=3).contains(&pool.metrics().sessions_created));
     }
 }
 
@@ -274,6 +275,7 @@ isolated! {
         thread::scope(|threads| {
             let waiter = threads.spawn(|| pool.acquire().map(|session| session.pid()));
             await_waiters(&pool, 1);
+            poll(|| pool.info().counts.starting == 1, || "its start".to_owned());
             let pid = first.pid();
             gate.await_held(1);
             drop(first);

@@ -35,16 +35,16 @@ isolated! {
         client.attach("pool", || json!({"idle": 4}));
         assert!(client.is_connected());
         let task = client.task("work");
-        let rows = server.store().all_sessions().unwrap();
+        let rows = server.store().get_all_sessions().unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].session_id, client.id());
         assert_eq!((rows[0].app_name.as_str(), rows[0].user_id.as_deref()), ("pair", Some("ada")));
         assert_eq!((&rows[0].status, rows[0].current_task.as_deref()), (&TrackedStatus::Running, Some("work")));
         assert_eq!(rows[0].pid, Some(std::process::id()));
         drop(task);
-        assert_eq!(server.store().all_sessions().unwrap()[0].status, TrackedStatus::Idle);
+        assert_eq!(server.store().get_all_sessions().unwrap()[0].status, TrackedStatus::Idle);
         drop(client);
-        assert_eq!(server.store().all_sessions().unwrap(), []);
+        assert_eq!(server.store().get_all_sessions().unwrap(), []);
         server.shutdown();
     }
 }
@@ -87,7 +87,7 @@ isolated! {
                 .collect();
             starters.into_iter().flat_map(|starter| starter.join().unwrap()).collect()
         });
-        eventually("all are registered", || server.store().all_sessions().unwrap().len() == 1_000);
+        eventually("all are registered", || server.store().get_all_sessions().unwrap().len() == 1_000);
         let (heard, kills) = mpsc::channel();
         for client in &clients {
             let (heard, id) = (heard.clone(), client.id());
@@ -102,7 +102,7 @@ isolated! {
             assert_eq!(client.cancel_token().is_cancelled(), client.id() == victim);
         }
         assert_eq!(kills.try_recv(), Err(mpsc::TryRecvError::Empty), "somebody else heard a kill");
-        let rows = server.store().all_sessions().unwrap();
+        let rows = server.store().get_all_sessions().unwrap();
         assert_eq!(rows.len(), 1_000);
         assert!(rows.iter().all(|row| row.kill_requested == (row.session_id == victim)));
         std::thread::scope(|threads| {
@@ -114,7 +114,7 @@ isolated! {
         let ended: std::collections::BTreeSet<_> = kills.try_iter().collect();
         assert_eq!(ended.len(), 999);
         assert!(!ended.contains(&victim));
-        assert_eq!(server.store().all_sessions().unwrap(), []);
+        assert_eq!(server.store().get_all_sessions().unwrap(), []);
         server.shutdown();
         drop(clients);
     }
@@ -136,7 +136,7 @@ isolated! {
         assert!(server.store().request_kill(&victim.id()).unwrap());
         assert!(victim.cancel_token().wait_timeout(GENEROUS));
         eventually("the other one is back", || other.is_connected());
-        let rows = server.store().all_sessions().unwrap();
+        let rows = server.store().get_all_sessions().unwrap();
         let row = rows.iter().find(|row| row.session_id == other.id()).unwrap();
         assert_eq!(row.current_task.as_deref(), Some("goes on"));
         assert!(!other.is_killed());
@@ -154,7 +154,7 @@ isolated! {
         // Nothing answers the parked beat of a row that was removed in the store itself; a status does.
         eventually("it is back", || {
             drop(client.task("knock"));
-            server.store().all_sessions().unwrap().iter().any(|row| row.session_id == id)
+            server.store().get_all_sessions().unwrap().iter().any(|row| row.session_id == id)
         });
         assert!(server.kill(&id).unwrap());
         assert!(client.cancel_token().wait_timeout(GENEROUS));
@@ -168,7 +168,7 @@ isolated! {
         // Each stop ends a parked beat; a wait for its end would take half a minute each.
         for _ in 0..20 {
             let client = client(&server);
-            eventually("a beat", || server.store().all_sessions().unwrap().len() == 1);
+            eventually("a beat", || server.store().get_all_sessions().unwrap().len() == 1);
             let (done, stopped) = mpsc::channel();
             let thread = std::thread::spawn(move || {
                 client.stop();

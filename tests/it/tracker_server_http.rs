@@ -17,30 +17,20 @@ fn statuses(server: &TrackerServer, bytes: impl AsRef<[u8]>) -> Vec<u16> {
 const HOST: &str = "Host: localhost\r\n";
 
 isolated! {
-    /// The rows of the research: what other servers let pass is refused and the connection closed,
-    /// so that a hidden second request is never run.
-    fn ambiguous_requests_are_refused_and_nothing_behind_them_is_run() {
+    /// Beside the rows of the research (`tracker_http_rows`): what is refused closes the connection, so
+    /// that a hidden second request is never run.
+    fn odd_fields_are_refused_and_nothing_behind_them_is_run() {
         let server = server();
         let hidden = format!("GET /sessions HTTP/1.1\r\n{HOST}\r\n");
         for (status, head, body) in [
-            (411, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
-            (411, "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"),
-            (411, "Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n"),
             (411, "transfer-encoding:\tidentity\r\n", ""),
-            (400, "Content-Length: 2\r\nContent-Length: 4\r\n", "{}"),
-            (400, "Content-Length: 2\r\nContent-Length: 2\r\n", "{}"),
-            (400, "Content-Length: 2, 2\r\n", "{}"),
-            (400, "Content-Length: -1\r\n", "{}"),
-            (400, "Content-Length: +2\r\n", "{}"),
             (400, "Content-Length: 0x2\r\n", "{}"),
             (400, "Content-Length:\r\n", "{}"),
             (413, "Content-Length: 99999999999999999999999999\r\n", "{}"),
             (413, "Content-Length: 100000000\r\n", "{}"),
-            (400, "Host: localhost\r\n", ""),
             (400, "Content-Length : 2\r\n", "{}"),
             (400, " folded: x\r\n", ""),
             (400, "X: a\r\n b\r\n", ""),
-            (400, "X: a\nY: b\r\n", ""),
             (400, "X: a\rb\r\n", ""),
             (400, "X: a\0b\r\n", ""),
             (417, "Expect: the-unexpected\r\n", ""),
@@ -71,8 +61,6 @@ isolated! {
         ] {
             assert_eq!(statuses(&server, format!("{line}\r\n{HOST}\r\n")), [status], "{line}");
         }
-        assert_eq!(statuses(&server, "GET /sessions HTTP/1.1\r\n\r\n"), [400], "no Host");
-        assert_eq!(statuses(&server, "GET /sessions HTTP/1.1\nHost: localhost\n\n"), [400], "bare LF");
         assert_eq!(statuses(&server, b"\x16\x03\x01\x02\x00\x01"), [400], "TLS");
         assert_eq!(statuses(&server, ""), [0; 0]);
         assert_eq!(statuses(&server, "GET /sess"), [0; 0], "half a request");
@@ -83,9 +71,7 @@ isolated! {
     fn heads_have_a_cap() {
         let server = server();
         let long = "x".repeat(1024 * 1024);
-        assert_eq!(statuses(&server, format!("GET / HTTP/1.1\r\n{HOST}X: {long}\r\n\r\n")), [431]);
         assert_eq!(statuses(&server, format!("GET /{long} HTTP/1.1\r\n{HOST}\r\n")), [414]);
-        assert_eq!(statuses(&server, format!("GET / HTTP/1.1\r\n{HOST}{}", "X: y\r\n".repeat(200_000))), [431]);
         assert_eq!(statuses(&server, format!("GET / HTTP/1.1\r\n{HOST}{}\r\n", "X: y\r\n".repeat(101))), [431]);
     }
 }
@@ -169,33 +155,18 @@ isolated! {
 }
 
 isolated! {
-    fn whoever_expects_100_continue_gets_it_first() {
-        let server = server();
-        let mut http = Http::connect(server.local_addr());
-        let body = r#"{"app_name":"a"}"#;
-        http.raw(format!(
-            "POST /sessions HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        ));
-        assert_eq!(http.answer().unwrap().status, 100);
-        http.raw(body);
-        assert_eq!(http.answer().unwrap().status, 200);
-        http.raw(format!("POST /sessions HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nContent-Length: 9999999\r\n\r\n"));
-        assert_eq!(http.answer().unwrap().status, 413, "a body that will be refused is not asked for");
-    }
-}
-
-isolated! {
     fn connections_close_when_the_client_wants_that() {
         let server = server();
         let get = "GET /sessions HTTP/1";
-        for (bytes, answers, kept) in [
-            (format!("{get}.1\r\n{HOST}Connection: close\r\n\r\n{get}.1\r\n{HOST}\r\n"), 1, "close"),
-            (format!("{get}.1\r\n{HOST}connection: x, Close\r\n\r\n{get}.1\r\n{HOST}\r\n"), 1, "close"),
-            (format!("{get}.0\r\n\r\n{get}.0\r\n\r\n"), 1, "close"),
-            (format!("{get}.0\r\nConnection: keep-alive\r\n\r\n{get}.1\r\n{HOST}\r\n"), 2, "keep-alive"),
+        for (first, answers, kept) in [
+            (format!("{get}.1\r\n{HOST}connection: x, Close\r\n"), 1, "close"),
+            (format!("{get}.1\r\n{HOST}Connection: x, keep-alive, close\r\n"), 1, "close"),
+            (format!("{get}.1\r\n{HOST}Connection: closed\r\n"), 2, "keep-alive"),
+            (format!("{get}.0\r\n"), 1, "close"),
+            (format!("{get}.0\r\nConnection: Keep-Alive\r\n"), 2, "keep-alive"),
         ] {
             let mut http = Http::connect(server.local_addr());
+            let bytes = format!("{first}\r\n{get}.1\r\n{HOST}\r\n");
             http.raw(&bytes);
             let first = http.answer().unwrap();
             assert_eq!((first.status, first.field("connection")), (200, Some(kept)), "{bytes}");
@@ -262,6 +233,9 @@ isolated! {
         assert_eq!(refused.status, 503);
         assert!(refused.json()["detail"].is_string());
         assert!(third.answer().is_none() && !third.has_rest(), "bytes behind the answer");
+        let mut hasty = Http::connect(server.local_addr());
+        hasty.send("GET", "/sessions", "");
+        assert_eq!(hasty.answer().unwrap().status, 503, "whoever asks at once hears it as well");
         drop(held);
         crate::support::poll(
             || {

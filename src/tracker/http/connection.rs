@@ -6,7 +6,8 @@ use std::net::Shutdown;
 use mio::net::TcpStream;
 
 use super::deadlines::Alarm;
-use super::parse::{Head, Refusal, parse};
+use super::parse::Refusal;
+use super::requests::{Next, Requests};
 use super::response::{Rendering, Response};
 use super::{Limits, Method, Request};
 use crate::clock::Moment;
@@ -24,11 +25,9 @@ pub(super) struct Connection {
     pub(super) exchange: u64,
     pub(super) phase: Phase,
     pub(super) alarm: Alarm,
-    input: Vec<u8>,
+    input: Requests,
     output: Vec<u8>,
     written: usize,
-    /// A head whose body is incomplete.
-    head: Option<Head>,
     /// What the current request said about its answer.
     rendering: Rendering,
     inflow: Inflow,
@@ -74,10 +73,9 @@ impl Connection {
             exchange: 0,
             phase: Phase::Reading,
             alarm: Alarm::default(),
-            input: Vec::new(),
+            input: Requests::default(),
             output: Vec::new(),
             written: 0,
-            head: None,
             rendering: Rendering { keep_alive: true, head_only: false },
             inflow: Inflow::Open,
             unread: false,
@@ -103,15 +101,14 @@ impl Connection {
         self.inflow == Inflow::Ended
     }
 
-    /// Takes what the socket holds, up to one request of the largest size. An error is the end.
+    /// Takes what the socket holds, as far as it is wanted now. An error is the end.
     pub(super) fn fill(&mut self, scratch: &mut [u8], limits: &Limits) -> io::Result<()> {
-        let cap = limits.head_bytes + limits.body_bytes + 2;
         self.unread = false;
         while self.inflow != Inflow::Ended {
             if let Phase::Lingering { budget: 0, .. } = self.phase {
                 return Err(ErrorKind::ConnectionAborted.into());
             }
-            if self.input.len() >= cap {
+            if self.input.held() >= self.input.wanted(limits) {
                 self.unread = true;
                 break;
             }
@@ -124,7 +121,7 @@ impl Connection {
             match &mut self.phase {
                 Phase::Lingering { budget, .. } => *budget = budget.saturating_sub(read),
                 Phase::Closing => {}
-                _ => self.input.extend_from_slice(&scratch[..read]),
+                _ => self.input.push(&scratch[..read]),
             }
             if read == 0 {
                 self.inflow = Inflow::Ended;
@@ -138,39 +135,25 @@ impl Connection {
         Ok(())
     }
 
-    /// The next complete request in the input. Asks for the body when the client waits for that.
+    /// The next complete request in the input. Asks for the body when the client may wait for that.
     pub(super) fn next_request(&mut self, limits: &Limits, now: Moment) -> Result<Option<Request>, Refusal> {
-        if self.head.is_none() {
-            self.skip_empty_line();
-            if self.input.is_empty() {
-                return Ok(None);
-            }
+        let next = self.input.next(limits);
+        if !matches!(next, Ok(Next::Nothing)) {
             self.started.get_or_insert(now);
-            let Some(head) = parse(&self.input, limits)? else { return Ok(None) };
-            self.input.drain(..head.length);
-            if head.expects_continue && self.input.len() < head.body_length {
+        }
+        match next? {
+            Next::Nothing | Next::Incomplete => Ok(None),
+            Next::Asks => {
                 self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.since = now;
+                Ok(None)
             }
-            self.head = Some(head);
-        }
-        if self.head.as_ref().is_some_and(|head| self.input.len() < head.body_length) {
-            return Ok(None);
-        }
-        let Some(Head { mut request, body_length, keep_alive, .. }) = self.head.take() else {
-            return Ok(None);
-        };
-        request.body = self.input.drain(..body_length).collect();
-        self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
-        self.started = None;
-        self.first_request = false;
-        Ok(Some(request))
-    }
-
-    /// Some clients send an empty line after a body.
-    fn skip_empty_line(&mut self) {
-        if self.input.starts_with(b"\r\n") {
-            self.input.drain(..2);
+            Next::Request { request, keep_alive } => {
+                self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
+                self.started = None;
+                self.first_request = false;
+                Ok(Some(request))
+            }
         }
     }
 
@@ -180,7 +163,7 @@ impl Connection {
         let idle = matches!(self.phase, Phase::Reading)
             && !self.first_request
             && self.started.is_none()
-            && self.input.is_empty()
+            && self.input.held() == 0
             && !self.has_output();
         idle.then_some(self.since)
     }
@@ -215,7 +198,6 @@ impl Connection {
     /// Refuses the request that is being read.
     pub(super) fn refuse(&mut self, refusal: &Refusal, date: &str, now: Moment) {
         self.rendering.head_only = false;
-        self.input = Vec::new();
         self.answer(&Response::detail(refusal.status, refusal.detail), date, true, now);
     }
 
@@ -245,10 +227,9 @@ impl Connection {
 
     fn release_buffers(&mut self) {
         let keep = if matches!(self.phase, Phase::Parked { .. }) { 0 } else { KEEP_BUFFER };
-        for buffer in [&mut self.input, &mut self.output] {
-            if buffer.is_empty() && buffer.capacity() > keep {
-                *buffer = Vec::new();
-            }
+        self.input.release(keep);
+        if self.output.is_empty() && self.output.capacity() > keep {
+            self.output = Vec::new();
         }
     }
 
@@ -262,7 +243,7 @@ impl Connection {
             (Phase::Parked { until, .. } | Phase::Lingering { until, .. }, _) => *until,
             (_, None) if self.first_request => self.since + limits.head_time,
             (_, None) => self.since + limits.idle_time,
-            (_, Some(started)) if self.head.is_none() => started + limits.head_time,
+            (_, Some(started)) if self.input.is_in_a_head() => started + limits.head_time,
             (_, Some(started)) => started + limits.body_time,
         }
     }

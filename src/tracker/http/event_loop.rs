@@ -430,9 +430,11 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// No new connections; parked replies are answered; what is idle or half read is closed; what
-    /// a handler has is waited for.
+    /// No new connections, but for those that the kernel has let in already; requests that have
+    /// arrived are answered, parked replies as well; what is idle or half read is closed; what a
+    /// handler has is waited for.
     fn begin_stop(&mut self, deadline: Option<Moment>) {
+        self.accept();
         self.stop = deadline;
         self.listener = None;
         self.accept_again = None;
@@ -444,7 +446,7 @@ impl<S: Service> EventLoop<S> {
                 {
                     connection.answer(&otherwise, &this.date.1, true, this.now);
                 }
-                this.settle(connection)
+                this.ready(slot, connection)
             });
         }
     }

@@ -2,19 +2,47 @@
 //! tracker.
 //!
 //! One thread owns all connections through a readiness loop, so an idle connection or a parked
-//! reply costs no thread. It reads and parses strictly (see [`parse`]), offers each complete
-//! request to [`Service::quick`], and hands what needs waiting to a few handler threads. A reply
-//! comes back through the [`Mailbox`](event_loop::Mailbox) and one wake-up.
+//! reply costs no thread. It reads and parses strictly, offers each complete request to
+//! [`Service::quick`], and hands what needs waiting to a few handler threads. A reply comes back
+//! through the [`Mailbox`](event_loop::Mailbox) and one wake-up.
 //!
-//! Strictness: a head ends lines with CR LF; no `Transfer-Encoding` (411); at most one
-//! `Content-Length` of digits; exactly one `Host` in HTTP/1.1; head, body, connections and parked
-//! replies are capped; every phase of an exchange has a deadline.
+//! | file | subject |
+//! |---|---|
+//! | `parse`, `guard` | one head: bytes to fields, and who may ask; pure |
+//! | `requests` | where a request ends and the next begins; pure, and what is fuzzed |
+//! | `connection`, `deadlines` | one socket's phase and its deadline |
+//! | `event_loop`, `server` | all connections; the threads and their end |
+//! | `response` | what goes out |
+//!
+//! # The rules
+//! - **Head.** At most [`Limits::head_bytes`] and 100 fields (431), its first line at most 8 KiB
+//!   (414). Lines end with CR LF; one empty line may stand in front. The target is a path in valid
+//!   percent escapes. HTTP/1.0 and 1.1 only (505). Whatever else is malformed: 400.
+//! - **Host.** Exactly one in HTTP/1.1 (400), and one of this machine; a foreign `Origin` is refused
+//!   as well (403).
+//! - **Body.** Its length comes from at most one `Content-Length` of digits alone (400); without one
+//!   there is none. Any `Transfer-Encoding`: 411. Longer than [`Limits::body_bytes`]: 413, before it
+//!   is sent if the client asks with `Expect: 100-continue`. Other expectations: 417.
+//! - **After a refusal** nothing more is read as a request and the connection ends: nobody knows
+//!   where the next request would begin. What the client still sends is thrown away for a while, so
+//!   that it can read the answer.
+//! - **Order.** Pipelined requests are answered one after the other.
+//! - **Staying open.** HTTP/1.1 unless it says `close`, HTTP/1.0 if it says `keep-alive`. A HEAD is
+//!   answered like a GET, without the body.
+//! - **Deadlines.** Each phase has one, from its beginning, so that bytes which trickle do not move
+//!   it: head, body, idle, writing, the end. Late requests are answered 408, idle connections
+//!   closed without a word.
+//! - **Caps.** Connections: whoever comes beyond that takes the place of the one that has been idle
+//!   for longest, or is told 503. Parked replies: one more is answered at once.
+//! - **End.** Nobody new is let in; what has arrived is answered with `Connection: close`, parked
+//!   replies at once; handlers at work are waited for up to a deadline.
 
 mod connection;
 mod deadlines;
 mod event_loop;
 mod guard;
 mod parse;
+mod requests;
 mod response;
 mod server;
 
@@ -89,7 +117,8 @@ pub(crate) trait Service: Send + Sync + 'static {
 pub(crate) struct Limits {
     /// Request line and header lines together.
     pub(crate) head_bytes: usize,
-    pub(crate) body_bytes: usize,
+    /// How long the body of this request may be: its head is there, its body is not.
+    pub(crate) body_bytes: fn(&Request) -> usize,
     pub(crate) connections: usize,
     /// More parked replies than this are answered at once.
     pub(crate) parked: usize,
@@ -110,7 +139,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             head_bytes: 16 * 1024,
-            body_bytes: 64 * 1024,
+            body_bytes: |_| 64 * 1024,
             connections: 10_000,
             parked: 9_000,
             head_time: Duration::from_secs(10),
@@ -123,10 +152,10 @@ impl Default for Limits {
     }
 }
 
-/// Parses bytes as the head of a request, and forgets them.
+/// Reads bytes as a connection does; see [`requests`].
 #[cfg(fuzzing)]
-pub(crate) fn parse_any(input: &[u8]) {
-    let _ = parse::parse(input, &Limits::default());
+pub(crate) fn read_requests(pieces: &[&[u8]]) -> Vec<Option<Request>> {
+    requests::read_all(pieces, &Limits::default())
 }
 
 #[cfg(test)]

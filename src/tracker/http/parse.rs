@@ -59,12 +59,14 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
         Ok(httparse::Status::Partial) | Err(_) => return Err(bad("the request's head is malformed")),
     };
     let fields = Fields::read(raw.headers, raw.version == Some(1))?;
-    if fields.content_length > limits.body_bytes {
+    let (path, query) = target(raw.path.unwrap_or_default())?;
+    let method = method(raw.method.unwrap_or_default());
+    let request = Request { method, path, query, body: Vec::new() };
+    if fields.content_length > (limits.body_bytes)(&request) {
         return Err(Refusal::new(413, "the body is too large"));
     }
-    let (path, query) = target(raw.path.unwrap_or_default())?;
     Ok(Some(Head {
-        request: Request { method: method(raw.method.unwrap_or_default()), path, query, body: Vec::new() },
+        request,
         length,
         body_length: fields.content_length,
         expects_continue: fields.expects_continue,

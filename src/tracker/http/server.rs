@@ -57,12 +57,19 @@ impl HttpServer {
     /// Answers what has arrived, parked replies included, waits for that for at most `grace`, and
     /// ends all threads. A handler that is at work is waited for beyond that.
     pub(crate) fn shutdown(&mut self, grace: Duration) {
-        self.mailbox.stop(Moment::after(grace));
+        self.begin_shutdown(grace);
         self.connections.join();
         // The loop held the only sender: the handlers see the end of their queue.
         for handler in &mut self.handlers {
             handler.join();
         }
+    }
+}
+
+impl HttpServer {
+    /// The part of [`shutdown`](HttpServer::shutdown) that does not wait.
+    pub(super) fn begin_shutdown(&self, grace: Duration) {
+        self.mailbox.stop(Moment::after(grace));
     }
 }
 

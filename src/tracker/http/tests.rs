@@ -28,6 +28,11 @@ impl Service for Scripted {
             }
             "park-briefly" => Ok(Action::Park { wait: SHORT, otherwise: Response::fixed_json("0") }),
             "panic" => panic!("on purpose"),
+            "block" => {
+                self.entered.send("block".to_owned()).unwrap();
+                self.permits.recv().unwrap();
+                Ok(Action::Respond(Response::fixed_json("2")))
+            }
             _ => Err(request),
         }
     }
@@ -292,4 +297,95 @@ fn a_graceful_stop_answers_what_has_arrived_and_closes_the_rest() {
         assert!(text.ends_with('2') && text.contains("Connection: close"), "{text}");
         stopped.recv().unwrap();
     });
+}
+
+/// Requests whose bytes are there when the stop begins, on connections the loop has not seen yet
+/// as well as on those it holds.
+#[test]
+fn a_stop_answers_requests_that_nobody_has_read_yet() {
+    let mut fixture = start(endless());
+    let held = fixture.send("quick");
+    answer(&held);
+    // The loop is in the service until the permit comes: what follows waits in the sockets.
+    let blocking = fixture.send("block");
+    assert_eq!(fixture.entered.recv().unwrap(), "block");
+    (&held).write_all(b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let new = fixture.send("quick");
+    fixture.server.begin_shutdown(NEVER);
+    fixture.permits.send(()).unwrap();
+    for (stream, body) in [(&held, '1'), (&new, '1'), (&blocking, '2')] {
+        let text = rest(stream);
+        assert!(text.ends_with(body), "{text}");
+        assert_eq!(text.contains("Connection: close"), body == '1', "{text}");
+    }
+    fixture.server.shutdown(NEVER);
+}
+
+#[test]
+fn a_request_with_a_cap_of_its_own_may_be_longer_than_the_others() {
+    let body_bytes = |request: &Request| if request.path[0] == "quick" { 1024 * 1024 } else { 3 };
+    let fixture = start(Limits { body_bytes, ..endless() });
+    for (path, length, status) in [
+        ("quick", 1024 * 1024, 200),
+        ("quick", 1024 * 1024 + 1, 413),
+        ("park-briefly", 3, 200),
+        ("park", 4, 413),
+    ] {
+        let mut stream = fixture.connect();
+        write!(stream, "POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+            .unwrap();
+        // Half, so that the server waits with a long body in its hands; and another request behind it.
+        let body = vec![b' '; length];
+        let _ = stream.write_all(&body[..length / 2]);
+        let _ = stream.write_all(&body[length / 2..]);
+        let _ = stream.write_all(b"GET /quick HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let text = rest(&stream);
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {length}: {text}");
+        assert_eq!(
+            text.matches("HTTP/1.1").count(),
+            if status == 200 { 2 } else { 1 },
+            "{path} {length}: {text}"
+        );
+    }
+}
+
+/// Each of 500 clients sends a byte now and then, as if its request came over a very thin line. Good
+/// clients are served all the while, from the first to the last moment.
+#[test]
+fn slow_connections_are_dropped_while_good_clients_are_served() {
+    let fixture = start(Limits { head_time: Duration::from_secs(1), ..endless() });
+    let good = fixture.send("quick");
+    assert!(answer(&good).ends_with('1'));
+    let mut slow: Vec<TcpStream> = (0..500).map(|_| fixture.connect()).collect();
+    let mut served = 0;
+    for round in 0_usize.. {
+        slow.retain_mut(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            let line = b"GET / HTTP/1.1\r\nX: ";
+            let _ = stream.write(&[*line.get(round).unwrap_or(&b'x')]);
+            // Its 408 or its end.
+            stream.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        if slow.is_empty() {
+            break;
+        }
+        (&good).write_all(b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert!(answer(&good).ends_with('1'));
+        assert!(answer(&fixture.send("quick")).ends_with('1'), "new clients are served as well");
+        served += 1;
+    }
+    assert!(served > 0, "the slow ones were there at the same time");
+}
+
+/// The first is left out, as some clients send one after a body; more are no way to stay for ever.
+#[test]
+fn empty_lines_do_not_keep_a_connection() {
+    let fixture = start(endless());
+    let used = fixture.send("quick");
+    assert!(answer(&used).ends_with('1'));
+    for mut stream in [used, fixture.connect()] {
+        stream.write_all(b"\r\n\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(rest(&stream).starts_with("HTTP/1.1 400 "));
+    }
 }

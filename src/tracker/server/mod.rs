@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 use self::reaper::Reaper;
 use self::routes::Tracker;
 use super::TrackedId;
-use super::api::{CONNECTION_IDLE, DEFAULT_PORT, MAX_BODY, PURGE_AFTER, STALE_AFTER};
+use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
 use super::http::{HttpServer, Limits};
 use super::store::SessionStore;
 use crate::{Error, Result};
@@ -164,7 +164,7 @@ impl TrackerServerBuilder {
             connections,
             // Some connections are kept for whoever comes to look or to kill.
             parked: connections - connections.div_ceil(10),
-            body_bytes: MAX_BODY,
+            body_bytes: routes::max_body,
             idle_time: CONNECTION_IDLE,
             ..Limits::default()
         }

@@ -9,8 +9,8 @@ use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CleanupResponse, Heartbeat, KillAllResponse, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate,
-    SessionCreated, SessionList, SessionStatus, is_unspeakable,
+    CleanupResponse, Heartbeat, KillAllResponse, MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER,
+    SessionCreate, SessionCreated, SessionList, SessionStatus, is_unspeakable,
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
 use crate::tracker::store::SessionStore;
@@ -138,7 +138,7 @@ impl Tracker {
                 let session_id = self.store.register(session)?;
                 Response::json(&SessionCreated { session_id, max_wait_seconds: Some(MAX_WAIT.as_secs()) })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.all_sessions()? }),
+            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up(age)?.len() as u64;
@@ -234,6 +234,11 @@ fn not_found() -> Response {
 
 fn page(asset: &Asset) -> Response {
     Response::new(200, asset.content_type, asset.text.as_bytes()).with_fields(PAGE_FIELDS)
+}
+
+/// How long the body of this request may be.
+pub(super) fn max_body(request: &Request) -> usize {
+    if request.path == ["heartbeats"] { MAX_BATCH_BODY } else { MAX_BODY }
 }
 
 /// Literal parts come before parameters: `/sessions/stale` is never the session `stale`.

@@ -40,6 +40,9 @@ const READERS: usize = 4;
 
 /// The tracker's database: what [`TrackerServer`](super::TrackerServer) stands on, usable without it.
 ///
+/// Its operations are those of the Python ancestor's `session_db`, under their names; `init_db` is
+/// [`open`](SessionStore::open).
+///
 /// All methods take `&self` and may be called from any thread. Methods that return a
 /// [`Result`] wait for the disk; their error is [`Error::Store`], and then nothing has changed.
 /// Dropping the store writes the last beats and closes the database.
@@ -52,7 +55,7 @@ const READERS: usize = 4;
 /// assert_eq!(store.update_heartbeat(&id), Some(false));
 /// assert!(store.request_kill(&id)?);
 /// assert_eq!(store.update_heartbeat(&id), Some(true));
-/// assert_eq!(store.all_sessions()?[0].app_name, "reports");
+/// assert_eq!(store.get_all_sessions()?[0].app_name, "reports");
 /// # Ok::<(), remuda::Error>(())
 /// ```
 pub struct SessionStore {
@@ -227,7 +230,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn all_sessions(&self) -> Result<Vec<TrackedSession>> {
+    pub fn get_all_sessions(&self) -> Result<Vec<TrackedSession>> {
         let rows = self.read("listing the sessions", rows::list)?;
         Ok(rows::complete(rows, &self.memory.lock(), self.stale_after))
     }
@@ -237,11 +240,11 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn cleanup_stale(&self, older_than: Duration) -> Result<usize> {
+    pub fn cleanup_stale_sessions(&self, older_than: Duration) -> Result<usize> {
         Ok(self.remove_silent(older_than)?.len())
     }
 
-    /// [`cleanup_stale`](SessionStore::cleanup_stale), telling which.
+    /// [`cleanup_stale_sessions`](SessionStore::cleanup_stale_sessions), telling which.
     pub(super) fn remove_silent(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
         let seen_before = Moment::now() - older_than;
         if self.memory.lock().silent(seen_before).is_empty() {

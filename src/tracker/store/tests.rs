@@ -36,7 +36,7 @@ impl Drop for Directory {
 }
 
 fn row(store: &SessionStore, id: &TrackedId) -> Option<TrackedSession> {
-    store.all_sessions().unwrap().into_iter().find(|row| row.session_id == *id)
+    store.get_all_sessions().unwrap().into_iter().find(|row| row.session_id == *id)
 }
 
 fn outcomes(connection: &Connection) -> Vec<(String, String)> {
@@ -72,9 +72,9 @@ fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
         assert!(first.kill_requested && !first.is_stale);
         assert!(store.delete_session(&one).unwrap() && !store.delete_session(&one).unwrap());
         assert_eq!(store.update_heartbeat(&one), None);
-        assert_eq!(store.cleanup_stale(Duration::from_secs(60)).unwrap(), 0);
-        assert_eq!(store.cleanup_stale(Duration::ZERO).unwrap(), 2);
-        assert_eq!(store.all_sessions().unwrap(), []);
+        assert_eq!(store.cleanup_stale_sessions(Duration::from_secs(60)).unwrap(), 0);
+        assert_eq!(store.cleanup_stale_sessions(Duration::ZERO).unwrap(), 2);
+        assert_eq!(store.get_all_sessions().unwrap(), []);
     }
 }
 
@@ -113,7 +113,7 @@ fn nobody_is_stale_before_one_threshold_after_the_start() {
     assert!(!found.is_stale && found.status == TrackedStatus::Idle);
     assert!(found.last_heartbeat.starts_with("1970-"), "{}", found.last_heartbeat);
     assert!(found.beat_age_seconds.unwrap() > 1e9, "the true age is shown");
-    assert_eq!(store.cleanup_stale(STALE_AFTER).unwrap(), 0);
+    assert_eq!(store.cleanup_stale_sessions(STALE_AFTER).unwrap(), 0);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn the_dead_lie_in_the_history_with_the_cause() {
     let store = directory.open();
     let ids = [store.create_session("a", None).unwrap(), store.create_session("a", None).unwrap()];
     store.delete_session(&ids[0]).unwrap();
-    store.cleanup_stale(Duration::ZERO).unwrap();
+    store.cleanup_stale_sessions(Duration::ZERO).unwrap();
     let expected = [(ids[0].to_string(), "ended".to_owned()), (ids[1].to_string(), "lost".to_owned())];
     assert_eq!(outcomes(&directory.raw()), expected);
     store.trim_history(Duration::from_secs(60)).unwrap();
@@ -179,7 +179,7 @@ fn one_broken_change_does_not_fail_its_neighbours() {
             });
         }
     });
-    let rows = store.all_sessions().unwrap();
+    let rows = store.get_all_sessions().unwrap();
     assert_eq!(rows.len(), 80);
     assert!(rows.iter().all(|row| store.update_heartbeat(&row.session_id) == Some(false)));
 }
@@ -217,7 +217,7 @@ fn a_database_of_the_ancestor_is_taken_over_with_its_rows() {
     let kept: i64 =
         directory.raw().query_row("SELECT count(*) FROM ancestor_sessions", [], |row| row.get(0)).unwrap();
     assert_eq!(kept, 3, "nothing of it is thrown away");
-    assert_eq!(directory.open().all_sessions().unwrap().len(), 3, "it is taken over once");
+    assert_eq!(directory.open().get_all_sessions().unwrap().len(), 3, "it is taken over once");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_lost_session_gets_its_pending_kill_back_and_one_that_left_does_not() {
     };
     let id = store.register(me.clone()).unwrap();
     store.request_kill(&id).unwrap();
-    store.cleanup_stale(Duration::ZERO).unwrap();
+    store.cleanup_stale_sessions(Duration::ZERO).unwrap();
     store.register(me.clone()).unwrap();
     assert_eq!(store.update_heartbeat(&id), Some(true));
     store.delete_session(&id).unwrap();

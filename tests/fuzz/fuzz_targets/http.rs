@@ -1,4 +1,4 @@
-//! Any bytes as the head of an HTTP request.
+//! Any bytes as what a client of the tracker sends: requests with their bodies, whole and in pieces.
 
 #![no_main]
 
