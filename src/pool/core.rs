@@ -336,7 +336,8 @@ impl Core {
             return Err(Error::Closed);
         }
         session.restart_unless(&self.stop)?;
-        self.monitor.watch(slot, session)?;
+        // Without that nobody would learn of its end.
+        self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
         let handle = Handle { id, process: Arc::clone(session.process()) };
         let now = self.clock().now();
         if self.with(|state, _| state.renewed(slot, handle, now)) {
