@@ -8,8 +8,8 @@ use super::memory::{Held, Memory};
 use super::write::Now;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{KillScope, MAX_EMBARGO};
-use crate::tracker::preview::Whom;
 use crate::tracker::receipts::{End, Receipt};
 
 const COLUMNS: &str = "kill_id, session_id, app_name, scope, requested_by, reason, requested_at, told, \

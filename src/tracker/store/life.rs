@@ -10,11 +10,11 @@ use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kill
 use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry, KillAcknowledgement, KillReceipt,
     KillStats, Verb,
 };
-use crate::tracker::preview::Whom;
 use crate::tracker::receipts::Receipt;
 
 impl SessionStore {

@@ -9,11 +9,12 @@ use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
 };
 use crate::tracker::life::{Gone, Verbs};
-use crate::tracker::preview::{Whom, generation};
+use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
 
 /// A change that is durable before anybody hears of it.
