@@ -130,6 +130,7 @@ impl TrackerServerBuilder {
         self
     }
 
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
     fn the_clock(&self) -> Clock {
         #[cfg(feature = "testing")]
         if let Some(clock) = &self.clock {

@@ -126,8 +126,8 @@ impl SessionStore {
     /// The embargoes that are on.
     pub(in crate::tracker) fn embargoes(&self) -> Vec<Embargo> {
         let now = self.clock.now();
-        let mut memory = self.memory.lock();
-        let shown = memory.embargoes(now).iter().map(|(app_name, held)| Embargo {
+        let memory = self.memory.lock();
+        let shown = memory.embargoes(now).map(|(app_name, held)| Embargo {
             app_name: app_name.clone(),
             left_seconds: held.until.saturating_since(now).as_secs_f64(),
             requested_by: held.requested_by.clone(),

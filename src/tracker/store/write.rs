@@ -412,9 +412,12 @@ fn wanted(
         let (requested_by, reason) = last.map_or((None, None), |last| (last.requested_by, last.reason));
         return Ok(Some((KillScope::Returned, requested_by, reason)));
     }
-    let memory = memory.lock();
-    let held = memory.embargo(&session.app_name, now.moment).filter(|_| !session.protected);
-    Ok(held.map(|held| (KillScope::Embargo, held.requested_by.clone(), held.reason.clone())))
+    if session.protected {
+        return Ok(None);
+    }
+    let laid = kills::embargo(connection, &session.app_name)?;
+    let laid = laid.filter(|(until, ..)| memory.lock().is_on(&session.app_name, *until, now.moment));
+    Ok(laid.map(|(_, requested_by, reason)| (KillScope::Embargo, requested_by, reason)))
 }
 
 fn set_status(
