@@ -11,6 +11,7 @@ mod support;
 
 mod browser;
 mod cli_exec;
+mod cli_kill;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;

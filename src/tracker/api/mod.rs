@@ -49,7 +49,7 @@ mod life;
 
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
-    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency,
+    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
 

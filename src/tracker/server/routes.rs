@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     CleanupResponse, EndReason, ErrorBody, Heartbeat, HeartbeatResponse, MAX_ATTACHED, MAX_BATCH_BODY,
     MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate, SessionCreated, SessionList, SessionStatus,
@@ -15,7 +16,6 @@ use crate::tracker::api::{
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
 use crate::tracker::life::{Gone, Guard};
-use crate::tracker::preview::Whom;
 use crate::tracker::store::{Missed, SessionStore};
 
 const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
