@@ -66,6 +66,8 @@ mod template_pool;
 mod testing_kit;
 mod tidy;
 mod tracker_client_basics;
+mod tracker_client_beats;
+mod tracker_client_lost;
 mod tracker_client_trouble;
 mod tracker_http_rows;
 mod tracker_life;
