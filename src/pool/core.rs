@@ -285,6 +285,16 @@ impl Core {
         }
     }
 
+    /// A lease ends that nobody has used: the session is as it was.
+    pub(super) fn give_back_unused(self: &Arc<Core>, lease: Lease<Box<Session>>) {
+        if lease.session.owes_reset() {
+            // What its last user left may stay only until the next one comes.
+            self.reset(lease.slot, lease.session, self.config.restart_if_dead);
+        } else {
+            self.with(|state, fx| state.release(lease, self.clock().coarse(), fx));
+        }
+    }
+
     /// Asks the worker to go back to its warm state; the monitor reads the answer. If somebody waits, the
     /// session is theirs at once, and their first request brings the reset along.
     fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Session>, restart_if_dead: bool) {

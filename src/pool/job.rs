@@ -367,7 +367,7 @@ impl Ready {
     /// Ends the job without having begun it; its session is as it was.
     fn turn_back(self, error: Error) {
         let core = &self.job.core;
-        core.with(|state, fx| state.release(self.lease, core.clock().coarse(), fx));
+        core.give_back_unused(self.lease);
         self.job.shared.finish(Err(error));
     }
 
