@@ -188,8 +188,6 @@ fn a_paused_pool_lets_wait_and_serves_in_order_when_it_is_resumed() {
 fn a_session_that_holds_too_much_is_replaced() {
     let mut model = warm(Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() }, 2);
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
-    (0..2).for_each(|_| model.acquire(None));
-    (0..2).for_each(|_| model.with_lease(0, State::release));
     model.state.weighed(slots[0], 1_001, model.now);
     model.with(State::enforce_memory);
     assert_eq!(model.state.wanted(), 0, "nobody has used it: another would weigh the same");
