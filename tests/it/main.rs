@@ -64,6 +64,8 @@ mod testing_kit;
 mod tidy;
 mod tracker_client_basics;
 mod tracker_client_trouble;
+mod tracker_crash;
+mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_pair;
 mod tracker_server_http;

@@ -138,8 +138,4 @@ impl Memory {
             self.unwritten.entry(row).or_insert(millis);
         }
     }
-
-    pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
-    }
 }

@@ -13,6 +13,7 @@ mod ancestor;
 mod memory;
 mod rows;
 mod schema;
+mod trouble;
 mod write;
 mod writer;
 
@@ -27,13 +28,14 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use self::memory::Memory;
+use self::trouble::Trouble;
 use self::write::{Outcome, Write};
 use self::writer::{Command, Writer};
 use super::api::{STALE_AFTER, SessionCreate};
 use super::{TrackedId, TrackedSession};
 use crate::clock::Moment;
 use crate::sync::Mutex;
-use crate::{Error, Result};
+use crate::{Error, Result, StoreFault};
 
 /// Read connections that are kept.
 const READERS: usize = 4;
@@ -84,15 +86,18 @@ impl SessionStore {
     /// refused.
     ///
     /// # Errors
-    /// [`Error::Store`] if the path is empty, the file cannot be opened, is in use by another
-    /// tracker, is no database or one of something else, which is left as it is.
+    /// [`Error::Store`] if the path is empty, the file cannot be opened or written, is in use by another
+    /// tracker, damaged, newer than this version, no database or one of something else; its
+    /// [`StoreFault`] tells which. The file is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<SessionStore> {
         SessionStore::open_with(path.as_ref(), STALE_AFTER)
     }
 
     pub(super) fn open_with(path: &Path, stale_after: Duration) -> Result<SessionStore> {
         SessionStore::open_file(path, stale_after).map_err(|error| match error {
-            Error::Store { doing, source } => Error::store(doing, format!("{source} ({})", path.display())),
+            Error::Store { fault, doing, source } => {
+                Error::store_fault(fault, doing, format!("{source} ({})", path.display()))
+            }
             other => other,
         })
     }
@@ -111,7 +116,8 @@ impl SessionStore {
         schema::prepare(&mut connection)?;
         let memory = rows::load(&connection).map_err(|error| Error::store("loading the sessions", error))?;
         let memory = Arc::new(Mutex::new(memory));
-        let writer = Writer::start(connection, Arc::clone(&memory))?;
+        let trouble = Trouble::none((!in_memory).then_some(path));
+        let writer = Writer::start(connection, Arc::clone(&memory), trouble)?;
         let readers = if in_memory {
             Readers::Writer
         } else {
@@ -253,6 +259,16 @@ impl SessionStore {
         self.moved("moving silent sessions to the history", Write::Purge { seen_before })
     }
 
+    /// Whether the database takes changes, as far as is known: an error from the first write that fails
+    /// because of the file or its disk until one succeeds, which is tried all the time; and when the
+    /// file was removed. This is what `GET /readyz` answers. Does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn check(&self) -> Result<()> {
+        self.writer.trouble().check()
+    }
+
     /// How many sessions are stale, and how many there are. Does not block.
     pub(super) fn count_stale(&self) -> (usize, usize) {
         let memory = self.memory.lock();
@@ -293,7 +309,12 @@ impl SessionStore {
             Some(connection) => connection,
             None => schema::open_reader(path).map_err(|error| failed(error.into()))?,
         };
-        let value = body(&connection).map_err(|error| failed(error.into()))?;
+        let value = body(&connection).map_err(|error| {
+            if StoreFault::of(&error) == StoreFault::Damaged {
+                self.writer.trouble().note(StoreFault::Damaged, error.to_string());
+            }
+            failed(error.into())
+        })?;
         let mut idle = idle.lock();
         if idle.len() < READERS {
             idle.push(connection);
@@ -323,11 +344,14 @@ fn lock(path: &Path) -> Result<File> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::store("opening it", "another tracker uses it; name another file"))
+            let reason = "another tracker uses it; name another file";
+            Err(Error::store_fault(StoreFault::InUse, "opening it", reason))
         }
         Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;
