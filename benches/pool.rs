@@ -203,6 +203,6 @@ fn load(quick: bool, figures: &mut Vec<Value>) -> Result<(), Failure> {
             figures.push(figure);
         }
     }
-    rows.iter().for_each(|row| println!("{row}"));
+    println!("{}", rows.join("\n"));
     Ok(())
 }

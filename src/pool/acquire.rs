@@ -152,18 +152,26 @@ impl Core {
         who: Option<Box<Who>>,
     ) -> Result<PooledSession> {
         let claim = Claim::new(threads::number(), who);
-        self.recorded(|| match &self.config.validate {
-            None => self.acquire_any(claim, patience, token),
-            Some(fit) => self.acquire_fit(None, &claim, patience, token, &*fit.0),
-        })
+        if self.recorder.is_none() && self.config.validate.is_none() {
+            return self.acquire_any(claim, patience, token);
+        }
+        self.acquire_watched(claim, patience, token)
     }
 
-    /// Has an acquire recorded, if the pool does that.
-    #[inline]
-    fn recorded(&self, acquire: impl FnOnce() -> Result<PooledSession>) -> Result<PooledSession> {
-        let Some(recorder) = &self.recorder else { return acquire() };
+    /// With the user's check, and recorded, as the pool was asked to.
+    #[cold]
+    fn acquire_watched(
+        self: &Arc<Core>,
+        claim: Claim,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<PooledSession> {
         let came = self.clock().now();
-        let mut result = acquire();
+        let mut result = match &self.config.validate {
+            None => self.acquire_any(claim, patience, token),
+            Some(fit) => self.acquire_fit(None, &claim, patience, token, &*fit.0),
+        };
+        let Some(recorder) = &self.recorder else { return result };
         match &mut result {
             Ok(session) => session.recorded = Some(recorder.note(came, self.clock().now(), true)),
             Err(Error::AcquireTimeout { .. }) => _ = recorder.note(came, self.clock().now(), false),

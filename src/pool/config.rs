@@ -41,7 +41,7 @@ pub struct PoolConfig {
     /// The pool's name: the key `pool` of its log lines, the label `pool` of its metrics. Pools of
     /// one program that are told apart there need different ones. Default: `pool`.
     pub name: String,
-    /// Hears of each [`PoolEvent`], on a thread of its own (`remuda-events`) and in order. It may take
+    /// Hears of each [`PoolEvent`](crate::PoolEvent), on a thread of its own (`remuda-events`) and in order. It may take
     /// its time: up to 1024 events wait for it, more are dropped and counted
     /// ([`events_dropped`](crate::PoolInfo::events_dropped)). What is queued when the pool ends is
     /// still told before [`shutdown`](SessionPool::shutdown) returns. A panic in it is caught and

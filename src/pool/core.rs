@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -157,6 +158,9 @@ impl Core {
         let (result, something) = self.gate.with(&mut fx, event);
         if something {
             self.carry_out(fx);
+        } else {
+            // Nothing is in there, so there is nothing to look for.
+            mem::forget(fx);
         }
         result
     }

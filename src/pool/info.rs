@@ -40,6 +40,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         executions: row.executions,
         holder: row.holder.as_ref().map(HolderRow::new),
         memory: row.handle.process.memory().map(|memory| memory.resident),
+        cpu_time: row.handle.process.cpu_time(),
     };
     let sessions: Vec<SessionRow> = rows.into_iter().map(row).collect();
     let resident =

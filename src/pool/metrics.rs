@@ -257,6 +257,9 @@ pub struct SessionRow {
     pub holder: Option<HolderRow>,
     /// Its resident memory, in bytes; `None` once its process is gone, or if that is elsewhere.
     pub memory: Option<u64>,
+    /// Processor time of its process since it started, in seconds; `None` as for `memory`.
+    #[serde(serialize_with = "maybe_seconds")]
+    pub cpu_time: Option<Duration>,
 }
 
 /// Who has a session.

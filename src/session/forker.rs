@@ -43,11 +43,30 @@ pub(crate) struct Forker {
     /// `None` only while it is taken apart. It runs nothing any more: only its process and its control
     /// socket are used.
     session: Option<Box<Session>>,
-    /// Held while it makes a session: the number of the last one.
-    asking: Mutex<u64>,
+    /// Held while it makes a session.
+    talk: Mutex<Talk>,
     /// Frames that it has not taken yet.
     unsent: Mutex<Vec<u8>>,
     made: AtomicU64,
+}
+
+/// The conversation so far.
+#[derive(Default)]
+struct Talk {
+    /// The number of the last fork.
+    last: u64,
+    /// What it has said and nobody has looked at.
+    bytes: Vec<u8>,
+    /// That came along.
+    descriptor: Option<OwnedFd>,
+}
+
+/// What it says to a fork.
+#[derive(Debug)]
+enum Answer {
+    Forked(OwnedFd),
+    Refused(String),
+    Strange,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +99,7 @@ impl Forker {
         session.bind(None);
         Ok(Ok(Forker {
             session: Some(Box::new(session)),
-            asking: Mutex::new(0),
+            talk: Mutex::default(),
             unsent: Mutex::default(),
             made: AtomicU64::new(0),
         }))
@@ -97,12 +116,12 @@ impl Forker {
     ) -> Result<Process> {
         let numbers = protocol::go_numbers(id.number(), config.frame_cap, config.history);
         let (number, pidfd) = {
-            let mut asking = self.asking.lock();
-            *asking += 1;
+            let mut talk = self.talk.lock();
+            talk.last += 1;
             let path = directory.as_os_str().as_bytes();
-            let frame = protocol::encode(Kind::Fork, *asking, &numbers, path, FRAME_CAP)
+            let frame = protocol::encode(Kind::Fork, talk.last, &numbers, path, FRAME_CAP)
                 .ok_or_else(|| failed(Errno::NAMETOOLONG))?;
-            (*asking, self.ask(*asking, &frame, (unstarted, &ends), stop))
+            (talk.last, self.ask(&mut talk, &frame, (unstarted, &ends), stop))
         };
         let parent: Arc<dyn Parent> = Arc::<Forker>::clone(self);
         let template_pid = self.process().worker_id();
@@ -117,40 +136,26 @@ impl Forker {
 
     fn ask(
         &self,
-        number: u64,
+        talk: &mut Talk,
         frame: &[u8],
         channels: (&mut Unstarted, &ChildEnds),
         stop: Option<&CancelToken>,
     ) -> Result<OwnedFd> {
         let wake = Arc::new(WakeFd::new().map_err(failed)?);
         let _registration = stop.map(|stop| stop.register(Arc::<WakeFd>::clone(&wake)));
-        let answer = self.send_fork(frame, channels).and_then(|()| self.receive(&wake, stop));
-        let (answer, descriptor) = match answer {
-            Ok(answer) => answer,
+        let answer = self.send_fork(frame, channels).and_then(|()| self.receive(talk, &wake, stop));
+        match answer {
+            Ok(Answer::Forked(pidfd)) => Ok(pidfd),
+            Ok(Answer::Refused(why)) => Err(failed(io::Error::other(why))),
+            // Its answer will come, and the next who asks drops it.
+            Err(Errno::CANCELED) => Err(Error::Cancelled),
+            Ok(Answer::Strange) => {
+                self.process().kill_group(Cause::Protocol("a strange answer to fork".to_owned()));
+                Err(failed(io::Error::new(io::ErrorKind::InvalidData, "its answer is none to a fork")))
+            }
             Err(error) => {
-                // In the middle of a conversation: what it says next would answer nobody.
                 self.process().kill_group(Cause::Retired);
-                return Err(match error {
-                    Errno::CANCELED => Error::Cancelled,
-                    error => failed(error),
-                });
-            }
-        };
-        let refused = |reason: &str| failed(io::Error::other(reason.to_owned()));
-        match (Frame::decode(&answer, FRAME_CAP), descriptor) {
-            (Ok(Some((frame, _))), Some(pidfd))
-                if (frame.header.kind, frame.header.request) == (Kind::Forked, number) =>
-            {
-                Ok(pidfd)
-            }
-            (Ok(Some((frame, _))), _)
-                if (frame.header.kind, frame.header.request) == (Kind::Error, number) =>
-            {
-                Err(refused(&decode_error(frame.first).map_or_else(|text| text, |error| error.to_string())))
-            }
-            _ => {
-                self.process().kill_group(Cause::Protocol("a wrong answer to fork".to_owned()));
-                Err(refused("it answered something else"))
+                Err(failed(error))
             }
         }
     }
@@ -168,14 +173,14 @@ impl Forker {
         unstarted.send_ends(self.control(), frame, ends)
     }
 
-    /// The next frame, with the descriptor that came along.
+    /// Waits for the answer to the last fork.
     fn receive(
         &self,
+        talk: &mut Talk,
         wake: &WakeFd,
         stop: Option<&CancelToken>,
-    ) -> rustix::io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    ) -> rustix::io::Result<Answer> {
         let deadline = Moment::after(FORK_LIMIT);
-        let (mut inbox, mut descriptor) = (Vec::new(), None);
         loop {
             let left = deadline.saturating_since(Moment::now());
             if left.is_zero() {
@@ -194,15 +199,15 @@ impl Forker {
                 return Err(Errno::CANCELED);
             }
             let ended = !fds[2].revents().is_empty();
-            match receive_some(self.control(), &mut inbox, &mut descriptor) {
+            match receive_some(self.control(), talk) {
                 Err(Errno::AGAIN) if ended => return Err(Errno::PIPE),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(error),
-                Ok(()) => match Frame::decode(&inbox, FRAME_CAP) {
-                    Ok(None) => {}
-                    // What is no frame is found to be none once more by who asked.
-                    Ok(Some(_)) | Err(_) => return Ok((inbox, descriptor)),
-                },
+                Ok(()) => {
+                    if let Some(answer) = talk.answer() {
+                        return Ok(answer);
+                    }
+                }
             }
         }
     }
@@ -304,11 +309,7 @@ fn flush(control: BorrowedFd<'_>, unsent: &mut Vec<u8>) {
 }
 
 /// One read. The end of the stream is an error.
-fn receive_some(
-    control: BorrowedFd<'_>,
-    inbox: &mut Vec<u8>,
-    descriptor: &mut Option<OwnedFd>,
-) -> rustix::io::Result<()> {
+fn receive_some(control: BorrowedFd<'_>, talk: &mut Talk) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0_u8; 1024];
@@ -316,12 +317,82 @@ fn receive_some(
         recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-            *descriptor = fds.next().or(descriptor.take());
+            talk.descriptor = fds.next().or(talk.descriptor.take());
         }
     }
     if received.bytes == 0 {
         return Err(Errno::PIPE);
     }
-    inbox.extend_from_slice(&bytes[..received.bytes]);
+    talk.bytes.extend_from_slice(&bytes[..received.bytes]);
     Ok(())
+}
+
+impl Talk {
+    /// The answer to the last fork, once it is there. Those to earlier ones, which were given up, are
+    /// dropped. (One read ends with the frame whose descriptor it brings: there is one at a time.)
+    fn answer(&mut self) -> Option<Answer> {
+        loop {
+            let (header, why, used) = match Frame::decode(&self.bytes, FRAME_CAP) {
+                Ok(None) => return None,
+                Err(_) => return Some(Answer::Strange),
+                Ok(Some((frame, used))) if frame.header.kind == Kind::Error => {
+                    let why = decode_error(frame.first).map_or_else(|flaw| flaw, |error| error.to_string());
+                    (frame.header, why, used)
+                }
+                Ok(Some((frame, used))) => (frame.header, String::new(), used),
+            };
+            self.bytes.drain(..used);
+            let descriptor = if header.kind == Kind::Forked { self.descriptor.take() } else { None };
+            if header.request < self.last {
+                continue;
+            }
+            return Some(match (header.kind, descriptor) {
+                _ if header.request > self.last => Answer::Strange,
+                (Kind::Forked, Some(pidfd)) => Answer::Forked(pidfd),
+                (Kind::Error, _) => Answer::Refused(why),
+                _ => Answer::Strange,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn talk(frames: &[(Kind, u64)], descriptor: bool) -> Talk {
+        let error = br#"{"type":"OSError","message":"no more","traceback":""}"#;
+        let frame = |(kind, number): &(Kind, u64)| {
+            let first: &[u8] = if *kind == Kind::Error { error } else { b"" };
+            protocol::encode(*kind, *number, first, b"", FRAME_CAP).expect("small")
+        };
+        let file = || OwnedFd::from(File::open("/dev/null").expect("null"));
+        Talk { last: 2, bytes: frames.iter().flat_map(frame).collect(), descriptor: descriptor.then(file) }
+    }
+
+    #[test]
+    fn an_answer_to_a_fork_that_was_given_up_is_nobodys() {
+        assert!(matches!(talk(&[(Kind::Forked, 2)], true).answer(), Some(Answer::Forked(_))));
+        let mut late = talk(&[(Kind::Forked, 1)], true);
+        assert!(late.answer().is_none() && late.descriptor.is_none());
+        let refused = talk(&[(Kind::Error, 1), (Kind::Error, 2)], false).answer();
+        assert!(matches!(refused, Some(Answer::Refused(why)) if why.contains("no more")));
+        assert!(matches!(
+            talk(&[(Kind::Error, 1), (Kind::Forked, 2)], true).answer(),
+            Some(Answer::Forked(_))
+        ));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_strange() {
+        for frames in [[(Kind::Pong, 2)], [(Kind::Forked, 2)], [(Kind::Forked, 3)]] {
+            assert!(matches!(talk(&frames, false).answer(), Some(Answer::Strange)), "{frames:?}");
+        }
+        let garbage = Talk { last: 1, bytes: vec![0xff; 64], descriptor: None }.answer();
+        assert!(matches!(garbage, Some(Answer::Strange)));
+        let mut cut = talk(&[(Kind::Forked, 2)], true);
+        cut.bytes.truncate(10);
+        assert!(cut.answer().is_none() && cut.descriptor.is_some());
+    }
 }

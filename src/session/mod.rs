@@ -270,6 +270,12 @@ impl Session {
         self.process().memory_in_detail()
     }
 
+    /// Processor time of all threads of the worker since its start, in steps of 10 ms (a few microseconds,
+    /// does not wait). `None` once the process is gone, or if it is on another machine.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.process().cpu_time()
+    }
+
     /// The files in its working directory, from the host's side.
     ///
     /// # Errors

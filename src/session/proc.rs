@@ -1,6 +1,7 @@
 //! What the kernel tells of a process, by its number: memory, CPU time, descendants.
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub(crate) fn cpu_times(pid: u32) -> Option<(Duration, Duration)> {
 /// The number of the process behind a pidfd of ours; `None` once it is reaped, and of a process that
 /// cannot be seen from here.
 pub(crate) fn number_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let info = read_at_once(&format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid != 0)
 }
 
@@ -115,7 +116,14 @@ fn kib_field(text: &str, name: &str) -> Option<u64> {
 }
 
 fn read(pid: u32, name: &str) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/{name}")).ok()
+    read_at_once(&format!("/proc/{pid}/{name}"))
+}
+
+/// These files do not say how long they are: without room for all of it, each is read in ten pieces.
+fn read_at_once(path: &str) -> Option<String> {
+    let mut text = String::with_capacity(4 << 10);
+    fs::File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 #[cfg(test)]

@@ -289,6 +289,11 @@ impl Process {
         Some(known.unwrap_or(Exit::Unknown))
     }
 
+    /// Whether somebody else has reaped a child of a template.
+    fn may_have_lost_its_number(&self) -> bool {
+        self.is_forked() && self.has_ended() && !self.holds_number()
+    }
+
     /// Whether the process has its number yet: nobody has reaped it.
     fn holds_number(&self) -> bool {
         proc::number_of(self.pidfd.as_fd()) == Some(self.id())
@@ -317,7 +322,7 @@ impl Process {
     /// other process can get the leader's number: where there is one, the group is not ours any more.
     fn signal_group(&self, end: &End, signal: Signal) {
         // `lost` may have become true of a template's child since it was looked at.
-        let lost = end.lost || (self.is_forked() && !self.holds_number());
+        let lost = end.lost || self.may_have_lost_its_number();
         let ours = !lost || test_kill_process(self.pid) == Err(rustix::io::Errno::SRCH);
         if !end.reaped && ours {
             let _ = kill_process_group(self.pid, signal);
@@ -409,8 +414,7 @@ impl Process {
     /// new owner before the wrapper ends: nothing but reports depends on it.)
     fn unless_reaped<T>(&self, read: impl FnOnce() -> Option<T>) -> Option<T> {
         let end = self.end.lock();
-        let gone = end.reaped || (self.is_forked() && self.has_ended() && !self.holds_number());
-        if gone { None } else { read() }
+        if end.reaped || self.may_have_lost_its_number() { None } else { read() }
     }
 
     /// The largest resident size that anybody has seen.

@@ -34,6 +34,7 @@ mod pool_handover;
 mod pool_metrics;
 mod pool_observed;
 mod pool_operate;
+mod pool_probes;
 mod pool_scope;
 mod pool_storms;
 mod pool_stress;

@@ -5,9 +5,12 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use remuda::testing::{FakeWorker, Hold, ManualClock};
 use remuda::{Error, PlaceName, Reuse, SessionPool};
 
-use crate::support::{GENEROUS, isolated, poll, pool};
+use crate::support::{GENEROUS, isolated, poll, pool, scripted};
+
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Waits until `count` callers stand in the queue.
 fn await_waiters(pool: &SessionPool, count: usize) {
@@ -63,7 +66,7 @@ isolated! {
 
 isolated! {
     fn twenty_tasks_on_ten_sessions_are_served_in_order() {
-        let pool = pool().min_idle(10).max_sessions(10).start().unwrap();
+        let pool = scripted(&FakeWorker::new()).min_idle(10).max_sessions(10).start().unwrap();
         let held: Vec<_> = (0..10).map(|_| pool.acquire().unwrap()).collect();
         let order = Mutex::new(Vec::new());
         thread::scope(|threads| {
@@ -204,17 +207,34 @@ isolated! {
 
 isolated! {
     fn a_lifetime_ends_an_idle_session_and_another_takes_its_place() {
-        let pool = pool().min_idle(1).max_sessions(2).max_lifetime(Duration::from_millis(200)).start().unwrap();
-        poll(|| pool.metrics().sessions_recycled > 0, || format!("{:?}", pool.metrics()));
-        poll(|| pool.metrics().sessions_created > 1, || format!("{:?}", pool.metrics()));
+        let clock = ManualClock::new();
+        let config = scripted(&FakeWorker::new()).clock(&clock).min_idle(1).max_sessions(2);
+        let pool = config.session_timeout(Duration::MAX).max_lifetime(100 * MINUTE).start().unwrap();
+        let first = pool.info().sessions[0].id;
+        // Up to a tenth earlier than configured.
+        clock.advance(89 * MINUTE);
+        assert_eq!(pool.acquire().unwrap().id(), first);
+        await_rest(&pool);
+        clock.advance(11 * MINUTE);
+        poll(|| pool.metrics().sessions_recycled == 1, || format!("{:?}", pool.metrics()));
+        await_rest(&pool);
+        assert_ne!(pool.acquire().unwrap().id(), first);
+        // A third was started if the watermark saw the first in use.
+        assert!((2..=3).contains(&pool.metrics().sessions_created));
     }
 }
 
 isolated! {
     fn idle_sessions_beyond_the_watermark_leave_after_the_time_limit() {
-        let pool = pool().min_idle(1).max_sessions(4).session_timeout(Duration::from_millis(150)).start().unwrap();
+        let clock = ManualClock::new();
+        let config = scripted(&FakeWorker::new()).clock(&clock).min_idle(1).max_sessions(4);
+        let pool = config.session_timeout(10 * MINUTE).start().unwrap();
         let held: Vec<_> = (0..4).map(|_| pool.acquire().unwrap()).collect();
         drop(held);
+        poll(|| pool.info().counts.idle == 4, || format!("{:?}", pool.info().counts));
+        clock.advance(9 * MINUTE);
+        assert_eq!(pool.info().counts.total, 4, "their time is not over");
+        clock.advance(MINUTE);
         poll(|| pool.info().counts.total == 1, || format!("{:?}", pool.info().counts));
         let metrics = pool.metrics();
         assert_eq!(metrics.sessions_removed_by_health, 3, "{metrics:?}");
@@ -247,37 +267,36 @@ isolated! {
 
 isolated! {
     fn a_release_serves_a_caller_while_the_pool_starts_another_session_for_it() {
-        // The start takes until this test lets it: the warm-up code waits for a file.
-        let gate = std::env::temp_dir().join("gate");
-        let code = format!("import os, time\nwhile os.path.exists({gate:?}): time.sleep(0.005)");
-        let pool = pool().min_idle(1).max_sessions(2).warmup_code(code).start().unwrap();
-        std::fs::write(&gate, "").unwrap();
+        let (gate, fake) = (Hold::new(), FakeWorker::new());
+        let pool = scripted(&fake).min_idle(1).max_sessions(2).start().unwrap();
+        // From here on a start takes until this test lets it.
+        let _ = fake.hold_starts(&gate);
         let first = pool.acquire().unwrap();
         thread::scope(|threads| {
             let waiter = threads.spawn(|| pool.acquire().map(|session| session.pid()));
             await_waiters(&pool, 1);
+            poll(|| pool.info().counts.starting == 1, || "its start".to_owned());
             let pid = first.pid();
+            gate.await_held(1);
             drop(first);
             assert_eq!(waiter.join().unwrap().unwrap(), pid, "served by the release");
         });
-        std::fs::remove_file(&gate).unwrap();
+        gate.release();
         poll(|| pool.info().counts.idle == 2, || "the late start is kept".to_owned());
     }
 }
 
 isolated! {
     fn a_caller_that_comes_during_a_start_has_another_one_begun() {
-        let gate = std::env::temp_dir().join("gate");
-        std::fs::write(&gate, "").unwrap();
-        let code = format!("import os, time\nwhile os.path.exists({gate:?}): time.sleep(0.005)");
-        let pool = pool().min_idle(0).max_sessions(2).max_concurrent_starts(2).pre_warm_on_start(false);
-        let pool = pool.warmup_code(code).start().unwrap();
+        let gate = Hold::new();
+        let config = scripted(&FakeWorker::new().hold_starts(&gate)).min_idle(0).max_sessions(2);
+        let pool = config.max_concurrent_starts(2).pre_warm_on_start(false).start().unwrap();
         thread::scope(|threads| {
             let first = threads.spawn(|| pool.acquire().map(drop));
-            poll(|| pool.info().counts.starting == 1, || "the first start".to_owned());
+            gate.await_held(1);
             let second = threads.spawn(|| pool.acquire().map(drop));
-            poll(|| pool.info().counts.starting == 2, || format!("one after the other: {:?}", pool.info().counts));
-            std::fs::remove_file(&gate).unwrap();
+            gate.await_held(2);
+            gate.release();
             first.join().unwrap().unwrap();
             second.join().unwrap().unwrap();
         });

@@ -4,10 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
+use remuda::testing::{FakeWorker, Fault, FaultPlan, ManualClock};
 use remuda::{BreakerState, CancelToken, Cause, Error, Exit, Outcome, Request, Reuse, Runtime, SessionPool};
 
 use crate::hostile_worker;
-use crate::support::{GENEROUS, is_running, isolated, poll, pool};
+use crate::support::{GENEROUS, is_running, isolated, poll, pool, scripted};
 
 fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -51,20 +52,30 @@ isolated! {
 isolated! {
     fn failing_starts_fail_callers_fast_and_are_few() {
         // Peer defect A14: a start was tried without end; peers spawn hundreds of thousands.
-        let pool = pool().pre_warm_on_start(false).min_idle(2).warmup_code("1 / 0").start().unwrap();
-        let began = std::time::Instant::now();
-        let mut refused = 0;
-        while refused <= 10 || began.elapsed() < Duration::from_millis(1_200) {
-            match pool.acquire_timeout(GENEROUS) {
-                Err(Error::StartFailing { cause, .. }) => {
-                    assert!(matches!(*cause, Error::WarmUp { .. }), "{cause}");
-                    refused += 1;
-                }
-                other => panic!("{other:?}"),
+        let clock = ManualClock::new();
+        let fake = FakeWorker::new().fail("warm", "ZeroDivisionError", "division by zero");
+        let config = scripted(&fake).clock(&clock).pre_warm_on_start(false).min_idle(2);
+        let pool = config.warmup_code("warm").start().unwrap();
+        let refused = |pool: &SessionPool| match pool.acquire() {
+            Err(Error::StartFailing { cause, retry_in }) => {
+                assert!(matches!(*cause, Error::WarmUp { .. }), "{cause}");
+                retry_in
             }
+            other => panic!("{other:?}"),
+        };
+        let mut last = Duration::ZERO;
+        for batch in 1..=4_u64 {
+            for _ in 0..50 {
+                // Those who come while a start is tried wait for it; time does not pass meanwhile.
+                last = refused(&pool);
+            }
+            assert!(pool.metrics().start_failures <= batch + 1, "{:?}", pool.metrics());
+            assert!(last >= Duration::from_millis(500) * (1 << (batch - 1)), "{last:?}: it doubles");
+            clock.advance(last);
         }
+        last += refused(&pool);
+        assert!(last >= Duration::from_secs(8));
         let info = pool.info();
-        assert!(info.metrics.start_failures <= 6, "{:?}", info.metrics);
         assert!(info.breaker.failures >= 1 && info.breaker.state != BreakerState::Closed);
         assert!(info.breaker.last_error.unwrap().contains("ZeroDivisionError"));
         assert!(matches!(pool.ensure_min_sessions(), Err(Error::StartFailing { .. })));
@@ -74,12 +85,13 @@ isolated! {
 
 isolated! {
     fn a_pool_recovers_when_its_sessions_can_be_started_again() {
-        let gate = std::env::temp_dir().join("broken");
-        std::fs::write(&gate, "").unwrap();
-        let code = format!("import os\nassert not os.path.exists({gate:?})");
-        let pool = pool().pre_warm_on_start(false).min_idle(1).warmup_code(code).start().unwrap();
-        assert!(matches!(pool.acquire(), Err(Error::StartFailing { .. })));
-        std::fs::remove_file(&gate).unwrap();
+        let clock = ManualClock::new();
+        let fake = FakeWorker::new().answer("1", 1).faults(FaultPlan::none().at_start(1, Fault::Exit(1)));
+        let config = scripted(&fake).clock(&clock).pre_warm_on_start(false).min_idle(1).max_sessions(1);
+        let pool = config.start().unwrap();
+        let Err(Error::StartFailing { retry_in, .. }) = pool.acquire() else { panic!("{:?}", pool.info()) };
+        assert_eq!(fake.starts(), 1, "nothing is tried before its time");
+        clock.advance(retry_in);
         // The watermark alone brings the probe after the back-off.
         pool.wait_ready(1, GENEROUS).unwrap();
         assert_eq!(pool.acquire().unwrap().execute("1").unwrap().value, 1);
@@ -89,19 +101,16 @@ isolated! {
 
 isolated! {
     fn a_time_out_carries_the_error_of_the_last_start() {
-        let gate = std::env::temp_dir().join("broken");
-        let code = format!("import os\nassert not os.path.exists({gate:?})");
-        let pool = pool().min_idle(1).max_sessions(2).warmup_code(code).start().unwrap();
-        std::fs::write(&gate, "").unwrap();
+        let fake = FakeWorker::new().faults(FaultPlan::none().from_start(2, Fault::Exit(1)));
+        let pool = scripted(&fake).min_idle(1).max_sessions(2).start().unwrap();
         let held = pool.acquire().unwrap();
         poll(|| pool.metrics().start_failures > 0, || format!("{:?}", pool.metrics()));
         match pool.acquire_timeout(Duration::from_millis(10)) {
             Err(Error::AcquireTimeout { last_start_error: Some(error), .. }) => {
-                assert!(matches!(*error, Error::WarmUp { .. }), "{error}");
+                assert!(matches!(*error, Error::StartDied { .. }), "{error}");
             }
             other => panic!("{other:?}"),
         }
-        std::fs::remove_file(&gate).unwrap();
         drop(held);
     }
 }

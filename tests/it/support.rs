@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use remuda::testing::FakeWorker;
 use remuda::{CancelToken, Outcome, PoolConfig, Request, Runtime, Session, SessionConfig, SessionPool};
 
 /// Far beyond what anything here takes on a loaded machine.
@@ -106,6 +107,11 @@ pub(crate) fn python() -> SessionConfig {
 /// The options of a default pool of Python sessions.
 pub(crate) fn pool() -> PoolConfig {
     SessionPool::builder(Runtime::python("python3"))
+}
+
+/// The options of a pool whose workers are scripted: for what has nothing to do with a language.
+pub(crate) fn scripted(fake: &FakeWorker) -> PoolConfig {
+    SessionPool::builder(fake.runtime()).start_timeout(GENEROUS)
 }
 
 /// A default Python session.

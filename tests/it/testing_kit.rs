@@ -5,21 +5,16 @@ use std::time::Duration;
 
 use remuda::testing::{FakeKind, FakeReply, FakeWorker, Fault, FaultPlan, Hold, ManualClock, eventually};
 use remuda::{
-    Call, CancelToken, Error, Exit, Outcome, PoolConfig, Request, Reuse, Session, SessionConfig, SessionPool,
-    TimeLimit, as_completed,
+    Call, CancelToken, Error, Exit, Outcome, Request, Reuse, Session, SessionConfig, TimeLimit, as_completed,
 };
 use serde_json::json;
 
-use crate::support::{GENEROUS, is_running, isolated};
+use crate::support::{GENEROUS, is_running, isolated, scripted as pool};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn session(fake: &FakeWorker) -> Session {
     SessionConfig::new(fake.runtime()).start_timeout(GENEROUS).start().unwrap()
-}
-
-fn pool(fake: &FakeWorker) -> PoolConfig {
-    SessionPool::builder(fake.runtime()).start_timeout(GENEROUS)
 }
 
 isolated! {

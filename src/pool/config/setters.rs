@@ -223,7 +223,7 @@ impl PoolConfig {
 
     /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
     /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
-    /// the acquire returns [`Error::Unfit`]; further ones in a row count as failed starts, so that a check
+    /// the acquire returns [`Error::Unfit`](crate::Error::Unfit); further ones in a row count as failed starts, so that a check
     /// that is never content does not have processes started without end.
     ///
     /// A pool looks by itself whether a process is alive, without a system call; this is for what only

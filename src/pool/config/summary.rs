@@ -66,11 +66,11 @@ pub struct ConfigSummary {
     pub on_create: bool,
     /// Whether there is a check before each use: see [`PoolConfig::validate_with`](PoolConfig::validate_with()).
     pub validate: bool,
-    /// See [`SessionConfig::start_timeout`], in seconds.
+    /// See [`SessionConfig::start_timeout`](crate::SessionConfig::start_timeout), in seconds.
     pub start_timeout: f64,
-    /// See [`SessionConfig::grace`], in seconds.
+    /// See [`SessionConfig::grace`](crate::SessionConfig::grace), in seconds.
     pub grace: f64,
-    /// See [`SessionConfig::time_limit`], in seconds.
+    /// See [`SessionConfig::time_limit`](crate::SessionConfig::time_limit), in seconds.
     pub time_limit: Option<f64>,
     /// Whether there is a [listener](PoolConfig::listener).
     pub listener: bool,
@@ -80,7 +80,7 @@ pub struct ConfigSummary {
     pub foresight: Foresight,
     /// Whether there is warm-up code.
     pub warmup_code: bool,
-    /// See [`SessionConfig::warm_imports`].
+    /// See [`SessionConfig::warm_imports`](crate::SessionConfig::warm_imports).
     pub warm_imports: Vec<String>,
 }
 

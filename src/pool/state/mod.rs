@@ -388,7 +388,9 @@ impl<S: Resource, W> State<S, W> {
         let slot = &mut self.slots[index as usize];
         slot.signalled = false;
         let rested = slot.rested.take();
-        if let Some(ticket) = self.first_live_waiter(now) {
+        if !self.waiters.is_empty()
+            && let Some(ticket) = self.first_live_waiter(now)
+        {
             let slot = &mut self.slots[index as usize];
             slot.place = Place::Busy;
             slot.since = Some(now);

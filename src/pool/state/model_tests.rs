@@ -7,11 +7,15 @@
 //! when; that nobody is served who should not be, and nobody sleeps who should have been woken.
 //! Tenants, ageing and memory have tests of their own.
 
+mod naive;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proptest::prelude::*;
+
+use naive::{Fate, Naive, Wish};
 
 use super::holder::Who;
 use super::*;
@@ -36,156 +40,6 @@ impl Resource for Fake {
 }
 
 type Fx = Effects<Fake, u64>;
-
-/// What becomes of somebody who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Granted(u64),
-    /// Its time was over before anything else came: it is refused, in whatever words.
-    Late,
-    Cancelled,
-    Closed,
-    StartFailing,
-}
-
-/// Somebody who waits.
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    id: u64,
-    priority: i32,
-    deadline: Moment,
-}
-
-/// The pool as one would describe it.
-#[derive(Debug)]
-struct Naive {
-    now: Moment,
-    open: bool,
-    paused: bool,
-    min_idle: usize,
-    max: usize,
-    idle_limit: Duration,
-    reset_limit: Duration,
-    /// Idle sessions and since when; the last one is lent next.
-    idle: Vec<(u64, Moment)>,
-    held: Vec<u64>,
-    /// Since when; the monitor has none of them in hand.
-    resetting: Vec<(u64, Moment)>,
-    /// What the monitor has in hand, and since when it had been idle.
-    looked_at: Option<(u64, Option<Moment>)>,
-    starting: usize,
-    leaving: Vec<u64>,
-    dead: BTreeSet<u64>,
-    /// In order of arrival. Those whose time is over stay until they notice.
-    queue: Vec<Wish>,
-    told: BTreeMap<u64, Fate>,
-    /// A start of the batch that is under way has failed.
-    batch_failed: bool,
-}
-
-impl Naive {
-    /// A session is fit for the next user.
-    fn fit(&mut self, session: u64, idle_since: Option<Moment>) {
-        let live = self.idle.len() + self.held.len() + self.in_reset() + self.starting + 1;
-        if !self.open || self.dead.contains(&session) || live > self.max {
-            self.leaving.push(session);
-        } else if let Some(wish) = self.next_in_line() {
-            self.grant(wish, session);
-        } else {
-            let since = idle_since.unwrap_or(self.now);
-            let at = idle_since.map_or(self.idle.len(), |since| {
-                self.idle.iter().take_while(|(_, other)| *other < since).count()
-            });
-            self.idle.insert(at, (session, since));
-        }
-    }
-
-    /// Highest priority first, then first come, first served; not those whose time is over.
-    fn next_in_line(&self) -> Option<Wish> {
-        let live = self.queue.iter().filter(|wish| !self.paused && wish.deadline > self.now);
-        live.rev().max_by_key(|wish| wish.priority).copied()
-    }
-
-    fn grant(&mut self, wish: Wish, session: u64) {
-        self.tell(wish.id, Fate::Granted(session));
-        self.held.push(session);
-    }
-
-    fn tell(&mut self, id: u64, fate: Fate) {
-        let late = self.queue.iter().any(|wish| wish.id == id && wish.deadline <= self.now);
-        self.queue.retain(|wish| wish.id != id);
-        self.told.insert(id, if late { Fate::Late } else { fate });
-    }
-
-    /// The session that is lent next; dead ones are found on the way.
-    fn take_idle(&mut self) -> Option<u64> {
-        while let Some((session, _)) = self.idle.pop() {
-            if !self.dead.contains(&session) {
-                return Some(session);
-            }
-            self.leaving.push(session);
-        }
-        None
-    }
-
-    /// After every gain or loss. `no_start`: the back-off has not passed.
-    fn settle(&mut self, no_start: bool) {
-        while !self.idle.is_empty()
-            && let Some(wish) = self.next_in_line()
-            && let Some(session) = self.take_idle()
-        {
-            self.grant(wish, session);
-        }
-        let alive = self.idle.len() + self.held.len() + self.in_reset();
-        if no_start && alive + self.starting == 0 {
-            for wish in self.queue.clone() {
-                self.tell(wish.id, Fate::StartFailing);
-            }
-        }
-        while self.idle.len() + self.held.len() + self.in_reset() + self.starting > self.max
-            && !self.idle.is_empty()
-        {
-            let (session, _) = self.idle.remove(0);
-            self.leaving.push(session);
-        }
-    }
-
-    fn in_reset(&self) -> usize {
-        self.resetting.len() + usize::from(self.looked_at.is_some())
-    }
-
-    fn total(&self) -> usize {
-        self.idle.len() + self.held.len() + self.in_reset() + self.starting + self.leaving.len()
-    }
-
-    fn health_pass(&mut self) {
-        let (now, mut left) = (self.now, self.idle.len());
-        for (session, since) in mem::take(&mut self.idle) {
-            let too_long = left > self.min_idle && now >= since + self.idle_limit;
-            if self.dead.contains(&session) || too_long {
-                self.leaving.push(session);
-                left -= 1;
-            } else {
-                self.idle.push((session, since));
-            }
-        }
-        let limit = self.reset_limit;
-        let (overdue, in_time): (Vec<_>, Vec<_>) =
-            self.resetting.drain(..).partition(|(_, since)| now >= *since + limit);
-        self.resetting = in_time;
-        self.leaving.extend(overdue.iter().map(|(session, _)| *session));
-    }
-
-    fn close(&mut self) {
-        self.open = false;
-        self.paused = false;
-        for wish in self.queue.clone() {
-            self.tell(wish.id, Fate::Closed);
-        }
-        self.leaving.extend(self.idle.drain(..).map(|(session, _)| session));
-        self.leaving.extend(self.resetting.drain(..).map(|(session, _)| session));
-    }
-}
 
 /// Both, side by side, and what the threads around them have in hand.
 struct Both {
@@ -493,7 +347,9 @@ impl Both {
         let Some(lease) = self.lease(pick) else { return };
         let id = lease.session.id;
         self.settling(
-            |state, now, fx| drop(state.resetting(lease, now, fx)),
+            |state, now, fx| {
+                state.resetting(lease, now, fx);
+            },
             |naive| {
                 let live = naive.total() - naive.leaving.len();
                 naive.held.retain(|held| *held != id);
@@ -641,9 +497,9 @@ impl Both {
                 self.state.pause();
             }
             1..4 if self.naive.paused => {
-                self.settling(|state, now, fx| drop(state.resume(now, fx)), |naive| naive.paused = false);
+                self.settling(State::resume_at, |naive| naive.paused = false);
             }
-            4 if pick % 4 == 0 => {
+            4 if pick.is_multiple_of(4) => {
                 let (min, max) = (pick % 3, pick % 3 + 1 + usize::from(number) % 3);
                 self.settling(
                     |state, now, fx| state.resize(min, max, now, fx),
@@ -682,6 +538,10 @@ impl Both {
 }
 
 impl State<Fake, u64> {
+    fn resume_at(&mut self, now: Moment, fx: &mut Fx) {
+        self.resume(now, fx);
+    }
+
     fn prime_at(&mut self, _now: Moment, fx: &mut Fx) {
         self.prime(fx);
     }

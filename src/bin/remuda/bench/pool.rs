@@ -56,6 +56,7 @@ fn acquire_release_observed(context: &Context) -> Measured {
     let heard = Arc::new(AtomicUsize::new(0));
     let hear = Arc::clone(&heard);
     let observed = scripted::pool(1)
+        .record_arrivals(10_000)
         .listener(move |_| {
             hear.fetch_add(1, Ordering::Relaxed);
         })
