@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use remuda::SessionClient;
+use remuda::{SessionClient, TrackerServer};
 use serde_json::{Value, json};
 
 use crate::cli_run::{outcome, remuda};
@@ -15,11 +16,22 @@ isolated! {
     fn the_ancestors_python_clients_work_unchanged() {
         let directory = ScratchDir::new();
         let server = Served::start(directory.path(), "remuda.db");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/ancestor.py");
-        let (status, stdout, stderr) =
-            outcome(Command::new("python3").arg(script).arg(server.url()).output().unwrap());
-        assert_eq!((status, stdout.as_str()), (Some(0), "the ancestor is content\n"), "{stderr}");
+        the_ancestor_is_content(&[&server.url()]);
+        let short = TrackerServer::builder()
+            .listen("127.0.0.1:0")
+            .database(":memory:")
+            .stale_after(Duration::from_millis(300))
+            .purge_after(Duration::from_secs(600))
+            .start()
+            .unwrap();
+        the_ancestor_is_content(&[&format!("http://{}", short.local_addr()), "silence"]);
     }
+}
+
+fn the_ancestor_is_content(args: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/ancestor.py");
+    let (status, stdout, stderr) = outcome(Command::new("python3").arg(script).args(args).output().unwrap());
+    assert_eq!((status, stdout.as_str()), (Some(0), "the ancestor is content\n"), "{stderr}");
 }
 
 isolated! {
