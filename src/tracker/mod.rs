@@ -18,8 +18,14 @@ mod civil;
 mod client;
 #[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "server")]
+mod life;
 #[cfg(feature = "client")]
 mod operator;
+#[cfg(feature = "server")]
+mod preview;
+#[cfg(feature = "server")]
+mod receipts;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -112,7 +118,7 @@ pub enum TrackedStatus {
     Idle,
     /// It is in a task.
     Running,
-    /// Its beat is overdue, but not long enough to worry. Never in `GET /sessions`.
+    /// Its beat is overdue, but not long enough to worry. Only in [`TrackedSession::state`].
     Late,
     /// No beat came for the stale threshold (120 s).
     Stale,
@@ -210,6 +216,27 @@ pub struct TrackedSession {
     /// Snapshots that travelled with its last beat, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attached: BTreeMap<String, serde_json::Value>,
+    /// Its life in one word: running, idle, late or stale. A status of its own counts as running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TrackedStatus>,
+    /// The version it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// How far its task is, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
+    /// The memory that it has in RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// What it is ordered to do: `pause` or `drain`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verbs: Vec<String>,
+    /// It is out of reach of `kill-all`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
+    /// The receipt of its last kill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<api::KillReceipt>,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the server accepts as HTTP, byte by byte.
 
 use remuda::TrackerServer;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::isolated;
 use crate::tracker_support::{Http, call, server};
@@ -265,7 +265,7 @@ isolated! {
             let mut operator = Http::connect(server.local_addr());
             operator.ok("POST", &format!("/sessions/{id}/kill"), &Value::Null);
         }
-        assert_eq!(held[0].answer().unwrap().json(), json!({"kill_requested": true}));
+        assert_eq!(held[0].answer().unwrap().json()["kill_requested"], true);
     }
 }
 

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::callbacks::Stage;
 use super::link::Trouble;
 use super::pace::{Backoff, between, jittered, random};
 use super::shared::{Contact, Shared, Standing};
 use crate::background::shielded;
 use crate::clock::Moment;
-use crate::tracker::api::{HTTP_TIMEOUT, Heartbeat, HeartbeatResponse, MAX_BODY};
+use crate::tracker::api::{
+    HTTP_TIMEOUT, Heartbeat, HeartbeatResponse, KillAcknowledgement, KillStep, MAX_ATTACHED,
+};
 
 /// A server that has just closed a connection that was in use gets a second chance within this
 /// time, before the client calls itself offline.
@@ -20,8 +23,15 @@ const SECOND_CHANCE: Duration = Duration::from_millis(250);
 const EARLY_REST: Duration = Duration::from_secs(2);
 /// The first parked beat after a registration takes no longer.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-/// What attachments may weigh together: the rest of a beat's body is small.
-const ATTACHED: usize = MAX_BODY - 4 * 1024;
+
+/// What is said of a kill at this stage. The client has heard of it, whatever the callbacks do.
+fn step(stage: Stage) -> KillStep {
+    match stage {
+        Stage::Waiting => KillStep::Delivered,
+        Stage::Running => KillStep::Stopping,
+        Stage::Over => KillStep::Confirmed,
+    }
+}
 
 /// The beat thread.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -34,9 +44,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
         parked: 0,
         second_chance: true,
         heavy: false,
+        kill: None,
     };
     let mut rest = beater.register();
-    while shared.rest(rest) {
+    while shared.rest(rest, beater.said()) {
         rest = if shared.lock().standing == Standing::Known { beater.beat() } else { beater.register() };
     }
 }
@@ -56,6 +67,9 @@ struct Beater<'a> {
     second_chance: bool,
     /// The log was told that attachments are too heavy.
     heavy: bool,
+    /// The kill to acknowledge, and how far the last beat said that the client is with it. Each beat
+    /// says it again until the server names the kill no more.
+    kill: Option<(u64, Stage)>,
 }
 
 impl Beater<'_> {
@@ -83,7 +97,12 @@ impl Beater<'_> {
     fn beat(&mut self) -> Duration {
         let wait = self.wait();
         let id = self.shared.lock().id.clone();
-        let body = Heartbeat { attached: self.attached(), ..Heartbeat::default() };
+        let stage = self.shared.callbacks.stage();
+        let kill = self.kill.as_mut().map(|(kill_id, said)| {
+            *said = stage;
+            KillAcknowledgement { kill_id: *kill_id, step: step(stage) }
+        });
+        let body = Heartbeat { attached: self.attached(), kill, ..Heartbeat::default() };
         let sent = Moment::now();
         let result = self.shared.beats.beat(&id, &body, wait, HTTP_TIMEOUT + Duration::from_secs(wait));
         let took = Moment::now().saturating_since(sent);
@@ -130,8 +149,12 @@ impl Beater<'_> {
         self.second_chance = true;
         self.backoff.reset();
         self.shared.heard();
+        let is_new = self.note_kill(reply);
         if reply.kill_requested {
             self.shared.kill();
+        }
+        if is_new {
+            return Duration::ZERO;
         }
         let interval = self.shared.config.heartbeat_interval;
         if reply.kill_requested || self.shared.is_killed() || self.longest_wait == 0 {
@@ -151,13 +174,29 @@ impl Beater<'_> {
         jittered(rest, random())
     }
 
+    /// Notes which kill is to be acknowledged; true if that is another one than before. A tracker of
+    /// another kind names none.
+    fn note_kill(&mut self, reply: &HeartbeatResponse) -> bool {
+        let before = self.kill.map(|(kill_id, _)| kill_id);
+        if reply.kill_id != before {
+            self.kill = reply.kill_id.map(|kill_id| (kill_id, Stage::Waiting));
+        }
+        reply.kill_id.is_some() && reply.kill_id != before
+    }
+
+    /// When the callbacks go on from this stage, the next beat shall say so. Without a kill to
+    /// acknowledge there is nothing to say.
+    fn said(&self) -> Option<Stage> {
+        self.kill.map(|(_, said)| said)
+    }
+
     /// What the app wants to travel with the beat, as far as it fits.
     fn attached(&mut self) -> Option<BTreeMap<String, Value>> {
         let snapshots = self.shared.attached();
         if snapshots.is_empty() {
             return None;
         }
-        let (mut values, mut left) = (BTreeMap::new(), ATTACHED);
+        let (mut values, mut left) = (BTreeMap::new(), MAX_ATTACHED);
         for (name, snapshot) in snapshots {
             let Some(value) = shielded("an attached snapshot", || snapshot()) else { continue };
             let weight = name.len() + value.to_string().len() + 8;

@@ -8,7 +8,7 @@
 //!    lock that made this true, and ends under the lock that finds the queue empty).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 
 use crate::background::{Background, shielded};
@@ -25,12 +25,28 @@ pub(super) struct Callbacks {
     state: Mutex<State>,
     /// The runner has ended.
     idle: Condvar,
+    /// Called without the lock when the stage has changed.
+    watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// How far a client is on its way out, as its callbacks show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The callbacks are not due.
+    #[default]
+    Waiting,
+    /// The token is cancelled, the callbacks begin or run. It stays so if there are none: then nothing
+    /// shows when the work has stopped, but the session's end.
+    Running,
+    /// The callbacks have ended.
+    Over,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Callback>,
     fired: bool,
+    stage: Stage,
     /// The thread that runs callbacks now.
     runner: Option<ThreadId>,
     thread: Option<Background>,
@@ -46,6 +62,21 @@ enum Runner {
 }
 
 impl Callbacks {
+    /// Has `watcher` called whenever the stage has changed; the first one stays.
+    pub(super) fn on_change(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.state.lock().stage
+    }
+
+    fn tell_watcher(&self) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
+    }
+
     /// Adds a callback; once the callbacks were fired, it runs at once.
     pub(super) fn add(self: &Arc<Self>, callback: Callback) {
         let mut state = self.state.lock();
@@ -64,8 +95,10 @@ impl Callbacks {
             return;
         }
         state.fired = true;
+        state.stage = Stage::Running;
         let runner = self.ensure_runner(&mut state);
         drop(state);
+        self.tell_watcher();
         self.follow(runner);
     }
 
@@ -123,7 +156,14 @@ impl Callbacks {
         loop {
             let next = {
                 let mut state = self.state.lock();
-                let next = state.queue.pop_front().or_else(|| state.afterwards.take());
+                let next = state.queue.pop_front();
+                if next.is_none() && std::mem::replace(&mut state.stage, Stage::Over) != Stage::Over {
+                    drop(state);
+                    // Before anybody hears that the runner has ended: its end is the client's.
+                    self.tell_watcher();
+                    continue;
+                }
+                let next = next.or_else(|| state.afterwards.take());
                 if next.is_none() {
                     state.runner = None;
                     self.idle.notify_all();
@@ -161,6 +201,34 @@ mod tests {
         callbacks.add(Box::new(move || ran.send(3).expect("the test listens")));
         assert!(callbacks.wait_or(|| panic!("not inside a callback")));
         assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_stage_tells_whether_the_callbacks_are_due_running_or_over() {
+        let callbacks = Arc::new(Callbacks::default());
+        let (watcher, changes) = unbounded();
+        callbacks.on_change(move || watcher.send(()).expect("the test listens"));
+        let (inside, (let_go, gate)) = (Arc::clone(&callbacks), unbounded());
+        let (seen, stages) = unbounded();
+        callbacks.add(Box::new(move || {
+            seen.send(inside.stage()).expect("the test listens");
+            gate.recv_timeout(GENEROUS).expect("the test lets go");
+        }));
+        assert_eq!(callbacks.stage(), Stage::Waiting);
+        callbacks.fire();
+        assert_eq!(stages.recv_timeout(GENEROUS), Ok(Stage::Running));
+        assert_eq!(changes.recv_timeout(GENEROUS), Ok(()));
+        let_go.send(()).expect("the callback waits");
+        assert_eq!(changes.recv_timeout(GENEROUS), Ok(()));
+        assert_eq!(callbacks.stage(), Stage::Over);
+        assert!(callbacks.wait_or(|| ()));
+    }
+
+    #[test]
+    fn without_callbacks_nothing_shows_that_the_work_has_stopped() {
+        let callbacks = Arc::new(Callbacks::default());
+        callbacks.fire();
+        assert_eq!(callbacks.stage(), Stage::Running);
     }
 
     #[test]

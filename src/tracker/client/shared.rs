@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::beat;
-use super::callbacks::Callbacks;
+use super::callbacks::{Callbacks, Stage};
 use super::config::ClientConfig;
 use super::link::{Link, Trouble};
 use super::status::{self, Tasks};
@@ -123,6 +123,14 @@ impl Shared {
             }),
             changed: Condvar::new(),
             config,
+        });
+        let weak = Arc::downgrade(&shared);
+        shared.callbacks.on_change(move || {
+            if let Some(shared) = weak.upgrade() {
+                // Under the lock, or the beat thread would miss it on its way to sleep.
+                drop(shared.lock());
+                shared.notify();
+            }
         });
         let mut state = shared.state.lock();
         let (thread, of) = (Arc::clone(&shared), Shared::beat_worker as fn(&mut State) -> &mut Worker);
@@ -243,6 +251,8 @@ impl Shared {
             uptime_seconds: Some(Moment::now().saturating_since(self.born).as_secs_f64()),
             status: Some(status.status),
             current_task: status.current_task,
+            interval_seconds: Some(self.config.heartbeat_interval.as_secs_f64()),
+            ..SessionCreate::default()
         };
         Some((body, number))
     }
@@ -321,13 +331,14 @@ impl Shared {
         self.callbacks.fire();
     }
 
-    /// Rests until `deadline`, or until the session must be registered again; false once the client
-    /// is being stopped.
-    pub(super) fn rest(&self, rest: Duration) -> bool {
+    /// Rests, but not once the session must be registered again or the kill callbacks have gone on from
+    /// `said`; false once the client is being stopped.
+    pub(super) fn rest(&self, rest: Duration, said: Option<Stage>) -> bool {
         let deadline = Moment::after(rest);
         let mut state = self.lock();
         let standing = state.standing;
-        while state.phase == Phase::Open && state.standing == standing {
+        let is_said = || said.is_none_or(|said| self.callbacks.stage() == said);
+        while state.phase == Phase::Open && state.standing == standing && is_said() {
             if self.wait(&mut state, Some(deadline)) {
                 break;
             }

@@ -1,5 +1,7 @@
 //! The tracker's server: options, start, end. What it answers is in [`routes`].
 
+mod kills;
+mod lives;
 mod reaper;
 mod routes;
 
@@ -16,7 +18,11 @@ use self::routes::Tracker;
 use super::TrackedId;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
 use super::http::{HttpServer, Limits};
-use super::store::SessionStore;
+use super::preview::Whom;
+use super::store::{KillOrder, SessionStore};
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::clock::ManualClock;
 use crate::{Error, Result};
 
 /// How long `shutdown` waits for answers that are being written.
@@ -60,12 +66,16 @@ pub struct TrackerServerBuilder {
     /// Silence after which a session is shown as stale, default 120 s.
     pub stale_after: Duration,
     /// Silence after which a session is moved to the history, default 600 s; not less than
-    /// `stale_after`. While more than 85 % of at least 20 sessions are stale, twice as long.
+    /// `stale_after`. While more than 85 % of at least 20 sessions are stale, twice as long: see
+    /// [`MassSilence`](super::api::MassSilence).
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
     /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
     /// for a new one.
     pub max_connections: usize,
+    /// For tests: the clock by which silence is judged. Default: the system's.
+    #[cfg(feature = "testing")]
+    pub clock: Option<ManualClock>,
 }
 
 impl Default for TrackerServerBuilder {
@@ -76,6 +86,8 @@ impl Default for TrackerServerBuilder {
             stale_after: STALE_AFTER,
             purge_after: PURGE_AFTER,
             max_connections: Limits::default().connections,
+            #[cfg(feature = "testing")]
+            clock: None,
         }
     }
 }
@@ -111,6 +123,21 @@ impl TrackerServerBuilder {
         self
     }
 
+    /// Sets [`clock`](TrackerServerBuilder::clock).
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: &ManualClock) -> Self {
+        self.clock = Some(clock.clone());
+        self
+    }
+
+    fn the_clock(&self) -> Clock {
+        #[cfg(feature = "testing")]
+        if let Some(clock) = &self.clock {
+            return Clock::manual(clock.clone());
+        }
+        Clock::system()
+    }
+
     /// Opens the database and serves. Returns when connections are accepted.
     ///
     /// # Errors
@@ -119,11 +146,12 @@ impl TrackerServerBuilder {
         let address = self.validate()?;
         // Before the database is touched: an address that is taken leaves no file behind.
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
-        let store = SessionStore::open_with(&self.database, self.stale_after)?;
+        let store = SessionStore::open_with(&self.database, self.stale_after, self.the_clock())?;
         let tracker = Arc::new(Tracker::new(store));
         let http = HttpServer::start(address, Arc::clone(&tracker), self.limits())
             .map_err(|source| Error::Listen { address, source })?;
-        let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after)
+        let mass_silence = self.purge_after.saturating_mul(2).saturating_sub(self.stale_after);
+        let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after, mass_silence)
             .map_err(|error| Error::io("starting the tracker's reaper", error))?;
         log::info!("tracker listens on http://{}/", http.local_addr());
         Ok(TrackerServer { http, _reaper: reaper, tracker })
@@ -188,13 +216,14 @@ impl TrackerServer {
         self.tracker.store()
     }
 
-    /// Asks a tracked session to stop; a parked beat of it is answered at once. False if there is
+    /// Asks a tracked session to stop, even if it is protected; a parked beat of it is answered at once. False if there is
     /// no such session. Blocks until the request is on the disk.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn kill(&self, id: &TrackedId) -> Result<bool> {
-        self.tracker.kill(id)
+        let order = KillOrder { force: true, ..KillOrder::default() };
+        Ok(self.tracker.kill(Whom::Session(id.clone()), order)?.is_ok())
     }
 
     /// Ends the server: answers the requests that have arrived, parked beats at once, for at most

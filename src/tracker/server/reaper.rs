@@ -1,19 +1,22 @@
 //! The thread that moves silent sessions to the history, whether anybody looks or not.
 //!
-//! When nearly all of many sessions fall silent at once, the fault is more likely the tracker's own
-//! or the network's than theirs. Then nobody is removed before twice the time has passed.
+//! During a mass silence it keeps them; see [`Guard`](crate::tracker::life::Guard).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::routes::Tracker;
 use crate::background::Background;
+use crate::cancel::Wake;
 use crate::clock::Moment;
-use crate::sync::{Condvar, Mutex, wait_until};
+use crate::sync::{Condvar, Mutex, wait_by};
+use crate::tracker::api::{EndReason, KILL_EXPIRES_AFTER};
 
 /// How long ended sessions are remembered.
 const HISTORY: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// How many of them, and how many receipts.
+const MOST_HISTORY: usize = 100_000;
 /// How often the history is trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -30,11 +33,27 @@ struct Stop {
 }
 
 impl Reaper {
-    pub(super) fn start(tracker: Arc<Tracker>, purge_after: Duration) -> io::Result<Reaper> {
+    /// A reaper that holds a mass silence for `mass_silence`.
+    pub(super) fn start(
+        tracker: Arc<Tracker>,
+        purge_after: Duration,
+        mass_silence: Duration,
+    ) -> io::Result<Reaper> {
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
-        let thread = Background::spawn("remuda-purge", move || run(&tracker, purge_after, &seen))?;
+        let sleeper: Weak<Stop> = Arc::downgrade(&stop);
+        tracker.store().clock().on_advance(sleeper);
+        let thread =
+            Background::spawn("remuda-purge", move || run(&tracker, purge_after, mass_silence, &seen))?;
         Ok(Reaper { stop, thread })
+    }
+}
+
+impl Wake for Stop {
+    /// A test has moved the clock.
+    fn wake(&self) {
+        drop(self.requested.lock());
+        self.changed.notify_all();
     }
 }
 
@@ -46,35 +65,23 @@ impl Drop for Reaper {
     }
 }
 
-/// Fewer sessions than this may well all end at once.
-const MANY: usize = 20;
-/// More than this part of them is nearly all.
-const NEARLY_ALL_PERCENT: usize = 85;
-
-fn run(tracker: &Tracker, purge_after: Duration, stop: &Stop) {
+fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &Stop) {
+    let clock = tracker.store().clock().clone();
     let period = (purge_after / 20).clamp(Duration::from_millis(20), Duration::from_secs(10));
-    let mut trim_at = Moment::now();
-    let (mut failing, mut holding) = (false, false);
+    let mut trim_at = clock.now();
+    let mut failing = false;
     loop {
-        let (stale, all) = tracker.store().count_stale();
-        let mass = is_mass_silence(stale, all);
-        if mass && !holding {
-            log::warn!(
-                "{stale} of {all} tracked sessions are stale; they are kept for another {purge_after:?}"
-            );
-        }
-        holding = mass;
-        let pass = reap(tracker, if mass { purge_after * 2 } else { purge_after }, &mut trim_at);
+        let next = clock.after(period);
+        let pass = reap(tracker, purge_after, mass_silence, &mut trim_at);
         match (&pass, failing) {
             (Err(error), false) => log::warn!("silent sessions cannot be removed: {error}"),
             (Ok(()), true) => log::info!("silent sessions are removed again"),
             _ => {}
         }
         failing = pass.is_err();
-        let next = Moment::after(period);
         let mut requested = stop.requested.lock();
         while !*requested {
-            if wait_until(&stop.changed, &mut requested, Some(next)) {
+            if wait_by(&clock, &stop.changed, &mut requested, Some(next)) {
                 break;
             }
         }
@@ -84,29 +91,25 @@ fn run(tracker: &Tracker, purge_after: Duration, stop: &Stop) {
     }
 }
 
-fn is_mass_silence(stale: usize, all: usize) -> bool {
-    all >= MANY && stale * 100 > all * NEARLY_ALL_PERCENT
-}
-
-fn reap(tracker: &Tracker, purge_after: Duration, trim_at: &mut Moment) -> crate::Result<()> {
-    for id in tracker.clean_up(purge_after)? {
-        log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
+fn reap(
+    tracker: &Tracker,
+    purge_after: Duration,
+    mass_silence: Duration,
+    trim_at: &mut Moment,
+) -> crate::Result<()> {
+    let store = tracker.store();
+    if !tracker.look_for_mass_silence(mass_silence) {
+        for id in tracker.clean_up(purge_after, EndReason::Silent)? {
+            log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
+        }
     }
-    let now = Moment::now();
+    for id in store.expire_kills(KILL_EXPIRES_AFTER)? {
+        log::warn!(session_id = id.as_str(); "tracked session {id} goes on {KILL_EXPIRES_AFTER:?} after its kill");
+    }
+    let now = store.clock().now();
     if *trim_at <= now {
-        tracker.store().trim_history(HISTORY)?;
+        store.trim_history(HISTORY, MOST_HISTORY)?;
         *trim_at = now + TRIM_EVERY;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_nearly_all_of_many_is_mass_silence() {
-        assert!(is_mass_silence(20, 20) && is_mass_silence(86, 100));
-        assert!(!is_mass_silence(85, 100) && !is_mass_silence(19, 19) && !is_mass_silence(0, 0));
-    }
 }

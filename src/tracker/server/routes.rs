@@ -9,19 +9,20 @@ use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CleanupResponse, Heartbeat, KillAllResponse, MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER,
-    SessionCreate, SessionCreated, SessionList, SessionStatus, is_unspeakable,
+    CleanupResponse, EndReason, ErrorBody, Heartbeat, HeartbeatResponse, MAX_ATTACHED, MAX_BATCH_BODY,
+    MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate, SessionCreated, SessionList, SessionStatus,
+    Verb, is_unspeakable,
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
-use crate::tracker::store::SessionStore;
+use crate::tracker::life::{Gone, Guard};
+use crate::tracker::preview::Whom;
+use crate::tracker::store::{Missed, SessionStore};
 
 const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
-const STOP: Response = Response::fixed_json(r#"{"kill_requested":true}"#);
 const UPDATED: Response = Response::fixed_json(r#"{"status":"updated"}"#);
 const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
 const ALIVE: Response = Response::fixed_json(r#"{"status":"alive"}"#);
 const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
-const KILL_REQUESTED: Response = Response::fixed_json(r#"{"status":"kill_requested"}"#);
 
 /// The store, and who waits for a kill.
 ///
@@ -32,6 +33,30 @@ const KILL_REQUESTED: Response = Response::fixed_json(r#"{"status":"kill_request
 pub(super) struct Tracker {
     store: SessionStore,
     parked: Mutex<HashMap<TrackedId, Ticket>>,
+    /// Keeps sessions during a mass silence.
+    pub(super) guard: Mutex<Guard>,
+}
+
+/// What a beat tells of how its client reads answers.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// It numbers its beats, and so reads why one counts for nothing.
+    is_numbered: bool,
+    /// The last verbs that it has read; nothing if it never reads them.
+    verbs: Option<u64>,
+}
+
+impl Reading {
+    fn of(beat: &Heartbeat) -> Reading {
+        Reading { is_numbered: beat.beat_number.is_some(), verbs: beat.verbs_number }
+    }
+
+    /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
+    /// by them.
+    fn is_news(self, reply: &HeartbeatResponse) -> bool {
+        let newer = |read: u64| reply.verbs_number.is_some_and(|now| now > read);
+        reply.kill_requested || self.verbs.is_some_and(newer)
+    }
 }
 
 /// What a method and a path ask for.
@@ -43,8 +68,12 @@ enum Route {
     Delete(TrackedId),
     Heartbeat(TrackedId),
     Status(TrackedId),
-    Kill(TrackedId),
-    KillAll(String),
+    Kill(Whom),
+    Order(Whom, Verb),
+    Receipts,
+    Receipt(u64),
+    History,
+    State,
     Alive,
     Ready,
     Asset(&'static Asset),
@@ -79,7 +108,7 @@ const PAGE_FIELDS: &[(&str, &str)] = &[
 
 impl Tracker {
     pub(super) fn new(store: SessionStore) -> Tracker {
-        Tracker { store, parked: Mutex::new(HashMap::new()) }
+        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default() }
     }
 
     pub(super) fn store(&self) -> &SessionStore {
@@ -87,20 +116,20 @@ impl Tracker {
     }
 
     /// Moves sessions that have been silent for `older_than` to the history.
-    pub(super) fn clean_up(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
-        let gone = self.store.remove_silent(older_than)?;
+    pub(super) fn clean_up(&self, older_than: Duration, reason: EndReason) -> Result<Vec<TrackedId>> {
+        let gone = self.store.remove_silent(older_than, reason)?;
         for id in &gone {
             self.answer_parked(id, not_found);
         }
         Ok(gone)
     }
 
-    pub(super) fn kill(&self, id: &TrackedId) -> Result<bool> {
-        let known = self.store.request_kill(id)?;
-        if known {
-            self.answer_parked(id, || STOP);
+    /// Answers a parked beat of this session with what the session shall hear now.
+    pub(super) fn tell_parked(&self, id: &TrackedId) {
+        let ticket = self.parked.lock().remove(id);
+        if let Some(ticket) = ticket {
+            ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
         }
-        Ok(known)
     }
 
     fn answer_parked(&self, id: &TrackedId, response: impl Fn() -> Response) {
@@ -110,22 +139,63 @@ impl Tracker {
         }
     }
 
-    /// Answers a beat, or parks it.
+    /// Notes a beat that has nothing for the disk, and answers or parks it.
     fn beat(&self, id: &TrackedId, beat: Heartbeat, wait: Duration, ticket: &Ticket) -> Action {
-        match self.store.beat(id, beat.attached) {
-            None => return Action::Respond(not_found()),
-            Some(true) => return Action::Respond(STOP),
-            Some(false) if wait.is_zero() => return Action::Respond(GO_ON),
-            Some(false) => {}
+        let reading = Reading::of(&beat);
+        match self.store.beat(id, beat, wait) {
+            Ok(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Err(missed) => Action::Respond(missed_beat(missed, reading.is_numbered)),
+        }
+    }
+
+    /// Notes a beat with a status or a word about a kill: neither counts if the beat is late.
+    fn beat_with_news(
+        &self,
+        id: &TrackedId,
+        mut beat: Heartbeat,
+        wait: Duration,
+        ticket: &Ticket,
+    ) -> Result<Action> {
+        let reading = Reading::of(&beat);
+        let (kill, status, task) = (beat.kill.take(), beat.status.take(), beat.current_task.take());
+        let number = beat.status_number;
+        if let Err(missed) = self.store.note_beat(id, beat, wait) {
+            return Ok(Action::Respond(missed_beat(missed, reading.is_numbered)));
+        }
+        if let Some(word) = kill {
+            self.store.acknowledge(id, word)?;
+        }
+        if let Some(status) = status {
+            self.store.update_numbered_status(id, &status, task.as_deref(), number)?;
+        }
+        Ok(match self.store.tell(id) {
+            Some(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            None => Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)),
+        })
+    }
+
+    /// Answers a beat with this reply, or parks it.
+    fn answer_beat(
+        &self,
+        id: &TrackedId,
+        reply: &HeartbeatResponse,
+        reading: Reading,
+        wait: Duration,
+        ticket: &Ticket,
+    ) -> Action {
+        if wait.is_zero() || reading.is_news(reply) {
+            return Action::Respond(heard(reply));
         }
         let older = self.parked.lock().insert(id.clone(), ticket.clone());
         if let Some(older) = older {
             older.send(GO_ON);
         }
-        let response = match self.store.kill_requested(id) {
-            Some(false) => return Action::Park { wait, otherwise: GO_ON },
-            Some(true) => STOP,
-            None => not_found(),
+        let response = match self.store.tell(id) {
+            Some(reply) if !reading.is_news(&reply) => {
+                return Action::Park { wait, otherwise: heard(&reply) };
+            }
+            Some(reply) => heard(&reply),
+            None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
         let mut parked = self.parked.lock();
         if parked.get(id).is_some_and(|entry| entry.same(ticket)) {
@@ -145,7 +215,7 @@ impl Tracker {
             Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
                 let age = older_than(request)?;
-                let deleted_count = self.clean_up(age)?.len() as u64;
+                let deleted_count = self.clean_up_by_hand(age)?.len() as u64;
                 Response::json(&CleanupResponse { deleted_count })
             }
             Route::Delete(id) => {
@@ -157,10 +227,8 @@ impl Tracker {
                 let (beat, wait) = (heartbeat(&request.body)?, wait(request)?);
                 if let Some(status) = &beat.status {
                     check_status(status)?;
-                    let task = beat.current_task.as_deref();
-                    self.store.update_numbered_status(&id, status, task, beat.status_number)?;
                 }
-                return Ok(self.beat(&id, beat, wait, ticket));
+                return Ok(self.beat_with_news(&id, beat, wait, ticket)?);
             }
             Route::Status(id) => {
                 let new: SessionStatus = body(&request.body)?;
@@ -169,20 +237,12 @@ impl Tracker {
                 let known = self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
                 if known { UPDATED } else { not_found() }
             }
-            Route::Kill(id) => {
-                if self.kill(&id)? {
-                    KILL_REQUESTED
-                } else {
-                    not_found()
-                }
-            }
-            Route::KillAll(app_name) => {
-                let session_ids = self.store.kill_app(&app_name)?;
-                for id in &session_ids {
-                    self.answer_parked(id, || STOP);
-                }
-                Response::json(&KillAllResponse { killed_count: session_ids.len() as u64, session_ids })
-            }
+            Route::Kill(whom) => self.answer_kill(whom, request)?,
+            Route::Order(whom, verb) => self.answer_order(whom, verb)?,
+            Route::Receipts => self.answer_receipts(request)?,
+            Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
+            Route::History => self.answer_history(request)?,
+            Route::State => Response::json(&self.state()),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
             Route::Ready => match self.store.check() {
@@ -202,7 +262,7 @@ impl Service for Tracker {
             Ok(Route::Heartbeat(id)) => {
                 let parsed = heartbeat(&request.body).and_then(|beat| Ok((beat, wait(&request)?)));
                 match parsed {
-                    Ok((beat, _)) if beat.status.is_some() => Err(request),
+                    Ok((beat, _)) if beat.status.is_some() || beat.kill.is_some() => Err(request),
                     Ok((beat, wait)) => Ok(self.beat(&id, beat, wait, ticket)),
                     Err(Refusal(response)) => Ok(Action::Respond(response)),
                 }
@@ -216,7 +276,11 @@ impl Service for Tracker {
 
     /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
     fn takes_long(&self, request: &Request) -> bool {
-        matches!(route(request), Ok(Route::List))
+        match route(request) {
+            Ok(Route::List | Route::Receipts | Route::History) => true,
+            Ok(Route::Kill(_)) => super::kills::is_dry_run(request),
+            _ => false,
+        }
     }
 
     fn handle(&self, request: Request, ticket: &Ticket) -> Action {
@@ -226,7 +290,7 @@ impl Service for Tracker {
 }
 
 /// An answer that ends the handling of a request.
-struct Refusal(Response);
+pub(super) struct Refusal(pub(super) Response);
 
 impl From<crate::Error> for Refusal {
     fn from(error: crate::Error) -> Refusal {
@@ -235,12 +299,32 @@ impl From<crate::Error> for Refusal {
     }
 }
 
-fn unprocessable(detail: &str) -> Refusal {
+pub(super) fn unprocessable(detail: &str) -> Refusal {
     Refusal(Response::detail(422, detail))
 }
 
-fn not_found() -> Response {
+pub(super) fn not_found() -> Response {
     Response::detail(404, NOT_FOUND)
+}
+
+/// A refusal with a word for programs.
+pub(super) fn refusal(status: u16, detail: &str, reason: &str) -> Response {
+    let body = ErrorBody { detail: detail.to_owned(), reason: Some(reason.to_owned()) };
+    Response { status, ..Response::json(&body) }
+}
+
+/// What a session hears.
+fn heard(reply: &HeartbeatResponse) -> Response {
+    if *reply == HeartbeatResponse::default() { GO_ON } else { Response::json(reply) }
+}
+
+/// A beat that counts for nothing. The ancestors' clients, which number no beats, know one 404.
+fn missed_beat(missed: Missed, is_numbered: bool) -> Response {
+    match missed {
+        Missed::Late => refusal(409, "a newer beat of this session has come before", "late_beat"),
+        Missed::Gone(_) if !is_numbered => not_found(),
+        Missed::Gone(how) => refusal(404, NOT_FOUND, how.map_or("unknown", Gone::as_str)),
+    }
 }
 
 fn page(asset: &Asset) -> Response {
@@ -290,20 +374,51 @@ fn route(request: &Request) -> Result<Route, Refusal> {
             Method::Put => Ok(Route::Status((*id).into())),
             _ => wrong_method(&[("Allow", "PUT")]),
         },
-        ["sessions", id, "kill"] => match method {
-            Method::Post => Ok(Route::Kill((*id).into())),
-            _ => wrong_method(&[("Allow", "POST")]),
+        ["kills"] => match method {
+            Method::Get => Ok(Route::Receipts),
+            _ => wrong_method(&[("Allow", "GET")]),
         },
-        // A name whose slashes were not encoded is understood as well: no other route is below.
-        ["apps", name @ .., "kill-all"] if !name.is_empty() => match method {
-            Method::Post => Ok(Route::KillAll(name.join("/"))),
-            _ => wrong_method(&[("Allow", "POST")]),
+        ["kills", number] => match (number.parse(), method) {
+            (Ok(kill_id), Method::Get) => Ok(Route::Receipt(kill_id)),
+            (Ok(_), _) => wrong_method(&[("Allow", "GET")]),
+            (Err(_), _) => Err(Refusal(Response::detail(404, "Not Found"))),
         },
-        _ => Err(Refusal(Response::detail(404, "Not Found"))),
+        ["history"] => match method {
+            Method::Get => Ok(Route::History),
+            _ => wrong_method(&[("Allow", "GET")]),
+        },
+        ["tracker"] => match method {
+            Method::Get => Ok(Route::State),
+            _ => wrong_method(&[("Allow", "GET")]),
+        },
+        _ => match order(&path) {
+            Some(_) if method != Method::Post => wrong_method(&[("Allow", "POST")]),
+            Some(route) => Ok(route),
+            None => Err(Refusal(Response::detail(404, "Not Found"))),
+        },
     }
 }
 
-fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+/// The routes that ask something of sessions: `…/kill`, `…/pause-all` and so on.
+fn order(path: &[&str]) -> Option<Route> {
+    let (whom, word) = match path {
+        ["sessions", id, word] if !id.is_empty() => (Whom::Session((*id).into()), *word),
+        // A name whose slashes were not encoded is understood as well: no other route is below.
+        ["apps", name @ .., word] if !name.is_empty() => {
+            (Whom::App(name.join("/")), word.strip_suffix("-all")?)
+        }
+        ["labels", key, value, word] if !key.is_empty() => {
+            (Whom::Label { key: (*key).to_owned(), value: (*value).to_owned() }, word.strip_suffix("-all")?)
+        }
+        _ => return None,
+    };
+    if word == "kill" {
+        return Some(Route::Kill(whom));
+    }
+    Verb::named(word).map(|verb| Route::Order(whom, verb))
+}
+
+pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     // An object first: serde would also read a list of the fields' values.
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)
         .map_err(|error| unprocessable(&format!("the body is not a JSON object: {error}")))?;
@@ -313,7 +428,20 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 
 /// A beat without a body is the usual one.
 fn heartbeat(bytes: &[u8]) -> Result<Heartbeat, Refusal> {
-    if bytes.trim_ascii().is_empty() { Ok(Heartbeat::default()) } else { body(bytes) }
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Heartbeat::default());
+    }
+    let beat: Heartbeat = body(bytes)?;
+    if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
+        return Err(unprocessable("progress: must be from 0 to 1"));
+    }
+    if let Some(attached) = &beat.attached
+        && bytes.len() > MAX_ATTACHED
+        && serde_json::to_string(attached).is_ok_and(|json| json.len() > MAX_ATTACHED)
+    {
+        return Err(unprocessable(&format!("attached: must have at most {MAX_ATTACHED} bytes")));
+    }
+    Ok(beat)
 }
 
 fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
@@ -328,6 +456,12 @@ fn checked(session: SessionCreate) -> Result<SessionCreate, Refusal> {
     }
     if session.uptime_seconds.is_some_and(|uptime| !uptime.is_finite() || uptime < 0.0) {
         return Err(unprocessable("uptime_seconds: must not be negative"));
+    }
+    if session.interval_seconds.is_some_and(|interval| !(0.001..=31_536_000.0).contains(&interval)) {
+        return Err(unprocessable("interval_seconds: must be from 0.001 to 31536000 (a year)"));
+    }
+    if session.version.as_ref().is_some_and(|version| version.len() > 256) {
+        return Err(unprocessable("version: must have at most 256 bytes"));
     }
     if let Some(status) = &session.status {
         check_status(status)?;
@@ -352,7 +486,7 @@ fn older_than(request: &Request) -> Result<Duration, Refusal> {
     Ok(number(request, "older_than_minutes")?.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
 }
 
-fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
+pub(super) fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
     let Some(text) = request.parameter(name) else { return Ok(None) };
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(Some(number)),
@@ -360,6 +494,6 @@ fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
     }
 }
 
-fn duration(seconds: f64) -> Duration {
+pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::{Moment, wall};
+use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
+use crate::tracker::life::{Departed, Gone, Thresholds, Verbs, pace, scaled};
+use crate::tracker::receipts::{Passed, Receipt, Tally};
 use crate::tracker::{TrackedId, civil};
 
 #[derive(Default)]
@@ -16,20 +19,82 @@ pub(super) struct Memory {
     sessions: HashMap<TrackedId, Live>,
     /// Beats that are not on the disk yet: row → wall-clock milliseconds.
     unwritten: HashMap<i64, i64>,
+    /// How often kills were told, as far as that is not on the disk yet: kill → times.
+    unwritten_told: HashMap<u64, u32>,
+    /// The open receipts, oldest first.
+    open_kills: BTreeMap<u64, TrackedId>,
+    tally: Tally,
+    departed: Departed,
+    embargoes: BTreeMap<String, Held>,
 }
 
 /// One session's part.
 pub(super) struct Live {
-    row: i64,
     seen: Moment,
     seen_millis: i64,
     /// The last beat came to an earlier process; `seen` is when the store was opened.
     carried_over: bool,
-    kill_requested: bool,
+    /// In what time its next beat is due.
+    pace: Duration,
+    /// The number of the last beat that had one.
+    number: Option<u64>,
+    known: Known,
     attached: BTreeMap<String, Value>,
+    progress: Option<f64>,
+    memory_bytes: Option<u64>,
+}
+
+/// What a session's row says that beats are answered by.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) row: i64,
+    pub(super) kill_requested: bool,
+    /// The receipt of the last kill.
+    pub(super) kill: Option<Box<Receipt>>,
+    pub(super) interval: Duration,
+    pub(super) verbs: Verbs,
+    pub(super) verbs_number: u64,
+}
+
+/// An embargo that is on.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) until: Moment,
+    pub(super) requested_by: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+/// Why a beat counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum Missed {
+    /// There is no such session; how it went, if that is remembered.
+    Gone(Option<Gone>),
+    /// A newer beat has come before.
+    Late,
 }
 
 impl Live {
+    fn new(known: Known, seen: Moment, seen_millis: i64) -> Live {
+        Live {
+            seen,
+            seen_millis,
+            carried_over: false,
+            pace: known.interval,
+            number: None,
+            known,
+            attached: BTreeMap::new(),
+            progress: None,
+            memory_bytes: None,
+        }
+    }
+
+    /// A sign of life.
+    fn touch(&mut self, now: Moment) {
+        self.seen = now;
+        self.seen_millis = civil::millis(wall());
+        self.carried_over = false;
+    }
+
     pub(super) fn seen_millis(&self) -> i64 {
         self.seen_millis
     }
@@ -48,43 +113,148 @@ impl Live {
         }
     }
 
+    /// How often it beats.
+    pub(super) fn pace(&self) -> Duration {
+        self.pace
+    }
+
     pub(super) fn attached(&self) -> &BTreeMap<String, Value> {
         &self.attached
+    }
+
+    pub(super) fn progress(&self) -> Option<f64> {
+        self.progress
+    }
+
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        self.memory_bytes
+    }
+
+    pub(super) fn verbs(&self) -> Verbs {
+        self.known.verbs
+    }
+
+    /// The receipt of the last kill.
+    pub(super) fn kill(&self) -> Option<KillReceipt> {
+        self.known.kill.as_ref().map(|receipt| receipt.shown())
+    }
+
+    /// What the session shall hear. Counts as told.
+    fn tell(&mut self) -> HeartbeatResponse {
+        let Known { kill_requested, kill, verbs, verbs_number, .. } = &mut self.known;
+        let mut reply = HeartbeatResponse { kill_requested: *kill_requested, ..HeartbeatResponse::default() };
+        if let Some(receipt) = kill.as_mut().filter(|receipt| receipt.is_open()) {
+            receipt.told = receipt.told.saturating_add(1);
+            reply.kill_id = Some(receipt.kill_id);
+            reply.kill_reason.clone_from(&receipt.reason);
+        }
+        if *verbs_number > 0 {
+            reply.verbs = verbs.words();
+            reply.verbs_number = Some(*verbs_number);
+        }
+        reply
     }
 }
 
 impl Memory {
     /// A session found in the database when it was opened.
-    pub(super) fn carry_over(
-        &mut self,
-        id: TrackedId,
-        row: i64,
-        seen_millis: i64,
-        kill_requested: bool,
-        now: Moment,
-    ) {
-        let attached = BTreeMap::new();
-        let live = Live { row, seen: now, seen_millis, carried_over: true, kill_requested, attached };
+    pub(super) fn carry_over(&mut self, id: TrackedId, known: Known, seen_millis: i64, now: Moment) {
+        self.put(id, Live { carried_over: true, ..Live::new(known, now, seen_millis) });
+    }
+
+    /// A session that has just registered.
+    pub(super) fn insert(&mut self, id: TrackedId, known: Known, number: Option<u64>, now: Moment) {
+        self.put(id, Live { number, ..Live::new(known, now, civil::millis(wall())) });
+    }
+
+    fn put(&mut self, id: TrackedId, live: Live) {
+        if let Some(receipt) = live.known.kill.as_ref().filter(|receipt| receipt.is_open()) {
+            self.open_kills.insert(receipt.kill_id, id.clone());
+        }
         self.sessions.insert(id, live);
     }
 
-    pub(super) fn insert(&mut self, id: TrackedId, row: i64, kill_requested: bool) {
-        let (seen, seen_millis) = (Moment::now(), civil::millis(wall()));
-        let attached = BTreeMap::new();
-        let live = Live { row, seen, seen_millis, carried_over: false, kill_requested, attached };
-        self.sessions.insert(id, live);
-    }
-
-    pub(super) fn remove(&mut self, id: &TrackedId) {
+    /// A session is gone. Its receipt has been closed before.
+    pub(super) fn remove(&mut self, id: &TrackedId, how: Gone) {
         if let Some(live) = self.sessions.remove(id) {
-            self.unwritten.remove(&live.row);
+            self.unwritten.remove(&live.known.row);
+            self.departed.note(id.clone(), how);
         }
     }
 
-    pub(super) fn set_kill(&mut self, id: &TrackedId) {
-        if let Some(live) = self.sessions.get_mut(id) {
-            live.kill_requested = true;
+    /// A receipt was opened: its session shall stop.
+    pub(super) fn opened(&mut self, receipt: Receipt) {
+        self.tally.opened();
+        if let Some(live) = self.sessions.get_mut(&receipt.session_id) {
+            self.open_kills.insert(receipt.kill_id, receipt.session_id.clone());
+            live.known.kill_requested = true;
+            live.known.kill = Some(Box::new(receipt));
         }
+    }
+
+    /// For a receipt that was opened by a registration: [`insert`](Memory::insert) has it.
+    pub(super) fn count_opened(&mut self) {
+        self.tally.opened();
+    }
+
+    /// A receipt has moved on.
+    pub(super) fn moved_on(&mut self, mut receipt: Receipt, passed: &[Passed]) {
+        self.tally.note(passed);
+        if !receipt.is_open() {
+            self.open_kills.remove(&receipt.kill_id);
+        }
+        let live = self.sessions.get_mut(&receipt.session_id);
+        let held = live.and_then(|live| live.known.kill.as_mut());
+        if let Some(held) = held.filter(|held| held.kill_id == receipt.kill_id) {
+            // Beats are answered meanwhile.
+            receipt.told = held.told.max(receipt.told);
+            **held = receipt;
+        }
+    }
+
+    /// Fills in what only memory knows of an open receipt: when exactly it was requested, and how often
+    /// it was told.
+    pub(super) fn fill_in(&self, receipt: &mut Receipt) {
+        let held = self.receipt(&receipt.session_id);
+        if let Some(held) = held.filter(|held| held.kill_id == receipt.kill_id) {
+            receipt.requested = held.requested;
+            receipt.told = held.told.max(receipt.told);
+        }
+    }
+
+    fn receipt(&self, id: &TrackedId) -> Option<&Receipt> {
+        self.sessions.get(id)?.known.kill.as_deref()
+    }
+
+    /// Whose open kill was requested at `before` or earlier.
+    pub(super) fn unconfirmed(&self, before: Moment) -> Vec<TrackedId> {
+        let is_old = |id: &&TrackedId| self.receipt(id).is_some_and(|receipt| receipt.requested <= before);
+        self.open_kills.values().take_while(is_old).cloned().collect()
+    }
+
+    pub(super) fn kill_stats(&self) -> KillStats {
+        self.tally.stats(self.open_kills.len())
+    }
+
+    pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u64) {
+        if let Some(live) = self.sessions.get_mut(id) {
+            (live.known.verbs, live.known.verbs_number) = (verbs, number);
+        }
+    }
+
+    pub(super) fn set_embargo(&mut self, app_name: String, held: Held) {
+        self.embargoes.insert(app_name, held);
+    }
+
+    /// The embargo on this app, if one is on.
+    pub(super) fn embargo(&self, app_name: &str, now: Moment) -> Option<&Held> {
+        self.embargoes.get(app_name).filter(|held| now < held.until)
+    }
+
+    /// The embargoes that are on; forgets the others.
+    pub(super) fn embargoes(&mut self, now: Moment) -> &BTreeMap<String, Held> {
+        self.embargoes.retain(|_, held| now < held.until);
+        &self.embargoes
     }
 
     pub(super) fn get(&self, id: &TrackedId) -> Option<&Live> {
@@ -92,36 +262,66 @@ impl Memory {
     }
 
     pub(super) fn kill_requested(&self, id: &TrackedId) -> Option<bool> {
-        self.sessions.get(id).map(|live| live.kill_requested)
+        self.sessions.get(id).map(|live| live.known.kill_requested)
     }
 
-    /// Notes a beat. Returns whether the session is wanted to stop, and whether this is the first
-    /// beat that waits to be written.
+    /// What the session shall hear now, without a sign of life; counts as told.
+    pub(super) fn tell(&mut self, id: &TrackedId) -> Option<HeartbeatResponse> {
+        let live = self.sessions.get_mut(id)?;
+        let reply = live.tell();
+        if let Some(receipt) = live.known.kill.as_ref().filter(|_| reply.kill_id.is_some()) {
+            self.unwritten_told.insert(receipt.kill_id, receipt.told);
+        }
+        Some(reply)
+    }
+
+    /// Notes a beat. Returns whether it is the first that waits to be written.
     pub(super) fn beat(
         &mut self,
         id: &TrackedId,
-        attached: Option<BTreeMap<String, Value>>,
+        beat: Heartbeat,
+        wait: Duration,
         now: Moment,
-    ) -> Option<(bool, bool)> {
-        let live = self.sessions.get_mut(id)?;
-        live.seen = now;
-        live.seen_millis = civil::millis(wall());
-        live.carried_over = false;
-        if let Some(attached) = attached {
+    ) -> Result<bool, Missed> {
+        let Some(live) = self.sessions.get_mut(id) else {
+            return Err(Missed::Gone(self.departed.how(id)));
+        };
+        if beat.beat_number.is_some() && beat.beat_number <= live.number {
+            return Err(Missed::Late);
+        }
+        live.number = beat.beat_number.or(live.number);
+        live.touch(now);
+        live.pace = pace(live.known.interval, wait);
+        if let Some(attached) = beat.attached {
             live.attached = attached;
         }
+        live.progress = beat.progress.or(live.progress);
+        live.memory_bytes = beat.memory_bytes.or(live.memory_bytes);
         let first = self.unwritten.is_empty();
-        self.unwritten.insert(live.row, live.seen_millis);
-        Some((live.kill_requested, first))
+        self.unwritten.insert(live.known.row, live.seen_millis);
+        Ok(first)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.sessions.len()
+    /// Notes a sign of life that is answered without a word about kills. Returns whether it is the
+    /// first that waits to be written.
+    pub(super) fn touch(&mut self, id: &TrackedId, now: Moment) -> bool {
+        let Some(live) = self.sessions.get_mut(id) else { return false };
+        live.touch(now);
+        let first = self.unwritten.is_empty();
+        self.unwritten.insert(live.known.row, live.seen_millis);
+        first
     }
 
-    /// Who was last seen at `seen_before` or earlier.
-    pub(super) fn silent(&self, seen_before: Moment) -> Vec<TrackedId> {
-        let silent = self.sessions.iter().filter(|(_, live)| live.seen <= seen_before);
+    /// How many sessions are stale, and how many there are.
+    pub(super) fn count_stale(&self, thresholds: Thresholds, now: Moment) -> (usize, usize) {
+        let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace);
+        (self.sessions.values().filter(is_stale).count(), self.sessions.len())
+    }
+
+    /// Who has been silent for `older_than`, or longer if it beats more seldom.
+    pub(super) fn silent(&self, older_than: Duration, now: Moment) -> Vec<TrackedId> {
+        let is_silent = |live: &Live| live.silence(now) >= scaled(older_than, live.pace);
+        let silent = self.sessions.iter().filter(|(_, live)| is_silent(live));
         silent.map(|(id, _)| id.clone()).collect()
     }
 
@@ -136,6 +336,18 @@ impl Memory {
     pub(super) fn put_back(&mut self, beats: Vec<(i64, i64)>) {
         for (row, millis) in beats {
             self.unwritten.entry(row).or_insert(millis);
+        }
+    }
+
+    /// The kills that were told since the last time, and how often by now.
+    pub(super) fn take_unwritten_told(&mut self) -> Vec<(u64, u32)> {
+        std::mem::take(&mut self.unwritten_told).into_iter().collect()
+    }
+
+    /// Takes those back that could not be written. Newer ones win.
+    pub(super) fn put_back_told(&mut self, told: Vec<(u64, u32)>) {
+        for (kill_id, count) in told {
+            self.unwritten_told.entry(kill_id).or_insert(count);
         }
     }
 }

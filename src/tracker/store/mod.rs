@@ -10,6 +10,9 @@
 //! are stored and shown, and decide nothing.
 
 mod ancestor;
+mod history;
+mod kills;
+mod life;
 mod memory;
 mod rows;
 mod schema;
@@ -17,7 +20,6 @@ mod trouble;
 mod write;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,15 +27,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use serde_json::Value;
 
+pub(super) use self::history::HistoryFilter;
+pub(super) use self::kills::{KillOrder, ReceiptFilter};
 use self::memory::Memory;
+pub(super) use self::memory::Missed;
 use self::trouble::Trouble;
-use self::write::{Outcome, Write};
+pub(super) use self::write::{Killed, NotKilled};
+use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
-use super::api::{STALE_AFTER, SessionCreate};
-use super::{TrackedId, TrackedSession};
-use crate::clock::Moment;
+use super::api::{EndReason, Heartbeat, STALE_AFTER, SessionCreate};
+use super::life::Thresholds;
+use super::preview::Whom;
+use super::{TrackedId, TrackedSession, civil};
+use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
 use crate::{Error, Result, StoreFault};
 
@@ -64,7 +71,9 @@ pub struct SessionStore {
     memory: Arc<Mutex<Memory>>,
     writer: Writer,
     readers: Readers,
-    stale_after: Duration,
+    thresholds: Thresholds,
+    clock: Clock,
+    opened: Moment,
     /// Held as long as the database is open.
     _lock: Option<File>,
 }
@@ -90,11 +99,11 @@ impl SessionStore {
     /// tracker, damaged, newer than this version, no database or one of something else; its
     /// [`StoreFault`] tells which. The file is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<SessionStore> {
-        SessionStore::open_with(path.as_ref(), STALE_AFTER)
+        SessionStore::open_with(path.as_ref(), STALE_AFTER, Clock::system())
     }
 
-    pub(super) fn open_with(path: &Path, stale_after: Duration) -> Result<SessionStore> {
-        SessionStore::open_file(path, stale_after).map_err(|error| match error {
+    pub(super) fn open_with(path: &Path, stale_after: Duration, clock: Clock) -> Result<SessionStore> {
+        SessionStore::open_file(path, stale_after, clock).map_err(|error| match error {
             Error::Store { fault, doing, source } => {
                 Error::store_fault(fault, doing, format!("{source} ({})", path.display()))
             }
@@ -102,7 +111,7 @@ impl SessionStore {
         })
     }
 
-    fn open_file(path: &Path, stale_after: Duration) -> Result<SessionStore> {
+    fn open_file(path: &Path, stale_after: Duration, clock: Clock) -> Result<SessionStore> {
         if path.as_os_str().is_empty() {
             // SQLite would take a file of its own for each connection, and delete it at the end.
             return Err(Error::store("opening it", "its path is empty"));
@@ -114,16 +123,19 @@ impl SessionStore {
         let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
             .map_err(|error| Error::store("opening it", error))?;
         schema::prepare(&mut connection)?;
-        let memory = rows::load(&connection).map_err(|error| Error::store("loading the sessions", error))?;
+        let now = Now { moment: clock.now(), millis: civil::millis(wall()) };
+        let memory =
+            rows::load(&connection, now).map_err(|error| Error::store("loading the sessions", error))?;
         let memory = Arc::new(Mutex::new(memory));
         let trouble = Trouble::none((!in_memory).then_some(path));
-        let writer = Writer::start(connection, Arc::clone(&memory), trouble)?;
+        let writer = Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble)?;
         let readers = if in_memory {
             Readers::Writer
         } else {
             Readers::Own { path: path.clone(), idle: Mutex::new(Vec::new()) }
         };
-        Ok(SessionStore { memory, writer, readers, stale_after, _lock: lock })
+        let thresholds = Thresholds { stale: stale_after };
+        Ok(SessionStore { memory, writer, readers, thresholds, clock, opened: now.moment, _lock: lock })
     }
 
     /// Registers a tracked session and returns its new id. Durable when it returns.
@@ -161,16 +173,7 @@ impl SessionStore {
     /// Notes a sign of life and tells whether somebody wants the session to stop; `None` if there
     /// is no such session. Does not block; written to the disk within a second.
     pub fn update_heartbeat(&self, id: &TrackedId) -> Option<bool> {
-        self.beat(id, None)
-    }
-
-    /// [`update_heartbeat`](SessionStore::update_heartbeat) with snapshots that came with it.
-    pub(super) fn beat(&self, id: &TrackedId, attached: Option<BTreeMap<String, Value>>) -> Option<bool> {
-        let (kill, first) = self.memory.lock().beat(id, attached, Moment::now())?;
-        if first {
-            self.writer.send(Command::BeatsCame);
-        }
-        Some(kill)
+        self.beat(id, Heartbeat::default(), Duration::ZERO).ok().map(|reply| reply.kill_requested)
     }
 
     /// Whether somebody wants the session to stop, without a sign of life; `None` if there is no
@@ -204,32 +207,30 @@ impl SessionStore {
             number: number.map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
         };
         let known = self.changed("setting a status", write)?;
-        if known {
-            self.beat(id, None);
+        if known && self.memory.lock().touch(id, self.clock.now()) {
+            self.writer.send(Command::BeatsCame);
         }
         Ok(known)
     }
 
-    /// Asks a tracked session to stop. False if there is no such session. Durable when it returns.
+    /// Asks a tracked session to stop, even if it is protected. False if there is no such session.
+    /// Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn request_kill(&self, id: &TrackedId) -> Result<bool> {
-        self.changed("requesting a kill", Write::Kill(id.clone()))
+        let order = KillOrder { force: true, ..KillOrder::default() };
+        Ok(self.kill(Whom::Session(id.clone()), order)?.is_ok())
     }
 
-    /// Asks all tracked sessions of an app to stop and returns how many there are. Durable when it
-    /// returns.
+    /// Asks all tracked sessions of an app to stop, except those that are protected, and returns how
+    /// many there are. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn request_kill_by_app(&self, app_name: &str) -> Result<usize> {
-        Ok(self.kill_app(app_name)?.len())
-    }
-
-    /// [`request_kill_by_app`](SessionStore::request_kill_by_app), telling which.
-    pub(super) fn kill_app(&self, app_name: &str) -> Result<Vec<TrackedId>> {
-        self.moved("requesting kills", Write::KillApp(app_name.to_owned()))
+        let killed = self.kill(Whom::App(app_name.to_owned()), KillOrder::default())?;
+        Ok(killed.map_or(0, |killed| killed.receipts.len()))
     }
 
     /// All tracked sessions, newest first.
@@ -238,7 +239,8 @@ impl SessionStore {
     /// [`Error::Store`].
     pub fn get_all_sessions(&self) -> Result<Vec<TrackedSession>> {
         let rows = self.read("listing the sessions", rows::list)?;
-        Ok(rows::complete(rows, &self.memory.lock(), self.stale_after))
+        let now = self.now();
+        Ok(rows::complete(rows, &self.memory.lock(), self.thresholds, now))
     }
 
     /// Moves the sessions that have been silent for `older_than` to the history and returns how
@@ -247,16 +249,7 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn cleanup_stale_sessions(&self, older_than: Duration) -> Result<usize> {
-        Ok(self.remove_silent(older_than)?.len())
-    }
-
-    /// [`cleanup_stale_sessions`](SessionStore::cleanup_stale_sessions), telling which.
-    pub(super) fn remove_silent(&self, older_than: Duration) -> Result<Vec<TrackedId>> {
-        let seen_before = Moment::now() - older_than;
-        if self.memory.lock().silent(seen_before).is_empty() {
-            return Ok(Vec::new());
-        }
-        self.moved("moving silent sessions to the history", Write::Purge { seen_before })
+        Ok(self.remove_silent(older_than, EndReason::CleanedUp)?.len())
     }
 
     /// Whether the database takes changes, as far as is known: an error from the first write that fails
@@ -269,15 +262,8 @@ impl SessionStore {
         self.writer.trouble().check()
     }
 
-    /// How many sessions are stale, and how many there are. Does not block.
-    pub(super) fn count_stale(&self) -> (usize, usize) {
-        let memory = self.memory.lock();
-        (memory.silent(Moment::now() - self.stale_after).len(), memory.len())
-    }
-
-    /// Forgets what is in the history for longer than `age`.
-    pub(super) fn trim_history(&self, age: Duration) -> Result<()> {
-        self.write("trimming the history", Write::TrimHistory { age }).map(drop)
+    fn now(&self) -> Now {
+        Now { moment: self.clock.now(), millis: civil::millis(wall()) }
     }
 
     fn changed(&self, doing: &'static str, write: Write) -> Result<bool> {
@@ -287,7 +273,7 @@ impl SessionStore {
     fn moved(&self, doing: &'static str, write: Write) -> Result<Vec<TrackedId>> {
         match self.write(doing, write)? {
             Outcome::Ids(ids) => Ok(ids),
-            Outcome::Changed(_) => Ok(Vec::new()),
+            Outcome::Changed(_) | Outcome::Kills(_) => Ok(Vec::new()),
         }
     }
 

@@ -4,22 +4,41 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row};
 
-use super::memory::Memory;
-use crate::clock::{Moment, wall};
+use super::kills;
+use super::memory::{Known, Memory};
+use super::write::Now;
+use crate::tracker::api::HEARTBEAT_INTERVAL;
+use crate::tracker::life::{Thresholds, Verbs};
 use crate::tracker::{TrackedId, TrackedSession, TrackedStatus, civil};
 
 /// What memory starts with.
-pub(super) fn load(connection: &Connection) -> rusqlite::Result<Memory> {
+pub(super) fn load(connection: &Connection, now: Now) -> rusqlite::Result<Memory> {
     let mut memory = Memory::default();
-    let now = Moment::now();
     let mut statement = connection.prepare(
-        "SELECT session_id, sessions.row, coalesce(last_heartbeat, start_time), kill_requested
+        "SELECT session_id, sessions.row, coalesce(last_heartbeat, start_time), kill_requested, interval_ms,
+                verbs, verbs_number
          FROM sessions LEFT JOIN beats USING (row)",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let id = TrackedId::from(row.get::<_, String>(0)?);
-        memory.carry_over(id, row.get(1)?, row.get(2)?, row.get(3)?, now);
+        let kill_requested = row.get(3)?;
+        let kill = if kill_requested { kills::last_one(connection, &id, now)? } else { None };
+        let interval: Option<i64> = row.get(4)?;
+        let known = Known {
+            row: row.get(1)?,
+            kill_requested,
+            kill: kill.map(Box::new),
+            interval: interval.map_or(HEARTBEAT_INTERVAL, |millis| {
+                Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+            }),
+            verbs: Verbs::from_bits(row.get(5)?),
+            verbs_number: u64::try_from(row.get::<_, i64>(6)?).unwrap_or_default(),
+        };
+        memory.carry_over(id, known, row.get(2)?, now.moment);
+    }
+    for (app_name, held) in kills::embargoes(connection, now)? {
+        memory.set_embargo(app_name, held);
     }
     Ok(memory)
 }
@@ -34,7 +53,7 @@ pub(super) struct Stored {
 pub(super) fn list(connection: &Connection) -> rusqlite::Result<Vec<Stored>> {
     let mut statement = connection.prepare_cached(
         "SELECT session_id, app_name, user_id, start_time, status, current_task, kill_requested,
-                host, pid, labels
+                host, pid, labels, version, protected
          FROM sessions ORDER BY start_time DESC, row DESC",
     )?;
     statement.query_map([], stored)?.collect()
@@ -59,13 +78,25 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         pid: row.get(8)?,
         labels: labels.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
         attached: std::collections::BTreeMap::new(),
+        state: None,
+        version: row.get(10)?,
+        progress: None,
+        memory_bytes: None,
+        verbs: Vec::new(),
+        protected: row.get(11)?,
+        kill: None,
     };
     Ok(Stored { session, start_millis })
 }
 
 /// Adds what memory knows. A row that memory does not know has just been deleted.
-pub(super) fn complete(rows: Vec<Stored>, memory: &Memory, stale_after: Duration) -> Vec<TrackedSession> {
-    let (now, now_millis) = (Moment::now(), civil::millis(wall()));
+pub(super) fn complete(
+    rows: Vec<Stored>,
+    memory: &Memory,
+    thresholds: Thresholds,
+    now: Now,
+) -> Vec<TrackedSession> {
+    let Now { moment: now, millis: now_millis } = now;
     let seconds = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0)).as_secs_f64();
     rows.into_iter()
         .filter_map(|Stored { mut session, start_millis }| {
@@ -73,11 +104,17 @@ pub(super) fn complete(rows: Vec<Stored>, memory: &Memory, stale_after: Duration
             session.last_heartbeat = civil::rfc3339(live.seen_millis());
             session.duration_seconds = seconds(now_millis.saturating_sub(start_millis));
             session.beat_age_seconds = Some(live.beat_age(now, now_millis).as_secs_f64());
-            session.is_stale = live.silence(now) >= stale_after;
+            let (silence, interval) = (live.silence(now), live.pace());
+            session.is_stale = thresholds.is_stale(silence, interval);
+            session.state = Some(thresholds.state(silence, interval, &session.status));
             if session.is_stale {
                 session.status = TrackedStatus::Stale;
             }
             session.attached.clone_from(live.attached());
+            session.progress = live.progress();
+            session.memory_bytes = live.memory_bytes();
+            session.verbs = live.verbs().words();
+            session.kill = live.kill();
             Some(session)
         })
         .collect()

@@ -14,7 +14,7 @@ use crate::{Error, Result, StoreFault};
 const APPLICATION: i64 = 0x726d_6461;
 
 /// One migration each, applied in order; a released one is never changed.
-pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 1] = [first];
+pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 2] = [first, lives_and_kills];
 
 /// Sets the connection up and brings the tables up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
@@ -132,4 +132,38 @@ fn first(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE INDEX remuda_history_by_end ON history (end_time);",
     )?;
     if let Some(ancestor) = ancestor { ancestor::copy(transaction, &ancestor) } else { Ok(()) }
+}
+
+/// What a session is ordered to do, why it ended, and a receipt for each kill. Steps of a kill are
+/// microseconds since it was requested.
+fn lives_and_kills(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "ALTER TABLE sessions ADD COLUMN version TEXT;
+        ALTER TABLE sessions ADD COLUMN interval_ms INTEGER;
+        ALTER TABLE sessions ADD COLUMN protected INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE sessions ADD COLUMN verbs INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE sessions ADD COLUMN verbs_number INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE history ADD COLUMN version TEXT;
+        ALTER TABLE history ADD COLUMN reason TEXT;
+        ALTER TABLE history ADD COLUMN kill_id INTEGER;
+        CREATE TABLE kills (
+            kill_id INTEGER PRIMARY KEY AUTOINCREMENT,
+            session_id TEXT NOT NULL,
+            app_name TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            requested_by TEXT,
+            reason TEXT,
+            requested_at INTEGER NOT NULL,
+            told INTEGER NOT NULL,
+            delivered_us INTEGER,
+            stopping_us INTEGER,
+            outcome TEXT,
+            ended_us INTEGER
+        );
+        CREATE INDEX remuda_kills_by_session ON kills (session_id, kill_id);
+        CREATE UNIQUE INDEX remuda_open_kills ON kills (session_id) WHERE outcome IS NULL;
+        CREATE TABLE embargoes (
+            app_name TEXT PRIMARY KEY, until INTEGER NOT NULL, requested_by TEXT, reason TEXT
+        );",
+    )
 }

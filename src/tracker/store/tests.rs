@@ -125,10 +125,10 @@ fn the_dead_lie_in_the_history_with_the_cause() {
     store.cleanup_stale_sessions(Duration::ZERO).unwrap();
     let expected = [(ids[0].to_string(), "ended".to_owned()), (ids[1].to_string(), "lost".to_owned())];
     assert_eq!(outcomes(&directory.raw()), expected);
-    store.trim_history(Duration::from_secs(60)).unwrap();
+    store.trim_history(Duration::from_secs(60), 10).unwrap();
     assert_eq!(outcomes(&directory.raw()).len(), 2);
     directory.raw().execute("UPDATE history SET end_time = 0", []).unwrap();
-    store.trim_history(Duration::from_secs(60)).unwrap();
+    store.trim_history(Duration::from_secs(60), 10).unwrap();
     assert_eq!(outcomes(&directory.raw()), []);
 }
 

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::memory::Memory;
-use crate::clock::{Moment, wall};
+use super::kills::{self, KillOrder, Target};
+use super::memory::{Held, Known, Memory};
+use crate::clock::Moment;
 use crate::sync::Mutex;
-use crate::tracker::api::SessionCreate;
-use crate::tracker::{TrackedId, civil};
+use crate::tracker::TrackedId;
+use crate::tracker::api::{
+    EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
+};
+use crate::tracker::life::{Gone, Verbs};
+use crate::tracker::preview::{Whom, generation};
+use crate::tracker::receipts::{Passed, Receipt};
 
 /// A change that is durable before anybody hears of it.
 #[derive(Clone, Debug)]
@@ -24,15 +30,42 @@ pub(super) enum Write {
         current_task: Option<String>,
         number: Option<i64>,
     },
-    Kill(TrackedId),
-    KillApp(String),
-    /// Moves who was last seen at `seen_before` or earlier to the history.
-    Purge {
-        seen_before: Moment,
+    Kill {
+        whom: Whom,
+        order: Box<KillOrder>,
     },
+    /// What a client says of a kill.
+    Acknowledge {
+        id: TrackedId,
+        word: KillAcknowledgement,
+    },
+    /// Gives up waiting for kills that were requested at `before` or earlier.
+    ExpireKills {
+        before: Moment,
+    },
+    Order {
+        whom: Whom,
+        verb: Verb,
+    },
+    /// Moves who has been silent for `older_than` to the history.
+    Purge {
+        older_than: Duration,
+        reason: EndReason,
+    },
+    /// Forgets what ended before that time, and of the rest all but the last ones.
     TrimHistory {
         age: Duration,
+        most: usize,
     },
+}
+
+/// The time of a change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// What ages are decided by.
+    pub(super) moment: Moment,
+    /// What is shown.
+    pub(super) millis: i64,
 }
 
 /// What a change came to.
@@ -42,30 +75,75 @@ pub(super) enum Outcome {
     Changed(bool),
     /// The sessions that were changed.
     Ids(Vec<TrackedId>),
+    Kills(Result<Killed, NotKilled>),
 }
+
+/// Whom a kill has hit.
+#[derive(Debug)]
+pub(in crate::tracker) struct Killed {
+    pub(in crate::tracker) receipts: Vec<KillReceipt>,
+    pub(in crate::tracker) protected: Vec<TrackedId>,
+}
+
+/// Why a kill has hit nobody.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum NotKilled {
+    /// There is no session with this id.
+    Unknown,
+    /// The session is protected.
+    Protected,
+    /// The sessions are not those that the operator has seen.
+    StaleGeneration,
+}
+
+/// A receipt that has moved on, and through which steps.
+type Moved = (Receipt, Vec<Passed>);
 
 /// What memory learns after the commit.
 #[derive(Debug)]
 pub(super) enum Lesson {
     Nothing,
-    Registered { id: TrackedId, row: i64, kill_requested: bool },
-    Gone(Vec<TrackedId>),
-    Kill(Vec<TrackedId>),
+    Registered { id: TrackedId, known: Known, number: Option<u64>, opened: bool, now: Moment },
+    Gone { ids: Vec<TrackedId>, how: Gone, closed: Vec<Moved> },
+    Killed { opened: Vec<Receipt>, embargo: Option<(String, Held)> },
+    MovedOn(Vec<Moved>),
+    Verbs(Vec<(TrackedId, Verbs, u64)>),
 }
 
 impl Lesson {
     pub(super) fn teach(self, memory: &mut Memory) {
         match self {
             Lesson::Nothing => {}
-            Lesson::Registered { id, row, kill_requested } => memory.insert(id, row, kill_requested),
-            Lesson::Gone(ids) => {
-                for id in &ids {
-                    memory.remove(id);
+            Lesson::Registered { id, known, number, opened, now } => {
+                memory.insert(id, known, number, now);
+                if opened {
+                    memory.count_opened();
                 }
             }
-            Lesson::Kill(ids) => {
+            Lesson::Gone { ids, how, closed } => {
+                for (receipt, passed) in closed {
+                    memory.moved_on(receipt, &passed);
+                }
                 for id in &ids {
-                    memory.set_kill(id);
+                    memory.remove(id, how);
+                }
+            }
+            Lesson::Killed { opened, embargo } => {
+                for receipt in opened {
+                    memory.opened(receipt);
+                }
+                if let Some((app_name, held)) = embargo {
+                    memory.set_embargo(app_name, held);
+                }
+            }
+            Lesson::MovedOn(receipts) => {
+                for (receipt, passed) in receipts {
+                    memory.moved_on(receipt, &passed);
+                }
+            }
+            Lesson::Verbs(changes) => {
+                for (id, verbs, number) in changes {
+                    memory.set_verbs(&id, verbs, number);
                 }
             }
         }
@@ -78,82 +156,193 @@ impl Write {
         &self,
         connection: &Connection,
         memory: &Mutex<Memory>,
+        now: Now,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
-            Write::Register { id, session } => register(connection, id, session),
+            Write::Register { id, session } => register(connection, memory, id, session, now),
             Write::Delete(id) => {
-                let known = bury(connection, id, "ended")?;
-                let gone = if known { Lesson::Gone(vec![id.clone()]) } else { Lesson::Nothing };
+                let (known, closed) = bury(connection, memory, id, None, now)?;
+                let ids = if known { vec![id.clone()] } else { Vec::new() };
+                let gone = Lesson::Gone { ids, how: Gone::Ended, closed: closed.into_iter().collect() };
                 Ok((Outcome::Changed(known), gone))
             }
             Write::Status { id, status, current_task, number } => {
                 let known = set_status(connection, id, status, current_task.as_deref(), *number)?;
                 Ok((Outcome::Changed(known), Lesson::Nothing))
             }
-            Write::Kill(id) => {
-                let known = connection
-                    .prepare_cached("UPDATE sessions SET kill_requested = 1 WHERE session_id = ?")?
-                    .execute([id.as_str()])?;
-                Ok((Outcome::Changed(known > 0), Lesson::Kill(vec![id.clone()])))
+            Write::Kill { whom, order } => kill(connection, memory, whom, order, now),
+            Write::Acknowledge { id, word } => {
+                let receipt = kills::open_one(connection, memory, id, now)?;
+                let Some(mut receipt) = receipt.filter(|receipt| receipt.kill_id == word.kill_id) else {
+                    return Ok((Outcome::Changed(false), Lesson::Nothing));
+                };
+                let passed = receipt.acknowledge(word.step, now.moment);
+                kills::save(connection, &receipt)?;
+                Ok((Outcome::Changed(true), Lesson::MovedOn(vec![(receipt, passed)])))
             }
-            Write::KillApp(app_name) => {
-                let ids = connection
-                    .prepare_cached(
-                        "UPDATE sessions SET kill_requested = 1 WHERE app_name = ? RETURNING session_id",
-                    )?
-                    .query_map([app_name], |row| Ok(TrackedId::from(row.get::<_, String>(0)?)))?
-                    .collect::<rusqlite::Result<Vec<_>>>()?;
-                Ok((Outcome::Ids(ids.clone()), Lesson::Kill(ids)))
-            }
-            Write::Purge { seen_before } => {
-                // Decided here and not by the caller: somebody may have beaten meanwhile.
-                let mut ids = memory.lock().silent(*seen_before);
-                ids.sort_unstable();
+            Write::ExpireKills { before } => {
+                let ids = memory.lock().unconfirmed(*before);
+                let mut moved = Vec::new();
                 for id in &ids {
-                    bury(connection, id, "lost")?;
+                    let receipt = kills::open_one(connection, memory, id, now)?;
+                    if let Some(mut receipt) = receipt {
+                        let passed = receipt.expire(now.moment);
+                        kills::save(connection, &receipt)?;
+                        moved.push((receipt, passed));
+                    }
                 }
-                Ok((Outcome::Ids(ids.clone()), Lesson::Gone(ids)))
+                Ok((Outcome::Ids(ids), Lesson::MovedOn(moved)))
             }
-            Write::TrimHistory { age } => {
-                let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-                connection
-                    .prepare_cached("DELETE FROM history WHERE end_time < ?")?
-                    .execute([civil::millis(wall()).saturating_sub(age)])?;
+            Write::Order { whom, verb } => give_order(connection, whom, *verb),
+            Write::Purge { older_than, reason } => {
+                // Decided here and not by the caller: somebody may have beaten meanwhile.
+                let mut ids = memory.lock().silent(*older_than, now.moment);
+                ids.sort_unstable();
+                let mut closed = Vec::new();
+                for id in &ids {
+                    closed.extend(bury(connection, memory, id, Some(*reason), now)?.1);
+                }
+                Ok((Outcome::Ids(ids.clone()), Lesson::Gone { ids, how: Gone::Lost, closed }))
+            }
+            Write::TrimHistory { age, most } => {
+                trim(connection, *age, *most, now)?;
                 Ok((Outcome::Changed(true), Lesson::Nothing))
             }
         }
     }
 }
 
+/// Asks whoever is meant to stop; who has an open receipt keeps it.
+fn kill(
+    connection: &Connection,
+    memory: &Mutex<Memory>,
+    whom: &Whom,
+    order: &KillOrder,
+    now: Now,
+) -> rusqlite::Result<(Outcome, Lesson)> {
+    let refused = |why| Ok((Outcome::Kills(Err(why)), Lesson::Nothing));
+    let (scope, single) = match whom {
+        Whom::Session(_) => (KillScope::Session, true),
+        Whom::App(_) => (KillScope::App, false),
+        Whom::Label { .. } => (KillScope::Label, false),
+    };
+    let meant = kills::targets(connection, whom)?;
+    if single && meant.is_empty() {
+        return refused(NotKilled::Unknown);
+    }
+    let (spared, hit): (Vec<Target>, Vec<Target>) =
+        meant.into_iter().partition(|target| target.protected && !(single && order.force));
+    if single && hit.is_empty() {
+        return refused(NotKilled::Protected);
+    }
+    if order.generation.as_ref().is_some_and(|seen| *seen != generation(hit.iter().map(|target| &target.id)))
+    {
+        return refused(NotKilled::StaleGeneration);
+    }
+    let (mut receipts, mut opened) = (Vec::new(), Vec::new());
+    for target in &hit {
+        connection
+            .prepare_cached("UPDATE sessions SET kill_requested = 1 WHERE session_id = ?")?
+            .execute([target.id.as_str()])?;
+        let open = kills::open_one(connection, memory, &target.id, now)?;
+        if let Some(open) = open {
+            receipts.push(open.shown());
+            continue;
+        }
+        let asked = (order.requested_by.as_deref(), order.reason.as_deref());
+        let receipt = kills::open(connection, (&target.id, &target.app_name), scope, asked, now)?;
+        receipts.push(receipt.shown());
+        opened.push(receipt);
+    }
+    let embargo = match (whom, order.embargo) {
+        (Whom::App(app_name), Some(lasts)) => {
+            Some((app_name.clone(), kills::lay_embargo(connection, app_name, lasts, order, now)?))
+        }
+        _ => None,
+    };
+    let protected = spared.into_iter().map(|target| target.id).collect();
+    Ok((Outcome::Kills(Ok(Killed { receipts, protected })), Lesson::Killed { opened, embargo }))
+}
+
+/// Changes what whoever is meant is ordered to do. A verb that changes nothing counts nothing up.
+fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Result<(Outcome, Lesson)> {
+    let meant: Vec<TrackedId> =
+        kills::targets(connection, whom)?.into_iter().map(|target| target.id).collect();
+    let mut changes = Vec::new();
+    for id in &meant {
+        if let Verb::Protect | Verb::Unprotect = verb {
+            connection
+                .prepare_cached("UPDATE sessions SET protected = ?2 WHERE session_id = ?1")?
+                .execute(params![id.as_str(), verb == Verb::Protect])?;
+            continue;
+        }
+        let (bits, number): (u8, i64) = connection
+            .prepare_cached("SELECT verbs, verbs_number FROM sessions WHERE session_id = ?")?
+            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let before = Verbs::from_bits(bits);
+        let after = match verb {
+            Verb::Pause => Verbs { pause: true, ..before },
+            Verb::Drain => Verbs { drain: true, ..before },
+            _ => Verbs::default(),
+        };
+        if after == before {
+            continue;
+        }
+        connection
+            .prepare_cached("UPDATE sessions SET verbs = ?2, verbs_number = ?3 WHERE session_id = ?1")?
+            .execute(params![id.as_str(), after.bits(), number + 1])?;
+        changes.push((id.clone(), after, u64::try_from(number + 1).unwrap_or_default()));
+    }
+    Ok((Outcome::Ids(meant), Lesson::Verbs(changes)))
+}
+
+fn trim(connection: &Connection, age: Duration, most: usize, now: Now) -> rusqlite::Result<()> {
+    let since = now.millis.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(
+            "DELETE FROM history WHERE end_time < ?1 OR entry <= (SELECT max(entry) FROM history) - ?2",
+        )?
+        .execute([since, most])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM kills WHERE outcome IS NOT NULL
+                AND (requested_at < ?1 OR kill_id <= (SELECT max(kill_id) FROM kills) - ?2)",
+        )?
+        .execute([since, most])?;
+    connection.prepare_cached("DELETE FROM embargoes WHERE until < ?")?.execute([now.millis])?;
+    Ok(())
+}
+
 /// Inserts, or updates what is there and keeps its start and its pending kill. Whoever was lost
-/// with a pending kill gets it back.
+/// with a pending kill gets it back, and whoever is new to an app under embargo is killed at once.
 fn register(
     connection: &Connection,
+    memory: &Mutex<Memory>,
     id: &TrackedId,
     session: &SessionCreate,
+    now: Now,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
-    let now = civil::millis(wall());
     let uptime = session.uptime_seconds.unwrap_or(0.0).clamp(0.0, 1e9);
     #[allow(clippy::cast_possible_truncation, reason = "at most 10^12")]
-    let start = now - (uptime * 1e3) as i64;
+    let start = now.millis - (uptime * 1e3) as i64;
+    let interval = session.interval_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let interval = interval.unwrap_or(HEARTBEAT_INTERVAL);
     let labels = (!session.labels.is_empty()).then(|| serde_json::json!(session.labels).to_string());
-    let was_wanted: Option<bool> = connection
-        .prepare_cached(
-            "SELECT kill_requested AND outcome = 'lost' FROM history WHERE session_id = ?
-             ORDER BY entry DESC LIMIT 1",
-        )?
-        .query_row([id.as_str()], |row| row.get(0))
-        .optional()?;
-    let (row, kill_requested) = connection
+    let is_new =
+        !connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])?;
+    let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
+    let (row, kill_requested, bits, verbs_number) = connection
         .prepare_cached(
             "INSERT INTO sessions (session_id, app_name, user_id, start_time, status, current_task,
-                                   kill_requested, host, pid, labels)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                   kill_requested, host, pid, labels, version, interval_ms, protected)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (session_id) DO UPDATE SET
                 app_name = excluded.app_name, user_id = excluded.user_id, status = excluded.status,
                 current_task = excluded.current_task, status_number = NULL, host = excluded.host,
-                pid = excluded.pid, labels = excluded.labels
-             RETURNING row, kill_requested",
+                pid = excluded.pid, labels = excluded.labels, version = excluded.version,
+                interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected)
+             RETURNING row, kill_requested, verbs, verbs_number",
         )?
         .query_row(
             params![
@@ -163,17 +352,68 @@ fn register(
                 start,
                 session.status.as_deref().unwrap_or("idle"),
                 session.current_task,
-                was_wanted.unwrap_or(false),
+                wanted.is_some(),
                 session.host,
                 session.pid,
                 labels,
+                session.version,
+                i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
+                session.protected,
             ],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get::<_, i64>(3)?)),
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
-        .execute([row, now])?;
-    Ok((Outcome::Changed(true), Lesson::Registered { id: id.clone(), row, kill_requested }))
+        .execute([row, now.millis])?;
+    let kill = match wanted {
+        Some((scope, requested_by, reason)) => {
+            let asked = (requested_by.as_deref(), reason.as_deref());
+            Some(kills::open(connection, (id, &session.app_name), scope, asked, now)?)
+        }
+        None if kill_requested => {
+            let open = kills::open_one(connection, memory, id, now)?;
+            if open.is_some() { open } else { kills::last_one(connection, id, now)? }
+        }
+        None => None,
+    };
+    let opened = is_new && kill.is_some();
+    let known = Known {
+        row,
+        kill_requested,
+        kill: kill.map(Box::new),
+        interval,
+        verbs: Verbs::from_bits(bits),
+        verbs_number: u64::try_from(verbs_number).unwrap_or_default(),
+    };
+    let (id, number) = (id.clone(), session.beat_number);
+    Ok((Outcome::Changed(true), Lesson::Registered { id, known, number, opened, now: now.moment }))
+}
+
+type Wanted = (KillScope, Option<String>, Option<String>);
+
+/// Why a session that is new to the list shall stop at once, if it shall.
+fn wanted(
+    connection: &Connection,
+    memory: &Mutex<Memory>,
+    id: &TrackedId,
+    session: &SessionCreate,
+    now: Now,
+) -> rusqlite::Result<Option<Wanted>> {
+    let was_wanted: Option<bool> = connection
+        .prepare_cached(
+            "SELECT kill_requested AND outcome = 'lost' FROM history WHERE session_id = ?
+             ORDER BY entry DESC LIMIT 1",
+        )?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    if was_wanted == Some(true) {
+        let last = kills::last_one(connection, id, now)?;
+        let (requested_by, reason) = last.map_or((None, None), |last| (last.requested_by, last.reason));
+        return Ok(Some((KillScope::Returned, requested_by, reason)));
+    }
+    let memory = memory.lock();
+    let held = memory.embargo(&session.app_name, now.moment).filter(|_| !session.protected);
+    Ok(held.map(|held| (KillScope::Embargo, held.requested_by.clone(), held.reason.clone())))
 }
 
 fn set_status(
@@ -195,21 +435,43 @@ fn set_status(
     connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])
 }
 
-/// Moves a session to the history.
-fn bury(connection: &Connection, id: &TrackedId, outcome: &str) -> rusqlite::Result<bool> {
+/// Moves a session to the history and closes its receipt: confirmed if it left by itself (no
+/// `reason`), else expired. Returns whether there was such a session.
+fn bury(
+    connection: &Connection,
+    memory: &Mutex<Memory>,
+    id: &TrackedId,
+    reason: Option<EndReason>,
+    now: Now,
+) -> rusqlite::Result<(bool, Option<Moved>)> {
+    let kill: Option<bool> = connection
+        .prepare_cached("SELECT kill_requested FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(kill_requested) = kill else { return Ok((false, None)) };
+    let last = if kill_requested { kills::last_one(connection, id, now)? } else { None };
+    let open = if kill_requested { kills::open_one(connection, memory, id, now)? } else { None };
+    let was_told =
+        open.as_ref().or(last.as_ref()).is_some_and(|kill| kill.told > 0 || kill.delivered.is_some());
+    let outcome = if reason.is_some() { "lost" } else { "ended" };
+    let why = reason.unwrap_or(if was_told { EndReason::Killed } else { EndReason::Left });
+    let kill_id = last.map(|last| i64::try_from(last.kill_id).unwrap_or(i64::MAX));
     connection
         .prepare_cached(
             "INSERT INTO history (session_id, app_name, user_id, start_time, last_heartbeat, end_time,
-                                  outcome, status, current_task, kill_requested, host, pid, labels)
+                                  outcome, status, current_task, kill_requested, host, pid, labels,
+                                  version, reason, kill_id)
              SELECT session_id, app_name, user_id, start_time, coalesce(last_heartbeat, start_time), ?,
-                    ?, status, current_task, kill_requested, host, pid, labels
+                    ?, status, current_task, kill_requested, host, pid, labels, version, ?, ?
              FROM sessions LEFT JOIN beats USING (row) WHERE session_id = ?",
         )?
-        .execute(params![civil::millis(wall()), outcome, id.as_str()])?;
+        .execute(params![now.millis, outcome, why.as_str(), kill_id, id.as_str()])?;
     connection
         .prepare_cached("DELETE FROM beats WHERE row = (SELECT row FROM sessions WHERE session_id = ?)")?
         .execute([id.as_str()])?;
-    let deleted =
-        connection.prepare_cached("DELETE FROM sessions WHERE session_id = ?")?.execute([id.as_str()])?;
-    Ok(deleted > 0)
+    connection.prepare_cached("DELETE FROM sessions WHERE session_id = ?")?.execute([id.as_str()])?;
+    let Some(mut receipt) = open else { return Ok((true, None)) };
+    let passed = if reason.is_some() { receipt.expire(now.moment) } else { receipt.leave(now.moment) };
+    kills::save(connection, &receipt)?;
+    Ok((true, Some((receipt, passed))))
 }

@@ -13,10 +13,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::memory::Memory;
 use super::schema;
 use super::trouble::Trouble;
-use super::write::{Outcome, Write};
+use super::write::{Now, Outcome, Write};
 use crate::background::{Background, shielded};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
+use crate::tracker::civil;
 use crate::{Error, Result, StoreFault};
 
 /// How long a beat may wait in memory: with the time that writing takes, it is on the disk within a
@@ -50,13 +51,14 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         memory: Arc<Mutex<Memory>>,
+        clock: Clock,
         trouble: Trouble,
     ) -> Result<Writer> {
         let (commands, queue) = unbounded();
         let trouble = Arc::new(trouble);
         let shared = Arc::clone(&trouble);
         let thread = Background::spawn("remuda-store", move || {
-            WriterThread { connection, memory, queue, write_beats_at: None, trouble: shared }.run();
+            WriterThread { connection, memory, clock, queue, write_beats_at: None, trouble: shared }.run();
         })
         .map_err(|error| Error::io("starting the thread of the tracker's database", error))?;
         Ok(Writer { commands: Some(commands), trouble, thread })
@@ -106,6 +108,8 @@ impl Drop for Writer {
 struct WriterThread {
     connection: Connection,
     memory: Arc<Mutex<Memory>>,
+    /// What ages are decided by; the rhythm of this thread is not.
+    clock: Clock,
     queue: Receiver<Command>,
     write_beats_at: Option<Moment>,
     trouble: Arc<Trouble>,
@@ -189,8 +193,9 @@ impl WriterThread {
     fn change(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut outcomes, mut lessons) = (Vec::new(), Vec::new());
+        let now = Now { moment: self.clock.now(), millis: civil::millis(wall()) };
         for write in writes {
-            let (outcome, lesson) = write.apply(&transaction, &self.memory)?;
+            let (outcome, lesson) = write.apply(&transaction, &self.memory, now)?;
             outcomes.push(outcome);
             lessons.push(lesson);
         }
@@ -205,14 +210,21 @@ impl WriterThread {
     /// Also tries whether writing works again, when it did not.
     fn write_beats(&mut self) {
         self.write_beats_at = None;
-        let beats = self.memory.lock().take_unwritten();
-        if beats.is_empty() && !self.trouble.is_any() {
+        let (beats, told) = {
+            let mut memory = self.memory.lock();
+            (memory.take_unwritten(), memory.take_unwritten_told())
+        };
+        if beats.is_empty() && told.is_empty() && !self.trouble.is_any() {
             return;
         }
-        match update_beats(&mut self.connection, &beats) {
+        match update_beats(&mut self.connection, &beats, &told) {
             Ok(()) => self.note_success(),
             Err(error) => {
-                self.memory.lock().put_back(beats);
+                {
+                    let mut memory = self.memory.lock();
+                    memory.put_back(beats);
+                    memory.put_back_told(told);
+                }
                 self.note_failure(&error);
             }
         }
@@ -232,14 +244,24 @@ impl WriterThread {
     }
 }
 
-fn update_beats(connection: &mut Connection, beats: &[(i64, i64)]) -> rusqlite::Result<()> {
+fn update_beats(
+    connection: &mut Connection,
+    beats: &[(i64, i64)],
+    told: &[(u64, u32)],
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if beats.is_empty() {
+    if beats.is_empty() && told.is_empty() {
         schema::touch(&transaction)?;
-    } else {
+    }
+    {
         let mut update = transaction.prepare_cached("UPDATE beats SET last_heartbeat = ?2 WHERE row = ?1")?;
         for beat in beats {
             update.execute([beat.0, beat.1])?;
+        }
+        let mut update =
+            transaction.prepare_cached("UPDATE kills SET told = max(told, ?2) WHERE kill_id = ?1")?;
+        for (kill_id, times) in told {
+            update.execute([i64::try_from(*kill_id).unwrap_or(i64::MAX), i64::from(*times)])?;
         }
     }
     transaction.commit()

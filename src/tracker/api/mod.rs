@@ -17,10 +17,19 @@
 //! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
+//! Beside them there are the routes about kills and their receipts ([`KillReceipt`]) and about the
+//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
+//! where those are described.
+//!
 //! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
-//! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 422 for a
-//! body or parameter that it does not understand, 403 for a foreign `Host` or `Origin`, 503 when
-//! the store cannot write.
+//! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 409 for a
+//! request that no longer fits, 422 for a body or parameter that it does not understand, 403 for a
+//! foreign `Host` or `Origin`, 503 when the store cannot write.
+//!
+//! # Beats in order
+//! A client that numbers its beats ([`Heartbeat::beat_number`]) is safe from its own past: a beat that
+//! arrives after a newer one is 409 `late_beat` and changes nothing, and the answer to a beat of a
+//! session that is gone says in [`ErrorBody::reason`] why. No beat ever brings a session back.
 //!
 //! # The parked beat
 //! `POST /sessions/{id}/heartbeat?wait=SECONDS` counts as a beat when it arrives and is answered
@@ -37,6 +46,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{TrackedId, TrackedSession};
 
+mod kills;
+mod life;
+
+pub use kills::{
+    KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
+    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency,
+};
+pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
+
 /// The port of the tracker.
 pub const DEFAULT_PORT: u16 = 8000;
 /// Where clients look for the tracker.
@@ -49,6 +67,12 @@ pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STALE_AFTER: Duration = Duration::from_secs(120);
 /// Silence after which a tracked session is moved to the history: twenty intervals.
 pub const PURGE_AFTER: Duration = Duration::from_secs(600);
+/// A kill that is not confirmed after this time has expired: it is told on, but nobody waits for it.
+pub const KILL_EXPIRES_AFTER: Duration = Duration::from_secs(600);
+/// The longest embargo of a `kill-all`.
+pub const MAX_EMBARGO: Duration = Duration::from_secs(3_600);
+/// What the snapshots that travel with a beat may weigh together: the rest of a beat's body is small.
+pub const MAX_ATTACHED: usize = MAX_BODY - 4 * 1024;
 /// How often the page refreshes.
 pub const DASHBOARD_REFRESH: Duration = Duration::from_secs(10);
 /// The longest time a beat is parked.
@@ -99,6 +123,18 @@ pub struct SessionCreate {
     /// The task it is in when it registers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_task: Option<String>,
+    /// The app's version: at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// How often it beats, 30 s by default: it is late after one and a half of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_seconds: Option<f64>,
+    /// The number of its last beat before this registration: see [`Heartbeat::beat_number`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat_number: Option<u64>,
+    /// It shall be out of reach of `kill-all`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 
 /// The answer to a registration.
@@ -126,13 +162,40 @@ pub struct Heartbeat {
     /// Snapshots to show beside the session, by name. Absent keeps the last ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<BTreeMap<String, serde_json::Value>>,
+    /// Counts the client's beats up. One that does not exceed the last one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat_number: Option<u64>,
+    /// How far the client is with a kill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<KillAcknowledgement>,
+    /// The last [`HeartbeatResponse::verbs_number`] that the client has read, 0 before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verbs_number: Option<u64>,
+    /// How far its task is, from 0 to 1. Absent keeps the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
+    /// The memory that it has in RAM. Absent keeps the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// The answer to a beat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatResponse {
     /// Somebody wants this session to stop. It stays true until the session is gone.
     pub kill_requested: bool,
+    /// The kill to acknowledge with the next beats: see [`Heartbeat::kill`]. Absent when none is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_id: Option<u64>,
+    /// Why it shall stop, if it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_reason: Option<String>,
+    /// What it shall do beside going on: `pause` or `drain`. Unknown words are to be ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verbs: Vec<String>,
+    /// Counts the changes of `verbs`; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verbs_number: Option<u64>,
 }
 
 /// The body of `PUT /sessions/{id}/status`.
@@ -157,20 +220,29 @@ pub struct StatusReply {
 }
 
 /// The answer to a kill: the request is kept until the session is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KillResponse {
     /// Always `kill_requested`.
     pub status: String,
+    /// The receipt: `GET /kills/{kill_id}` tells how it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<KillReceipt>,
 }
 
 /// The answer to `kill-all`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KillAllResponse {
-    /// How many sessions of the app there are; each of them is asked to stop.
+    /// How many sessions are asked to stop: all that were named and are not protected.
     pub killed_count: u64,
     /// Which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub session_ids: Vec<TrackedId>,
+    /// A receipt for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<KillReceipt>,
+    /// Who is protected and goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protected: Vec<TrackedId>,
 }
 
 /// The answer to a clean-up.
@@ -188,8 +260,12 @@ pub struct SessionList {
 }
 
 /// The body of every refusal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// What is wrong, for people.
     pub detail: String,
+    /// What is wrong, for programs. On 409: `late_beat`, `protected`, `stale_generation`. On 404 to a
+    /// numbered beat: `ended`, `lost` or, for an id that the tracker does not remember, `unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }

@@ -1,0 +1,171 @@
+//! What the server asks of the store beyond the operations that everybody has: beats with all they
+//! carry, kills with receipts, orders, silence, the history.
+
+use std::time::Duration;
+
+use super::memory::Missed;
+use super::write::{Killed, NotKilled, Outcome, Write};
+use super::writer::Command;
+use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kills};
+use crate::Result;
+use crate::clock::Clock;
+use crate::tracker::TrackedId;
+use crate::tracker::api::{
+    Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry, KillAcknowledgement, KillReceipt,
+    KillStats, Verb,
+};
+use crate::tracker::preview::Whom;
+use crate::tracker::receipts::Receipt;
+
+impl SessionStore {
+    pub(in crate::tracker) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Notes a beat that may be parked for `wait`. Does not block.
+    pub(in crate::tracker) fn note_beat(
+        &self,
+        id: &TrackedId,
+        beat: Heartbeat,
+        wait: Duration,
+    ) -> Result<(), Missed> {
+        let now = self.clock.now();
+        let first = self.memory.lock().beat(id, beat, wait, now)?;
+        self.beat_came(first);
+        Ok(())
+    }
+
+    /// Notes a beat that may be parked for `wait`, and tells what the session shall hear. Does not
+    /// block.
+    pub(in crate::tracker) fn beat(
+        &self,
+        id: &TrackedId,
+        beat: Heartbeat,
+        wait: Duration,
+    ) -> Result<HeartbeatResponse, Missed> {
+        let now = self.clock.now();
+        let (first, reply) = {
+            let mut memory = self.memory.lock();
+            (memory.beat(id, beat, wait, now)?, memory.tell(id))
+        };
+        self.beat_came(first);
+        reply.ok_or(Missed::Gone(None))
+    }
+
+    fn beat_came(&self, first: bool) {
+        if first {
+            self.writer.send(Command::BeatsCame);
+        }
+    }
+
+    /// What the session shall hear now, without a sign of life; `None` if there is no such session.
+    pub(in crate::tracker) fn tell(&self, id: &TrackedId) -> Option<HeartbeatResponse> {
+        self.memory.lock().tell(id)
+    }
+
+    /// Asks whoever is meant to stop. Durable when it returns.
+    pub(in crate::tracker) fn kill(&self, whom: Whom, order: KillOrder) -> Result<Result<Killed, NotKilled>> {
+        let write = Write::Kill { whom, order: Box::new(order) };
+        match self.write("requesting a kill", write)? {
+            Outcome::Kills(outcome) => Ok(outcome),
+            Outcome::Changed(_) | Outcome::Ids(_) => Ok(Err(NotKilled::Unknown)),
+        }
+    }
+
+    /// Notes what a client says of a kill; a word about a kill that is closed is ignored. Durable when
+    /// it returns.
+    pub(in crate::tracker) fn acknowledge(&self, id: &TrackedId, word: KillAcknowledgement) -> Result<()> {
+        self.write("noting what became of a kill", Write::Acknowledge { id: id.clone(), word }).map(drop)
+    }
+
+    /// Gives up waiting for kills that were requested so long ago; returns whose they are.
+    pub(in crate::tracker) fn expire_kills(&self, age: Duration) -> Result<Vec<TrackedId>> {
+        let before = self.clock.now() - age;
+        if self.memory.lock().unconfirmed(before).is_empty() {
+            return Ok(Vec::new());
+        }
+        self.moved("giving up on kills", Write::ExpireKills { before })
+    }
+
+    /// Orders whoever is meant to do something; returns who that is. Durable when it returns.
+    pub(in crate::tracker) fn order(&self, whom: Whom, verb: Verb) -> Result<Vec<TrackedId>> {
+        self.moved("giving an order", Write::Order { whom, verb })
+    }
+
+    /// Moves who has been silent for `older_than` to the history; returns who that is.
+    pub(in crate::tracker) fn remove_silent(
+        &self,
+        older_than: Duration,
+        reason: EndReason,
+    ) -> Result<Vec<TrackedId>> {
+        if self.memory.lock().silent(older_than, self.clock.now()).is_empty() {
+            return Ok(Vec::new());
+        }
+        self.moved("moving silent sessions to the history", Write::Purge { older_than, reason })
+    }
+
+    /// How many sessions are stale, and how many there are. Does not block.
+    pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
+        self.memory.lock().count_stale(self.thresholds, self.clock.now())
+    }
+
+    /// For so long yet nobody can be stale, because nobody was heard before the store was opened.
+    pub(in crate::tracker) fn restart_grace(&self) -> Duration {
+        (self.opened + self.thresholds.stale).saturating_since(self.clock.now())
+    }
+
+    /// Since the store was opened.
+    pub(in crate::tracker) fn uptime(&self) -> Duration {
+        self.clock.now().saturating_since(self.opened)
+    }
+
+    pub(in crate::tracker) fn kill_stats(&self) -> KillStats {
+        self.memory.lock().kill_stats()
+    }
+
+    /// The embargoes that are on.
+    pub(in crate::tracker) fn embargoes(&self) -> Vec<Embargo> {
+        let now = self.clock.now();
+        let mut memory = self.memory.lock();
+        let shown = memory.embargoes(now).iter().map(|(app_name, held)| Embargo {
+            app_name: app_name.clone(),
+            left_seconds: held.until.saturating_since(now).as_secs_f64(),
+            requested_by: held.requested_by.clone(),
+            reason: held.reason.clone(),
+        });
+        shown.collect()
+    }
+
+    /// The receipt of this number.
+    pub(in crate::tracker) fn receipt(&self, kill_id: u64) -> Result<Option<KillReceipt>> {
+        let now = self.now();
+        let found = self.read("reading a receipt", move |tables| kills::numbered(tables, kill_id, now))?;
+        Ok(found.map(|mut receipt| {
+            self.memory.lock().fill_in(&mut receipt);
+            receipt.shown()
+        }))
+    }
+
+    /// Receipts, newest first.
+    pub(in crate::tracker) fn receipts(&self, filter: ReceiptFilter) -> Result<Vec<KillReceipt>> {
+        let now = self.now();
+        let mut found = self.read("listing receipts", move |tables| kills::page(tables, &filter, now))?;
+        let memory = self.memory.lock();
+        for receipt in &mut found {
+            memory.fill_in(receipt);
+        }
+        drop(memory);
+        Ok(found.iter().map(Receipt::shown).collect())
+    }
+
+    /// Sessions that are gone, newest first.
+    pub(in crate::tracker) fn history(&self, filter: HistoryFilter) -> Result<Vec<HistoryEntry>> {
+        let now = self.now();
+        self.read("listing the history", move |tables| history::page(tables, &filter, now))
+    }
+
+    /// Forgets what is in the history for longer than `age`, and all but the last `most`.
+    pub(in crate::tracker) fn trim_history(&self, age: Duration, most: usize) -> Result<()> {
+        self.write("trimming the history", Write::TrimHistory { age, most }).map(drop)
+    }
+}
