@@ -314,6 +314,11 @@ impl Error {
     }
 }
 
+/// A number and what it counts.
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -349,7 +354,7 @@ impl fmt::Display for Error {
                 write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")
             }
             Error::AcquireTimeout { waited, ahead, last_start_error } => {
-                write!(f, "no session became free within {waited:?} ({ahead} callers ahead)")?;
+                write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
                 match last_start_error {
                     Some(error) => write!(f, "; the last start of a session failed: {error}"),
                     None => Ok(()),
@@ -358,12 +363,17 @@ impl fmt::Display for Error {
             Error::StartFailing { cause, retry_in } => {
                 write!(f, "sessions cannot be started (next attempt in {retry_in:?}): {cause}")
             }
-            Error::TooManyWaiters { limit } => write!(f, "{limit} callers wait for a session already"),
+            Error::TooManyWaiters { limit } => {
+                write!(f, "as many callers wait for a session as may (max_waiters: {limit})")
+            }
             Error::QuotaExceeded { tenant, limit, kind: QuotaKind::Leases } => {
-                write!(f, "tenant {tenant:?} holds {limit} sessions, as many as it may")
+                write!(f, "tenant {tenant:?} holds {}, as many as it may", count(*limit, "session"))
             }
             Error::QuotaExceeded { tenant, limit, kind: QuotaKind::Queued } => {
-                write!(f, "{limit} calls of tenant {tenant:?} wait for a session, as many as may")
+                write!(
+                    f,
+                    "as many calls of tenant {tenant:?} wait for a session as may (max_queued: {limit})"
+                )
             }
             Error::NestedAcquire { held_at, asked_at } => write!(
                 f,
@@ -376,9 +386,10 @@ impl fmt::Display for Error {
             Error::Hook { session, source } => {
                 write!(f, "the creation hook refused session {session}: {source}")
             }
-            Error::Unfit { refused } => {
-                write!(f, "the check before use refused {refused} sessions, one after the other")
-            }
+            Error::Unfit { refused } => match refused {
+                1 => f.write_str("the check before use refused the session"),
+                _ => write!(f, "the check before use refused {refused} sessions, one after the other"),
+            },
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),

@@ -111,6 +111,7 @@ mod guide {
         SharedPools: "docs/guide/shared-pools.md",
         Tenants: "docs/guide/tenants.md",
         Templates: "docs/guide/templates.md",
+        Operating: "docs/guide/operating.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",

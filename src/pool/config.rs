@@ -114,8 +114,10 @@ pub struct PoolConfig {
     /// Time that an idle session has to answer when it is asked. Default: 2 s.
     pub ping_timeout: Duration,
     /// Memory, in bytes, beyond which a session is replaced when its user has given it back. Looked at
-    /// when a session comes to rest and with each
-    /// [`health_check_interval`](PoolConfig::health_check_interval). Counted in parts where several
+    /// when a session comes to rest (at most once a second for each, so the next user may still get it)
+    /// and with each [`health_check_interval`](PoolConfig::health_check_interval). It must be well above
+    /// what a session has after its warm-up (some 15 MiB for a bare Python): below that, sessions are
+    /// replaced again and again, used or not. Counted in parts where several
     /// processes share pages (PSS), so that children of a template are not charged for what they
     /// share. Default: no limit.
     pub max_session_memory: Option<u64>,
@@ -266,7 +268,12 @@ impl PoolConfig {
         }
         self.quota.validate("quota")?;
         for (tenant, quota) in &self.tenant_quotas {
-            quota.validate("tenant_quota")?;
+            quota.validate("tenant_quota").map_err(|error| match error {
+                Error::InvalidConfig { option, reason } => {
+                    Error::config(option, format!("of {tenant:?}: {reason}"))
+                }
+                other => other,
+            })?;
             check_name(tenant).map_err(|error| Error::config("tenant_quota", error.to_string()))?;
         }
         if self.max_concurrent_retirements == 0 {

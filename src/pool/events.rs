@@ -53,7 +53,7 @@ pub enum PoolEvent {
         session: SessionId,
         /// Its process.
         pid: u32,
-        /// Executions, age or memory.
+        /// Executions, age, memory, or `recycle_all`.
         reason: Removal,
     },
     /// A session begins to leave because it is dead or unusable; a new one is on order.

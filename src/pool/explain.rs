@@ -99,6 +99,20 @@ pub enum WaitReason {
     AtMaxSessions,
 }
 
+impl WaitReason {
+    /// Its name in JSON and in the text of an [`Explanation`].
+    fn label(self) -> &'static str {
+        match self {
+            WaitReason::Paused => "paused",
+            WaitReason::Quota => "quota",
+            WaitReason::BreakerOpen => "breaker_open",
+            WaitReason::Resetting => "resetting",
+            WaitReason::Starting => "starting",
+            WaitReason::AtMaxSessions => "at_max_sessions",
+        }
+    }
+}
+
 /// One caller or job in the queue.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -198,10 +212,16 @@ impl fmt::Display for Explanation {
         }
         for waiter in &self.waiters {
             let (waited, ahead) = (waiter.waited.as_secs_f64(), waiter.ahead);
-            write!(f, "waits for {waited:.3} s with {ahead} ahead: {:?}", waiter.reason)?;
+            write!(f, "waits for {waited:.3} s with {ahead} ahead: {}", waiter.reason.label())?;
             let names = [("tenant", &waiter.tenant), ("label", &waiter.label)];
             for (what, name) in names.iter().filter_map(|(what, name)| Some((what, name.as_ref()?))) {
                 write!(f, ", {what} {name}")?;
+            }
+            if waiter.priority != 0 {
+                write!(f, ", priority {}", waiter.priority)?;
+            }
+            if waiter.job {
+                write!(f, ", a job")?;
             }
             writeln!(f)?;
         }
@@ -248,6 +268,9 @@ mod tests {
             reason: WaitReason::AtMaxSessions,
         };
         let explanation = Explanation::new(vec![waiter], &[0; MissReason::ALL.len()], Vec::new());
-        assert_eq!(explanation.to_string(), "waits for 1.500 s with 2 ahead: AtMaxSessions, tenant alice\n");
+        assert_eq!(
+            explanation.to_string(),
+            "waits for 1.500 s with 2 ahead: at_max_sessions, tenant alice\n"
+        );
     }
 }

@@ -119,7 +119,8 @@ pub struct PoolMetrics {
     pub sessions_created: u64,
     /// Sessions that left the pool, for whatever reason; counted when they begin to leave.
     pub sessions_removed: u64,
-    /// Of those: replaced because their execution budget or lifetime was spent.
+    /// Of those: replaced for their executions, age or memory, or by
+    /// [`recycle_all`](crate::SessionPool::recycle_all).
     pub sessions_recycled: u64,
     /// Of those: dead or unusable ones for which a replacement was ordered.
     pub sessions_restarted: u64,
@@ -214,7 +215,7 @@ pub struct PoolInfo {
     pub sessions: Vec<SessionRow>,
     /// How the last sessions ended, the latest last (at most 16).
     pub post_mortems: Vec<PostMortem>,
-    /// When this was written.
+    /// When this was written. In JSON an object, `secs_since_epoch` and `nanos_since_epoch`.
     pub at: SystemTime,
 }
 
@@ -286,7 +287,7 @@ pub struct HolderRow {
 pub struct QuotaRow {
     /// Its name.
     pub tenant: String,
-    /// What it may have.
+    /// What it may have. In JSON its fields stand beside the others.
     #[serde(flatten)]
     pub quota: Quota,
     /// Sessions that it has in use.

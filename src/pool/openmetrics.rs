@@ -202,7 +202,7 @@ fn sessions(text: &mut Text, pools: &[PoolInfo]) {
         }
     }
     text.gauges("remuda_pool_paused", "Whether the pool is paused.", pools, |pool| u8::from(pool.paused));
-    text.gauges("remuda_pool_open", "Whether the pool hands out sessions.", pools, |pool| {
+    text.gauges("remuda_pool_open", "Whether the pool is not closed; it may be paused.", pools, |pool| {
         u8::from(pool.open)
     });
 }
@@ -259,7 +259,7 @@ fn lives(text: &mut Text, pools: &[PoolInfo]) {
             family.value(pool, &[("reason", reason.label())], removed(pool, reason));
         }
     }
-    let help = "Sessions that were replaced because of executions, age or memory.";
+    let help = "Sessions that were replaced because of executions, age or memory, or by recycle_all.";
     let mut family = text.family(Kind::Counter, "remuda_pool_sessions_recycled", help);
     for pool in pools {
         for reason in Removal::ALL.into_iter().filter(|reason| reason.is_recycling()) {

@@ -39,10 +39,13 @@ pub struct Recording {
     pub arrivals: Vec<Arrival>,
     /// Earlier calls that there was no room for.
     pub forgotten: u64,
-    /// The mean time that a start took in this pool, if there was one.
+    /// The mean time that a start took in this pool, if there was one. The start of a
+    /// [`template`](crate::PoolConfig::template) is in the time of the first sessions: while there are few,
+    /// set [`Advisor::start_time`](crate::Advisor::start_time) by hand.
     #[serde(with = "maybe_in_seconds")]
     pub start_time: Option<Duration>,
-    /// The mean resident memory of its sessions, in bytes, if that is known.
+    /// The mean resident memory of its sessions, in bytes, if that is known. What the children of a
+    /// template share counts for each: see [`Advisor::memory_per_session`](crate::Advisor::memory_per_session).
     pub memory_per_session: Option<u64>,
     /// The pool's [`session_timeout`](crate::PoolConfig::session_timeout).
     #[serde(with = "in_seconds")]

@@ -28,7 +28,7 @@ pub struct ExecutionCounts {
     pub limit_exceeded: u64,
     /// [`Outcome::Died`].
     pub died: u64,
-    /// The worker broke the protocol: [`Error::Protocol`](crate::Error::Protocol).
+    /// The worker broke the protocol: [`Error::Protocol`].
     pub broken: u64,
 }
 

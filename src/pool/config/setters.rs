@@ -198,9 +198,14 @@ impl PoolConfig {
     }
 
     /// Has `hook` called with each new session before anybody gets it, on the thread that started it:
-    /// to load data, to open connections, to look at its version. It may take as long as it needs; a
-    /// caller that waits is served by whatever else comes first. An error or a panic counts as a failed
-    /// start: the session is ended, and the [breaker](crate::BreakerState) decides when the next is tried.
+    /// to look at its version, to fill a cache of a module, to try what it will need. It may take as long
+    /// as it needs; a caller that waits is served by whatever else comes first. An error or a panic counts
+    /// as a failed start: the session is ended, and the [breaker](crate::BreakerState) decides when the
+    /// next is tried.
+    ///
+    /// Names, environment and connections that it leaves are not part of the warm state: with
+    /// [`Reuse::Reset`], the default, the first user has them and the next one does
+    /// not. What every user needs belongs into [`warmup_code`](PoolConfig::warmup_code).
     ///
     /// ```
     /// use remuda::{PoolConfig, Runtime};
@@ -223,8 +228,16 @@ impl PoolConfig {
 
     /// Has `hook` called with a session before somebody gets it, on the thread of whoever gets it. If it
     /// says no, or panics, the session is replaced and the next one is looked at. After three refusals
-    /// the acquire returns [`Error::Unfit`](crate::Error::Unfit); further ones in a row count as failed starts, so that a check
-    /// that is never content does not have processes started without end.
+    /// the acquire returns [`Error::Unfit`](crate::Error::Unfit); further ones in a row count as failed
+    /// starts, so that a check that is never content does not have processes started without end. In the
+    /// metrics each session that is looked at counts as a call that got one.
+    ///
+    /// ```
+    /// use remuda::{PoolConfig, Runtime};
+    ///
+    /// let config = PoolConfig::new(Runtime::python("python3"))
+    ///     .validate_with(|session| session.execute("1 + 1").is_ok_and(|run| run.value == 2));
+    /// ```
     ///
     /// A pool looks by itself whether a process is alive, without a system call; this is for what only
     /// the user knows, and its time is added to each acquire.

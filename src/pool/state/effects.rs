@@ -10,7 +10,7 @@ pub(crate) struct Lease<S> {
 }
 
 /// A session to be retired once the lock is released; its slot is free after
-/// [`State::retired`].
+/// [`State::retired`](super::State::retired).
 #[derive(Debug)]
 pub(crate) struct Departure<S> {
     pub(crate) slot: SlotId,
@@ -38,7 +38,7 @@ pub(crate) struct Effects<S, W> {
     pub(crate) observed: bool,
 }
 
-/// Answer to [`State::take`].
+/// Answer to [`State::take`](super::State::take).
 #[derive(Debug)]
 pub(crate) enum Take<S> {
     Hit(Lease<S>),
