@@ -5,6 +5,9 @@
 //! Beats touch memory only ([`memory`]) and are written within a second. Readers have connections
 //! of their own, so a long list and a write do not wait for each other.
 //!
+//! What the disk refuses is told ([`StoreFault`](crate::StoreFault)) and undone. While it takes nothing,
+//! beats go on in memory, [`check`](SessionStore::check) says so, and writing is tried again ([`trouble`]).
+//!
 //! Ages are decided by the monotonic clock: whoever was silent before the store was opened counts
 //! as seen at that moment, so nobody is stale before one threshold has passed. Wall-clock times
 //! are stored and shown, and decide nothing.
