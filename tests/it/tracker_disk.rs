@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use remuda::TrackerServer;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 
@@ -98,6 +99,24 @@ isolated! {
         assert_eq!(status(&server, "/readyz"), 503, "another file in its place is no comfort");
         fs::rename(&aside, &here).unwrap();
         assert_eq!(status(&server, "/readyz"), 200);
+    }
+}
+
+isolated! {
+    /// It may be a part of a larger program, which has its own reasons to go elsewhere.
+    fn a_server_keeps_its_database_when_its_process_changes_its_working_directory() {
+        let (directory, elsewhere) = (ScratchDir::new(), ScratchDir::new());
+        std::env::set_current_dir(directory.path()).unwrap();
+        let server = TrackerServer::builder().listen("127.0.0.1:0").database("here.db").start().unwrap();
+        std::env::set_current_dir(elsewhere.path()).unwrap();
+        let mut http = Http::connect(server.local_addr());
+        http.register("a");
+        assert_eq!(http.list().len(), 1);
+        server.store().check().unwrap();
+        server.shutdown();
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        assert!(directory.path().join("here.db").is_file());
+        std::env::set_current_dir(std::env::temp_dir()).unwrap();
     }
 }
 

@@ -120,8 +120,9 @@ impl SessionStore {
             return Err(Error::store("opening it", "its path is empty"));
         }
         let in_memory = path == Path::new(":memory:");
+        // Whole, because readers open it later, whatever the working directory is by then; and because
         // SQLite takes what begins with `file:` for an address that may mean anything.
-        let path = &if path.is_relative() { Path::new(".").join(path) } else { path.to_owned() };
+        let path = &std::path::absolute(path).map_err(|error| Error::store("opening it", error))?;
         let lock = if in_memory { None } else { Some(lock(path)?) };
         let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
             .map_err(|error| Error::store("opening it", error))?;
