@@ -25,6 +25,7 @@ pub(super) struct Memory {
     open_kills: BTreeMap<u64, TrackedId>,
     tally: Tally,
     departed: Departed,
+    /// Those that were laid, over or not: one for each app at most.
     embargoes: BTreeMap<String, Held>,
 }
 
@@ -56,10 +57,12 @@ pub(super) struct Known {
     pub(super) verbs_number: u64,
 }
 
-/// An embargo that is on.
+/// An embargo.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) until: Moment,
+    /// The same as its row has it: tells this embargo from another one on the app.
+    pub(super) until_millis: i64,
     pub(super) requested_by: Option<String>,
     pub(super) reason: Option<String>,
 }
@@ -246,15 +249,16 @@ impl Memory {
         self.embargoes.insert(app_name, held);
     }
 
-    /// The embargo on this app, if one is on.
-    pub(super) fn embargo(&self, app_name: &str, now: Moment) -> Option<&Held> {
-        self.embargoes.get(app_name).filter(|held| now < held.until)
+    /// Whether the embargo of this row is on. One that is not known here was laid by the transaction
+    /// that asks.
+    pub(super) fn is_on(&self, app_name: &str, until_millis: i64, now: Moment) -> bool {
+        let held = self.embargoes.get(app_name).filter(|held| held.until_millis == until_millis);
+        held.is_none_or(|held| now < held.until)
     }
 
-    /// The embargoes that are on; forgets the others.
-    pub(super) fn embargoes(&mut self, now: Moment) -> &BTreeMap<String, Held> {
-        self.embargoes.retain(|_, held| now < held.until);
-        &self.embargoes
+    /// The embargoes that are on.
+    pub(super) fn embargoes(&self, now: Moment) -> impl Iterator<Item = (&String, &Held)> {
+        self.embargoes.iter().filter(move |(_, held)| now < held.until)
     }
 
     pub(super) fn get(&self, id: &TrackedId) -> Option<&Live> {

@@ -9,11 +9,12 @@ use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
 };
 use crate::tracker::life::{Gone, Verbs};
-use crate::tracker::preview::{Whom, generation};
+use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
 
 /// A change that is durable before anybody hears of it.
@@ -411,9 +412,12 @@ fn wanted(
         let (requested_by, reason) = last.map_or((None, None), |last| (last.requested_by, last.reason));
         return Ok(Some((KillScope::Returned, requested_by, reason)));
     }
-    let memory = memory.lock();
-    let held = memory.embargo(&session.app_name, now.moment).filter(|_| !session.protected);
-    Ok(held.map(|held| (KillScope::Embargo, held.requested_by.clone(), held.reason.clone())))
+    if session.protected {
+        return Ok(None);
+    }
+    let laid = kills::embargo(connection, &session.app_name)?;
+    let laid = laid.filter(|(until, ..)| memory.lock().is_on(&session.app_name, *until, now.moment));
+    Ok(laid.map(|(_, requested_by, reason)| (KillScope::Embargo, requested_by, reason)))
 }
 
 fn set_status(
