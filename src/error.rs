@@ -161,6 +161,8 @@ pub enum Error {
     /// The tracker's database cannot be opened, read or written. From `SessionStore` and
     /// `TrackerServerBuilder::start`.
     Store {
+        /// The kind of trouble.
+        fault: StoreFault,
         /// What was being done.
         doing: &'static str,
         /// The database's error.
@@ -226,6 +228,58 @@ pub enum FileProblem {
     Io(io::Error),
 }
 
+/// What kind of trouble the tracker's database is in, in [`Error::Store`]. Nothing that was stored is
+/// thrown away in any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreFault {
+    /// Another tracker has the file open, or another program holds it locked for seconds.
+    InUse,
+    /// The file is no database, or one of another program.
+    Foreign,
+    /// The file was written by a newer version of remuda.
+    Newer,
+    /// The database contradicts itself: the file was damaged.
+    Damaged,
+    /// The file or its directory must not be written.
+    ReadOnly,
+    /// The disk, or what may be used of it, is full.
+    Full,
+    /// Reading or writing the file fails, or somebody has removed it.
+    Io,
+    /// Anything else.
+    Other,
+}
+
+impl StoreFault {
+    /// The fault that a cause tells.
+    #[cfg(feature = "server")]
+    pub(crate) fn of(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> StoreFault {
+        if let Some(code) =
+            cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code)
+        {
+            use rusqlite::ErrorCode;
+            return match code {
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreFault::InUse,
+                ErrorCode::NotADatabase => StoreFault::Foreign,
+                ErrorCode::DatabaseCorrupt => StoreFault::Damaged,
+                ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreFault::ReadOnly,
+                ErrorCode::DiskFull => StoreFault::Full,
+                ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => StoreFault::Io,
+                _ => StoreFault::Other,
+            };
+        }
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => StoreFault::ReadOnly,
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
+                StoreFault::Full
+            }
+            Some(_) => StoreFault::Io,
+            None => StoreFault::Other,
+        }
+    }
+}
+
 /// What a tenant has as much of as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -241,12 +295,20 @@ impl Error {
         Error::Io { doing, source: source.into() }
     }
 
+    /// [`Error::Store`] of the kind that the cause tells.
     #[cfg(feature = "server")]
     pub(crate) fn store(
         doing: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        Error::Store { doing, source: source.into() }
+        let source = source.into();
+        Error::Store { fault: StoreFault::of(source.as_ref()), doing, source }
+    }
+
+    /// [`Error::Store`] of a kind that no cause tells.
+    #[cfg(feature = "server")]
+    pub(crate) fn store_fault(fault: StoreFault, doing: &'static str, reason: impl Into<String>) -> Error {
+        Error::Store { fault, doing, source: reason.into().into() }
     }
 
     pub(crate) fn config(option: &'static str, reason: impl Into<String>) -> Error {
@@ -338,7 +400,7 @@ impl fmt::Display for Error {
             },
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
-            Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
+            Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),
             Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
             Error::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(

@@ -139,7 +139,7 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, QuotaKind, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result, StoreFault};
 pub use pool::{
     Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
     ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId,

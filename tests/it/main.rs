@@ -69,6 +69,8 @@ mod tracker_client_basics;
 mod tracker_client_beats;
 mod tracker_client_lost;
 mod tracker_client_trouble;
+mod tracker_crash;
+mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_life;
 mod tracker_pair;

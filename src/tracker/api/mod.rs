@@ -1,4 +1,4 @@
-//! What travels over the tracker's wire: the JSON bodies of the eight routes, and the numbers that
+//! What travels over the tracker's wire: the JSON bodies of its routes, and the numbers that
 //! client and server agree on.
 //!
 //! Readers ignore members they do not know, and every member beyond the ancestor's is optional: a
@@ -14,6 +14,8 @@
 //! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
 //! | `GET /sessions` | → [`SessionList`] |
+//! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
+//! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the routes about kills and their receipts ([`KillReceipt`]) and about the
 //! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
@@ -213,7 +215,7 @@ pub struct SessionStatus {
     pub status_number: Option<u64>,
 }
 
-/// The answer of routes that have nothing to say: `deleted`, `updated`.
+/// The answer of routes that have nothing to say: `deleted`, `updated`, `alive`, `ready`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// What was done.

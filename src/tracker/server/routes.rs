@@ -21,6 +21,8 @@ use crate::tracker::store::{Missed, SessionStore};
 const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
 const UPDATED: Response = Response::fixed_json(r#"{"status":"updated"}"#);
 const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
+const ALIVE: Response = Response::fixed_json(r#"{"status":"alive"}"#);
+const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 
 /// The store, and who waits for a kill.
 ///
@@ -74,6 +76,8 @@ enum Route {
     Receipt(u64),
     History,
     State,
+    Alive,
+    Ready,
     Asset(&'static Asset),
 }
 
@@ -246,6 +250,12 @@ impl Tracker {
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
             Route::State => Response::json(&self.state()),
+            Route::Alive => ALIVE,
+            // Not logged: it is asked every few seconds.
+            Route::Ready => match self.store.check() {
+                Ok(()) => READY,
+                Err(error) => Response::detail(503, &error.to_string()),
+            },
             Route::Asset(asset) => page(asset),
         };
         Ok(Action::Respond(response))
@@ -265,6 +275,7 @@ impl Service for Tracker {
                 }
             }
             Ok(Route::Asset(asset)) => Ok(Action::Respond(page(asset))),
+            Ok(Route::Alive) => Ok(Action::Respond(ALIVE)),
             Ok(_) => Err(request),
             Err(Refusal(response)) => Ok(Action::Respond(response)),
         }
@@ -339,14 +350,16 @@ fn route(request: &Request) -> Result<Route, Refusal> {
     let wrong_method = |allowed: &'static [(&'static str, &'static str)]| {
         Err(Refusal(Response::detail(405, "Method Not Allowed").with_fields(allowed)))
     };
-    let asset = |asset| match method {
-        Method::Get => Ok(Route::Asset(asset)),
+    let get = |route| match method {
+        Method::Get => Ok(route),
         _ => wrong_method(&[("Allow", "GET")]),
     };
     match path.as_slice() {
-        [""] => asset(&PAGE),
-        ["dashboard.css"] => asset(&STYLE),
-        ["dashboard.js"] => asset(&SCRIPT),
+        [""] => get(Route::Asset(&PAGE)),
+        ["dashboard.css"] => get(Route::Asset(&STYLE)),
+        ["dashboard.js"] => get(Route::Asset(&SCRIPT)),
+        ["livez"] => get(Route::Alive),
+        ["readyz"] => get(Route::Ready),
         ["sessions"] => match method {
             Method::Get => Ok(Route::List),
             Method::Post => Ok(Route::Register),

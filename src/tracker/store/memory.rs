@@ -348,7 +348,10 @@ impl Memory {
         std::mem::take(&mut self.unwritten_told).into_iter().collect()
     }
 
-    pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+    /// Takes those back that could not be written. Newer ones win.
+    pub(super) fn put_back_told(&mut self, told: Vec<(u64, u32)>) {
+        for (kill_id, count) in told {
+            self.unwritten_told.entry(kill_id).or_insert(count);
+        }
     }
 }

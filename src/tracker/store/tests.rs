@@ -7,25 +7,25 @@ use crate::tracker::TrackedStatus;
 use crate::tracker::api::{KillAcknowledgement, KillState, KillStep};
 
 /// A directory that is removed with all it holds.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
-    fn new() -> Directory {
+    pub(super) fn new() -> Directory {
         let path = std::env::temp_dir().join(format!("remuda-store-{}", TrackedId::random()));
         fs::create_dir(&path).unwrap();
         Directory(path)
     }
 
-    fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.0.join("tracker.db")
     }
 
-    fn open(&self) -> SessionStore {
+    pub(super) fn open(&self) -> SessionStore {
         SessionStore::open(self.database()).unwrap()
     }
 
     /// What an SQLite shell would see.
-    fn raw(&self) -> Connection {
+    pub(super) fn raw(&self) -> Connection {
         Connection::open(self.database()).unwrap()
     }
 }
@@ -234,25 +234,6 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
             directory.raw().query_row("SELECT sql FROM sqlite_schema", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, table);
     }
-}
-
-#[test]
-fn files_that_are_not_ours_are_refused() {
-    let directory = Directory::new();
-    let refused = |said: &str| {
-        let error = SessionStore::open(directory.database()).expect_err("it is refused").to_string();
-        assert!(error.contains(said), "{error}");
-    };
-    directory.raw().pragma_update(None, "user_version", 7).unwrap();
-    refused("another program");
-    directory.raw().pragma_update(None, "application_id", 0x726d_6461).unwrap();
-    refused("newer version");
-    directory.raw().pragma_update(None, "user_version", 0).unwrap();
-    directory.open();
-    let store = directory.open();
-    refused("another tracker uses it");
-    drop(store);
-    directory.open();
 }
 
 #[test]
