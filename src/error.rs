@@ -102,6 +102,8 @@ pub enum Error {
         ahead: usize,
         /// Why the last start of a session failed, if it did.
         last_start_error: Option<Arc<Error>>,
+        /// Whether the pool was paused at the end.
+        paused: bool,
     },
     /// No session is alive and starting one failed; callers are refused until the next attempt.
     StartFailing {
@@ -132,7 +134,7 @@ pub enum Error {
         /// Where it asked for another one.
         asked_at: &'static Location<'static>,
     },
-    /// A tenant's name is too long to be kept.
+    /// A tenant's name is empty, or too long to be kept.
     TenantName {
         /// Its length in bytes.
         bytes: usize,
@@ -291,7 +293,10 @@ impl fmt::Display for Error {
             Error::RequestTooLarge { bytes, cap } => {
                 write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")
             }
-            Error::AcquireTimeout { waited, ahead, last_start_error } => {
+            Error::AcquireTimeout { waited, paused: true, .. } => {
+                write!(f, "no session within {waited:?}: the pool is paused")
+            }
+            Error::AcquireTimeout { waited, ahead, last_start_error, .. } => {
                 write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
                 match last_start_error {
                     Some(error) => write!(f, "; the last start of a session failed: {error}"),
@@ -318,6 +323,9 @@ impl fmt::Display for Error {
                 "this thread holds a session of the pool already, acquired at {held_at}, and would wait for another \
                  one at {asked_at}"
             ),
+            Error::TenantName { bytes: 0, .. } => {
+                f.write_str("a tenant's name is empty; leave it out for callers without a tenant")
+            }
             Error::TenantName { bytes, cap } => {
                 write!(f, "a tenant's name of {bytes} bytes is over the cap of {cap} bytes")
             }

@@ -157,7 +157,7 @@ pub use session::{
     WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
-pub use tracker::{ClientConfig, SessionClient, TaskGuard, TrackerOperator};
+pub use tracker::{ClientConfig, DeadMan, SessionClient, TaskGuard, TrackerOperator};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]

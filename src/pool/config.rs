@@ -117,9 +117,10 @@ pub struct PoolConfig {
     /// when a session comes to rest (at most once a second for each, so the next user may still get it)
     /// and with each [`health_check_interval`](PoolConfig::health_check_interval). It must be well above
     /// what a session has after its warm-up (some 15 MiB for a bare Python): below that, sessions are
-    /// replaced again and again, used or not. Counted in parts where several
+    /// replaced after each use. Counted in parts where several
     /// processes share pages (PSS), so that children of a template are not charged for what they
-    /// share. Default: no limit.
+    /// share. A session that nobody has used yet stays: the next one would weigh the same. Default: no
+    /// limit.
     pub max_session_memory: Option<u64>,
     /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
     /// above the watermark, only removed. Default: no limit.

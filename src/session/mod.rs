@@ -395,10 +395,11 @@ impl Session {
 
     fn restart_bound(&mut self, stop: Option<CancelToken>) -> Result<()> {
         let asks = Arc::clone(&self.asks);
-        let fresh = match &self.template {
+        let mut fresh = match &self.template {
             Some(template) => template.session(self.id, stop, asks)?,
             None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, &Origin::Program)?,
         };
+        fresh.witness = self.witness.take();
         let old = std::mem::replace(self, fresh);
         Box::new(old).retire(Duration::ZERO, |_| ());
         Ok(())

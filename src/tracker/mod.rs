@@ -32,7 +32,7 @@ mod server;
 mod store;
 
 #[cfg(feature = "client")]
-pub use client::{ClientConfig, SessionClient, TaskGuard};
+pub use client::{ClientConfig, DeadMan, SessionClient, TaskGuard};
 #[cfg(all(fuzzing, feature = "server"))]
 pub(crate) use http::read_requests;
 #[cfg(feature = "client")]

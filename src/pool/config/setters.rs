@@ -201,7 +201,7 @@ impl PoolConfig {
     /// to look at its version, to fill a cache of a module, to try what it will need. It may take as long
     /// as it needs; a caller that waits is served by whatever else comes first. An error or a panic counts
     /// as a failed start: the session is ended, and the [breaker](crate::BreakerState) decides when the
-    /// next is tried.
+    /// next is tried. What it executes is interrupted when the pool is closed.
     ///
     /// Names, environment and connections that it leaves are not part of the warm state: with
     /// [`Reuse::Reset`], the default, the first user has them and the next one does

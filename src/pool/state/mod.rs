@@ -331,6 +331,9 @@ impl<S: Resource, W> State<S, W> {
         if of_monitor && reason != Removal::Tainted {
             self.counters.sessions_removed_by_health += 1;
         }
+        if !of_monitor && reason != Removal::Unfit {
+            self.refusals = 0;
+        }
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
         self.evaluate(now, fx);
@@ -466,6 +469,7 @@ impl<S: Resource, W> State<S, W> {
         }
         slot.place = Place::Free;
         slot.handle = None;
+        slot.memory = None;
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(index);
         self.ceiling = self.total().max(self.bounds.max_sessions);

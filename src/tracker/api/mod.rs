@@ -143,6 +143,9 @@ pub struct SessionCreated {
     /// The longest `?wait=` that the tracker honours; absent when it parks no beats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_wait_seconds: Option<u64>,
+    /// How often the tracker wants it to beat; absent when that is up to the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_seconds: Option<f64>,
 }
 
 /// What may travel with a beat, the body of `POST /sessions/{id}/heartbeat`. No body is fine too.

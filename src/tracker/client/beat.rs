@@ -1,37 +1,24 @@
 //! The heartbeat thread: registers, beats, hears kills, and comes back when the server does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::callbacks::Stage;
 use super::link::Trouble;
 use super::pace::{Backoff, between, jittered, random};
+use super::pulse::{Pulse, memory_bytes};
 use super::shared::{Contact, Shared, Standing};
-use crate::background::shielded;
 use crate::clock::Moment;
-use crate::tracker::api::{
-    HTTP_TIMEOUT, Heartbeat, HeartbeatResponse, KillAcknowledgement, KillStep, MAX_ATTACHED,
-};
+use crate::tracker::api::{HTTP_TIMEOUT, HeartbeatResponse, MAX_ATTACHED};
 
 /// A server that has just closed a connection that was in use gets a second chance within this
 /// time, before the client calls itself offline.
 const SECOND_CHANCE: Duration = Duration::from_millis(250);
 /// The first rest after a parked beat that came back early: the server stops, or cannot park more.
 const EARLY_REST: Duration = Duration::from_secs(2);
+/// A server that has more news in a row than this is not beaten at once.
+const MOST_NEWS: u32 = 20;
 /// The first parked beat after a registration takes no longer.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-
-/// What is said of a kill at this stage. The client has heard of it, whatever the callbacks do.
-fn step(stage: Stage) -> KillStep {
-    match stage {
-        Stage::Waiting => KillStep::Delivered,
-        Stage::Running => KillStep::Stopping,
-        Stage::Over => KillStep::Confirmed,
-    }
-}
 
 /// The beat thread.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -40,14 +27,14 @@ pub(super) fn run(shared: &Arc<Shared>) {
         backoff: Backoff::default(),
         longest_wait: 0,
         early: 0,
+        news: 0,
         proven: true,
         parked: 0,
         second_chance: true,
-        heavy: false,
-        kill: None,
+        pulse: Pulse::default(),
     };
     let mut rest = beater.register();
-    while shared.rest(rest, beater.said()) {
+    while shared.rest(rest, beater.pulse.said()) {
         rest = if shared.lock().standing == Standing::Known { beater.beat() } else { beater.register() };
     }
 }
@@ -59,17 +46,15 @@ struct Beater<'a> {
     longest_wait: u64,
     /// Parked beats that came back early, in a row.
     early: u32,
+    /// Answers with news that came early, in a row.
+    news: u32,
     /// A beat went well since the last registration.
     proven: bool,
     /// Parked beats that went well since the last registration.
     parked: u32,
     /// The next broken connection is not yet a reason to be offline.
     second_chance: bool,
-    /// The log was told that attachments are too heavy.
-    heavy: bool,
-    /// The kill to acknowledge, and how far the last beat said that the client is with it. Each beat
-    /// says it again until the server names the kill no more.
-    kill: Option<(u64, Stage)>,
+    pulse: Pulse,
 }
 
 impl Beater<'_> {
@@ -90,19 +75,14 @@ impl Beater<'_> {
             return Duration::ZERO;
         }
         // Clients that were started together, or lost the same server, part here.
-        between(Duration::ZERO, self.shared.config.heartbeat_interval, random())
+        between(Duration::ZERO, self.shared.interval(), random())
     }
 
     /// Beats once; returns how long to rest before the next step.
     fn beat(&mut self) -> Duration {
         let wait = self.wait();
         let id = self.shared.lock().id.clone();
-        let stage = self.shared.callbacks.stage();
-        let kill = self.kill.as_mut().map(|(kill_id, said)| {
-            *said = stage;
-            KillAcknowledgement { kill_id: *kill_id, step: step(stage) }
-        });
-        let body = Heartbeat { attached: self.attached(), kill, ..Heartbeat::default() };
+        let body = self.pulse.beat(self.shared, memory_bytes(), MAX_ATTACHED);
         let sent = Moment::now();
         let result = self.shared.beats.beat(&id, &body, wait, HTTP_TIMEOUT + Duration::from_secs(wait));
         let took = Moment::now().saturating_since(sent);
@@ -132,7 +112,7 @@ impl Beater<'_> {
         {
             return 0;
         }
-        let interval = self.shared.config.heartbeat_interval;
+        let interval = self.shared.interval();
         let wait = match self.parked {
             // What the app attaches right after its start shall not wait for half a minute.
             0 => interval.min(FIRST_WAIT),
@@ -149,14 +129,11 @@ impl Beater<'_> {
         self.second_chance = true;
         self.backoff.reset();
         self.shared.heard();
-        let is_new = self.note_kill(reply);
-        if reply.kill_requested {
-            self.shared.kill();
-        }
-        if is_new {
+        if self.pulse.heard(self.shared, reply) && self.news < MOST_NEWS {
+            self.news += 1;
             return Duration::ZERO;
         }
-        let interval = self.shared.config.heartbeat_interval;
+        let interval = self.shared.interval();
         if reply.kill_requested || self.shared.is_killed() || self.longest_wait == 0 {
             return jittered(interval, random());
         }
@@ -165,50 +142,12 @@ impl Beater<'_> {
             return if was_troubled { Duration::ZERO } else { jittered(interval, random()) };
         }
         if took + Duration::from_millis(500) >= Duration::from_secs(wait) {
-            self.early = 0;
+            (self.early, self.news) = (0, 0);
             self.parked = self.parked.saturating_add(1);
             return Duration::ZERO;
         }
         let rest = EARLY_REST.saturating_mul(1 << self.early.min(16)).min(interval);
         self.early += 1;
         jittered(rest, random())
-    }
-
-    /// Notes which kill is to be acknowledged; true if that is another one than before. A tracker of
-    /// another kind names none.
-    fn note_kill(&mut self, reply: &HeartbeatResponse) -> bool {
-        let before = self.kill.map(|(kill_id, _)| kill_id);
-        if reply.kill_id != before {
-            self.kill = reply.kill_id.map(|kill_id| (kill_id, Stage::Waiting));
-        }
-        reply.kill_id.is_some() && reply.kill_id != before
-    }
-
-    /// When the callbacks go on from this stage, the next beat shall say so. Without a kill to
-    /// acknowledge there is nothing to say.
-    fn said(&self) -> Option<Stage> {
-        self.kill.map(|(_, said)| said)
-    }
-
-    /// What the app wants to travel with the beat, as far as it fits.
-    fn attached(&mut self) -> Option<BTreeMap<String, Value>> {
-        let snapshots = self.shared.attached();
-        if snapshots.is_empty() {
-            return None;
-        }
-        let (mut values, mut left) = (BTreeMap::new(), MAX_ATTACHED);
-        for (name, snapshot) in snapshots {
-            let Some(value) = shielded("an attached snapshot", || snapshot()) else { continue };
-            let weight = name.len() + value.to_string().len() + 8;
-            if weight <= left {
-                left -= weight;
-                values.insert(name, value);
-            } else if !std::mem::replace(&mut self.heavy, true) {
-                log::warn!(
-                    "what is attached as {name} ({weight} bytes) does not fit into a beat and stays at home"
-                );
-            }
-        }
-        Some(values)
     }
 }

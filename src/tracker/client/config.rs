@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::SessionClient;
+use super::dead_man::DeadMan;
 use super::link::parse_server_url;
 use crate::error::{Error, Result};
-use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL, is_unspeakable};
+use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL, PURGE_AFTER, is_unspeakable};
 
 /// Heartbeats closer than this would be a flood, and no gain where the tracker parks them.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
@@ -14,6 +15,11 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(10);
 const GREATEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// The tracker takes no longer names.
 const LONGEST_NAME: usize = 1024;
+/// A tracker that wants more frequent beats than this gets them no more often, unless the client is
+/// quicker by itself.
+const LEAST_OBEYED: Duration = Duration::from_secs(1);
+/// The tracker takes no longer versions.
+const LONGEST_VERSION: usize = 256;
 /// A registration with heavier labels would not be taken.
 const HEAVIEST_LABELS: usize = 16 * 1024;
 
@@ -37,13 +43,26 @@ pub struct ClientConfig {
     /// The tracker's address: `http://HOST:PORT`, with a path in front of the routes if it is
     /// served under one. No other scheme, no credentials. Default: `http://localhost:8000`.
     pub server_url: String,
-    /// Time between two heartbeats (up to a tenth more or less, at random). A tracker that offers
+    /// Time between two heartbeats (up to a tenth more or less, at random), unless the tracker asks
+    /// for another one: it gets any between one second, or this if it is less, and an hour. A tracker that offers
     /// to hold a heartbeat until a kill comes is asked to hold it that long, so that a kill arrives
     /// at once. Keep it well below the tracker's stale threshold (120 s). Default: 30 s.
     pub heartbeat_interval: Duration,
     /// What the tracker shall show beside the session: names and values, together at
     /// most 16 KiB. Default: none.
     pub labels: BTreeMap<String, String>,
+    /// The app's version, in at most 256 bytes. Default: not said.
+    pub version: Option<String>,
+    /// Out of reach of `kill-all`; a kill of this very session must be forced. Default: false.
+    pub protected: bool,
+    /// What to do when the tracker has been away for [`lost_after`](ClientConfig::lost_after).
+    /// Default: [`DeadMan::Continue`].
+    pub on_server_lost: DeadMan,
+    /// How long the client must have been without an answer, and know itself offline, for
+    /// [`on_server_lost`](ClientConfig::on_server_lost). A tracker that hangs is noticed 10 s after
+    /// the wait of a parked heartbeat at the latest. Default: 600 s, after which a tracker that runs
+    /// gives up a silent session. At least 1 ms.
+    pub lost_after: Duration,
 }
 
 impl ClientConfig {
@@ -55,6 +74,10 @@ impl ClientConfig {
             server_url: DEFAULT_URL.to_owned(),
             heartbeat_interval: HEARTBEAT_INTERVAL,
             labels: BTreeMap::new(),
+            version: None,
+            protected: false,
+            on_server_lost: DeadMan::default(),
+            lost_after: PURGE_AFTER,
         }
     }
 
@@ -102,6 +125,30 @@ impl ClientConfig {
         self
     }
 
+    /// Sets [`version`](ClientConfig::version).
+    pub fn version(mut self, version: impl Into<String>) -> ClientConfig {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Sets [`protected`](ClientConfig::protected).
+    pub fn protected(mut self, protected: bool) -> ClientConfig {
+        self.protected = protected;
+        self
+    }
+
+    /// Sets [`on_server_lost`](ClientConfig::on_server_lost).
+    pub fn on_server_lost(mut self, policy: DeadMan) -> ClientConfig {
+        self.on_server_lost = policy;
+        self
+    }
+
+    /// Sets [`lost_after`](ClientConfig::lost_after).
+    pub fn lost_after(mut self, silence: Duration) -> ClientConfig {
+        self.lost_after = silence;
+        self
+    }
+
     /// Whether the options make sense. [`start`](ClientConfig::start) asks, too.
     ///
     /// # Errors
@@ -125,6 +172,16 @@ impl ClientConfig {
         let labels = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels > HEAVIEST_LABELS {
             return Err(Error::config("labels", too_long(labels, HEAVIEST_LABELS)));
+        }
+        let version = self.version.as_ref().map_or(0, String::len);
+        if version > LONGEST_VERSION {
+            return Err(Error::config("version", too_long(version, LONGEST_VERSION)));
+        }
+        if self.lost_after < Duration::from_millis(1) {
+            return Err(Error::config(
+                "lost_after",
+                "no tracker answers before it was asked; 1 ms is the least",
+            ));
         }
         if self.heartbeat_interval < LEAST_INTERVAL {
             return Err(Error::config(
@@ -155,10 +212,24 @@ impl ClientConfig {
             ("server_url", self.server_url != other.server_url),
             ("heartbeat_interval", self.heartbeat_interval != other.heartbeat_interval),
             ("labels", self.labels != other.labels),
+            ("version", self.version != other.version),
+            ("protected", self.protected != other.protected),
+            ("on_server_lost", self.on_server_lost != other.on_server_lost),
+            ("lost_after", self.lost_after != other.lost_after),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
+    }
+}
+
+/// The interval to keep to, when the tracker asks for `wanted` seconds.
+pub(super) fn obeyed(wanted: Option<f64>, own: Duration) -> Duration {
+    match wanted {
+        Some(seconds) if seconds.is_finite() && seconds > 0.0 => Duration::try_from_secs_f64(seconds)
+            .unwrap_or(GREATEST_INTERVAL)
+            .clamp(own.min(LEAST_OBEYED), GREATEST_INTERVAL),
+        _ => own,
     }
 }
 
@@ -167,11 +238,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tracker_may_ask_for_another_interval_within_reason() {
+        let own = Duration::from_secs(30);
+        for nonsense in [None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0), Some(0.0)] {
+            assert_eq!(obeyed(nonsense, own), own);
+        }
+        assert_eq!(obeyed(Some(5.0), own), Duration::from_secs(5));
+        assert_eq!(obeyed(Some(0.001), own), LEAST_OBEYED);
+        assert_eq!(obeyed(Some(0.001), Duration::from_millis(20)), Duration::from_millis(20));
+        assert_eq!(obeyed(Some(1e300), own), GREATEST_INTERVAL);
+    }
+
+    #[test]
     fn the_documented_defaults_are_those_in_effect() {
         let config = ClientConfig::new("app");
         assert_eq!(config.server_url, "http://localhost:8000");
         assert_eq!(config.heartbeat_interval, Duration::from_secs(30));
         assert_eq!((config.user_id, config.labels.len()), (None, 0));
+        assert_eq!((config.version, config.protected), (None, false));
+        assert_eq!((config.on_server_lost, config.lost_after), (DeadMan::Continue, Duration::from_secs(600)));
     }
 
     #[test]
@@ -186,6 +271,8 @@ mod tests {
         assert_eq!(named(ClientConfig::new("a").user_id("u".repeat(1025))), "user_id");
         assert_eq!(named(ClientConfig::new("a").label("k", "v".repeat(16 * 1024))), "labels");
         assert_eq!(named(ClientConfig::new("a").heartbeat_interval(Duration::ZERO)), "heartbeat_interval");
+        assert_eq!(named(ClientConfig::new("a").version("v".repeat(257))), "version");
+        assert_eq!(named(ClientConfig::new("a").lost_after(Duration::ZERO)), "lost_after");
         let endless = ClientConfig::new("a").heartbeat_interval(Duration::MAX);
         assert_eq!(named(endless), "heartbeat_interval");
         for url in ["", "localhost:8000", "https://h", "ftp://h", "http://", "http://u:p@h", "http://h/?q"] {

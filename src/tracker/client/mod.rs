@@ -3,24 +3,30 @@
 mod beat;
 mod callbacks;
 mod config;
+mod dead_man;
 mod link;
+mod orders;
 mod pace;
+mod pulse;
 mod registry;
 mod shared;
 mod status;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 pub use config::ClientConfig;
+pub use dead_man::DeadMan;
 pub(super) use link::parse_server_url;
 pub use status::TaskGuard;
 
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Verb;
 use shared::{Contact, Shared};
 
 /// A running app as the tracker sees it: one tracked session.
@@ -52,10 +58,16 @@ use shared::{Contact, Shared};
 /// one. What they do is up to the app. The same happens, once, at [`stop`](SessionClient::stop) and
 /// on drop.
 ///
+/// # The tracker is away
+/// An operator cannot stop what no tracker reaches. An app that must not run unseen says with
+/// [`on_server_lost`](ClientConfig::on_server_lost) that it wants to pause or stop once the tracker
+/// has been away for [`lost_after`](ClientConfig::lost_after); by default it goes on.
+///
 /// # Threads
-/// `remuda-beat` for its whole life, `remuda-status` from the first task on, `remuda-kill` while
-/// callbacks run. All have ended when `stop` or the drop returns, except one that hangs in the
-/// system's name lookup or in a snapshot of the app's: it ends by itself and calls nobody.
+/// `remuda-beat` for its whole life, `remuda-status` from the first task on, `remuda-kill` and
+/// `remuda-orders` while callbacks run, `remuda-deadman` with a dead-man policy. All have ended when `stop` or the drop returns, except one that hangs in the
+/// system's name lookup, in a snapshot of the app's or in a callback of
+/// [`on_verb`](SessionClient::on_verb): it ends by itself and calls nobody.
 ///
 /// Dropping it is the same as [`stop`](SessionClient::stop). A callback or snapshot that holds an
 /// `Arc` of its own client keeps it from being dropped: let it hold a `Weak`.
@@ -119,6 +131,28 @@ impl SessionClient {
         self.shared.callbacks.token.clone()
     }
 
+    /// Has `callback` called when an operator has the session pause, drain or go on
+    /// ([`Verb::Pause`], [`Verb::Drain`], [`Verb::Resume`]), and when the dead-man policy has it pause
+    /// and go on. Nothing else happens: what a pause means is up to the app. Does not block.
+    ///
+    /// A callback hears of each change once and in order, on a thread of their own (`remuda-orders`);
+    /// one that is added during a pause hears of it at once. What is taken back before a callback is
+    /// free to hear of it is not told. [`Verb::Resume`] takes everything back that was told before.
+    /// None is called after [`stop`](SessionClient::stop).
+    pub fn on_verb(&self, callback: impl Fn(Verb) + Send + Sync + 'static) {
+        self.shared.orders.add(Arc::new(callback));
+    }
+
+    /// Whether the session shall take no new task until it is resumed.
+    pub fn is_paused(&self) -> bool {
+        self.shared.orders.is_paused()
+    }
+
+    /// Whether the session shall finish its task, take no other, and leave.
+    pub fn is_draining(&self) -> bool {
+        self.shared.orders.is_draining()
+    }
+
     /// Has `snapshot` called before each heartbeat; its value is shown beside the session. A
     /// snapshot of the same name is replaced.
     ///
@@ -132,6 +166,19 @@ impl SessionClient {
     pub fn is_connected(&self) -> bool {
         let state = self.shared.lock();
         state.contact == Contact::Connected && state.phase == shared::Phase::Open
+    }
+
+    /// Whether the tracker has been away for so long that
+    /// [`on_server_lost`](ClientConfig::on_server_lost) has struck, and is not back. Never true with
+    /// [`DeadMan::Continue`].
+    pub fn is_lost(&self) -> bool {
+        self.shared.lock().lost
+    }
+
+    /// The time between two heartbeats that is kept to: the client's own, or what the tracker has
+    /// asked for.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.shared.interval()
     }
 
     /// Whether the tracker has asked this session to stop.

@@ -3,7 +3,8 @@
 //! One lock, one condition variable. No request is made and no user code runs under the lock.
 //!
 //! Threads: `remuda-beat` registers and beats, `remuda-status` (from the first task on) reports
-//! tasks, `remuda-kill` (when the time has come) runs the callbacks. The user's threads never talk
+//! tasks, `remuda-kill` (when the time has come) runs the callbacks, `remuda-orders` those for a pause
+//! or drain, `remuda-deadman` watches how long the server has been away. The user's threads never talk
 //! to the server, except for the farewell in [`Shared::close`], which has one deadline.
 
 use std::collections::BTreeMap;
@@ -14,8 +15,10 @@ use serde_json::Value;
 
 use super::beat;
 use super::callbacks::{Callbacks, Stage};
-use super::config::ClientConfig;
+use super::config::{ClientConfig, obeyed};
+use super::dead_man::{self, DeadMan};
 use super::link::{Link, Trouble};
+use super::orders::Orders;
 use super::status::{self, Tasks};
 use crate::background::Background;
 use crate::clock::Moment;
@@ -40,6 +43,7 @@ pub(super) struct Shared {
     /// The connection for what cannot wait for a parked beat.
     pub(super) side: Link,
     pub(super) callbacks: Arc<Callbacks>,
+    pub(super) orders: Arc<Orders>,
     born: Moment,
     state: Mutex<State>,
     changed: Condvar,
@@ -52,6 +56,14 @@ pub(super) struct State {
     pub(super) standing: Standing,
     /// Counts what the server answered well, so that the status thread sees a server that is back.
     pub(super) answers: u64,
+    /// When that was the last time; before the first, when the client was made.
+    pub(super) heard_at: Moment,
+    /// The dead-man policy has struck, and the server is not back.
+    pub(super) lost: bool,
+    /// The time between two beats: the client's own unless the server has set another.
+    interval: Duration,
+    /// The number of the last beat.
+    beats: u64,
     killed: bool,
     /// `stop` was called; the phase changes once the callbacks are over.
     stopping: bool,
@@ -59,6 +71,7 @@ pub(super) struct State {
     attached: BTreeMap<String, Snapshot>,
     beat: Worker,
     pub(super) status: Worker,
+    dead_man: Worker,
 }
 
 /// `Open` until the client is stopped. The threads end in `Closing`, `Closed` is for good.
@@ -103,23 +116,30 @@ impl Shared {
     /// A client whose beat thread runs.
     pub(super) fn start(config: ClientConfig) -> Result<Arc<Shared>> {
         config.validate()?;
+        let born = Moment::now();
         let shared = Arc::new(Shared {
             beats: Link::new(&config)?,
             side: Link::new(&config)?,
             callbacks: Arc::default(),
-            born: Moment::now(),
+            orders: Arc::default(),
+            born,
             state: Mutex::new(State {
                 id: TrackedId::random(),
                 phase: Phase::Open,
                 contact: Contact::Untried,
                 standing: Standing::Unknown,
                 answers: 0,
+                heard_at: born,
+                lost: false,
+                interval: config.heartbeat_interval,
+                beats: 0,
                 killed: false,
                 stopping: false,
                 tasks: Tasks::default(),
                 attached: BTreeMap::new(),
                 beat: Worker::default(),
                 status: Worker::default(),
+                dead_man: Worker::default(),
             }),
             changed: Condvar::new(),
             config,
@@ -137,8 +157,22 @@ impl Shared {
         shared
             .launch(&mut state, "remuda-beat", of, move || beat::run(&thread))
             .map_err(|error| Error::io("starting the heartbeat thread", error))?;
+        if shared.config.on_server_lost != DeadMan::Continue {
+            let (thread, of) =
+                (Arc::clone(&shared), Shared::dead_man_worker as fn(&mut State) -> &mut Worker);
+            let launched = shared.launch(&mut state, "remuda-deadman", of, move || dead_man::run(&thread));
+            if let Err(error) = launched {
+                drop(state);
+                shared.close();
+                return Err(Error::io("starting the dead-man thread", error));
+            }
+        }
         drop(state);
         Ok(shared)
+    }
+
+    fn dead_man_worker(state: &mut State) -> &mut Worker {
+        &mut state.dead_man
     }
 
     fn beat_worker(state: &mut State) -> &mut Worker {
@@ -217,6 +251,17 @@ impl Shared {
         self.lock().killed
     }
 
+    pub(super) fn interval(&self) -> Duration {
+        self.lock().interval
+    }
+
+    /// The number of the next beat, and how far the task is that is shown.
+    pub(super) fn count_beat(&self) -> (u64, Option<f64>) {
+        let mut state = self.lock();
+        state.beats += 1;
+        (state.beats, state.tasks.progress())
+    }
+
     /// Attaches a snapshot, in the place of one of the same name.
     pub(super) fn attach(&self, name: String, snapshot: Snapshot) {
         let mut state = self.lock();
@@ -251,8 +296,10 @@ impl Shared {
             uptime_seconds: Some(Moment::now().saturating_since(self.born).as_secs_f64()),
             status: Some(status.status),
             current_task: status.current_task,
+            version: self.config.version.clone(),
             interval_seconds: Some(self.config.heartbeat_interval.as_secs_f64()),
-            ..SessionCreate::default()
+            beat_number: Some(state.beats),
+            protected: self.config.protected,
         };
         Some((body, number))
     }
@@ -267,6 +314,7 @@ impl Shared {
                 state.id = created.session_id.clone();
             }
             state.tasks.delivered(number);
+            state.interval = obeyed(created.interval_seconds, self.config.heartbeat_interval);
         }
         drop(state);
         match result {
@@ -279,6 +327,8 @@ impl Shared {
     pub(super) fn heard(&self) {
         let mut state = self.lock();
         state.answers += 1;
+        state.heard_at = Moment::now();
+        let was_lost = std::mem::replace(&mut state.lost, false);
         let before = std::mem::replace(&mut state.contact, Contact::Connected);
         let (id, open) = (state.id.clone(), state.phase == Phase::Open);
         drop(state);
@@ -288,6 +338,9 @@ impl Shared {
                 tracked_session = id.as_str();
                 "tracked session {id} of {} is {word} the tracker at {}", self.config.app_name, self.config.server_url
             );
+        }
+        if was_lost {
+            self.orders.set_lost(false);
         }
         // Last, so that whoever sees the change finds it in the log.
         self.notify();
@@ -366,6 +419,7 @@ impl Shared {
         let attached = std::mem::take(&mut state.attached);
         drop(state);
         drop(attached);
+        self.orders.close(deadline - PATIENCE / 2);
         if known {
             self.say_farewell(&id, deadline - PATIENCE / 10);
         }
@@ -390,9 +444,11 @@ impl Shared {
         let waits_for = |worker: &Worker| {
             worker.running && worker.thread.as_ref().is_some_and(|thread| thread.id() != me)
         };
-        while (waits_for(&state.beat) || waits_for(&state.status)) && !self.wait(&mut state, Some(deadline)) {
-        }
-        let threads = [std::mem::take(&mut state.beat), std::mem::take(&mut state.status)];
+        let wait =
+            |state: &State| waits_for(&state.beat) || waits_for(&state.status) || waits_for(&state.dead_man);
+        while wait(&state) && !self.wait(&mut state, Some(deadline)) {}
+        let State { beat, status, dead_man, .. } = &mut *state;
+        let threads = [beat, status, dead_man].map(std::mem::take);
         state.phase = Phase::Closed;
         drop(state);
         self.notify();

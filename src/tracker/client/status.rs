@@ -22,7 +22,9 @@ const LONGEST_NAME: usize = 1024;
 #[derive(Default)]
 pub(super) struct Tasks {
     /// Those that run, in the order of their starts.
-    running: Vec<(u64, String)>,
+    running: Vec<Task>,
+    /// Some task has told its progress: what is shown must be taken back when it ends.
+    progressed: bool,
     /// Counts the changes of `running`.
     version: u64,
     /// The last version that the server has taken.
@@ -38,10 +40,22 @@ pub(super) struct Tasks {
     told: bool,
 }
 
+struct Task {
+    number: u64,
+    name: String,
+    progress: Option<f64>,
+}
+
 impl Tasks {
+    /// How far the task is that is shown; 0 if nobody knows, but others have said it before.
+    pub(super) fn progress(&self) -> Option<f64> {
+        let shown = self.running.last().and_then(|task| task.progress);
+        shown.or(self.progressed.then_some(0.0))
+    }
+
     /// The status to report, and its number. The newest of several tasks is the one shown.
     pub(super) fn report(&self) -> (SessionStatus, u64) {
-        let task = self.running.last().map(|(_, name)| name.clone());
+        let task = self.running.last().map(|task| task.name.clone());
         let status = if task.is_some() { "running" } else { "idle" };
         let status = SessionStatus {
             status: status.to_owned(),
@@ -93,18 +107,32 @@ impl TaskGuard {
         let mut state = shared.lock();
         state.tasks.version += 1;
         let number = state.tasks.version;
-        state.tasks.running.push((number, cut(name).to_owned()));
+        state.tasks.running.push(Task { number, name: cut(name).to_owned(), progress: None });
         shared.ensure_status_thread(&mut state);
         drop(state);
         report(shared, number);
         TaskGuard { shared: Arc::clone(shared), number }
+    }
+
+    /// How far the task is, from 0 to 1; the next heartbeat tells the tracker. Does not block. What
+    /// lies outside is taken for the nearest of them, what is no number for nothing.
+    pub fn set_progress(&self, progress: f64) {
+        if progress.is_nan() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        let tasks = &mut state.tasks;
+        if let Some(task) = tasks.running.iter_mut().find(|task| task.number == self.number) {
+            task.progress = Some(progress.clamp(0.0, 1.0));
+            tasks.progressed = true;
+        }
     }
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.tasks.running.retain(|(number, _)| *number != self.number);
+        state.tasks.running.retain(|task| task.number != self.number);
         state.tasks.version += 1;
         let version = state.tasks.version;
         drop(state);
@@ -204,7 +232,11 @@ mod tests {
     fn the_newest_running_task_is_shown() {
         let mut tasks = Tasks::default();
         assert_eq!(tasks.report().0.status, "idle");
-        tasks.running = vec![(1, "outer".to_owned()), (2, "inner".to_owned())];
+        let task = |number, name: &str, progress| Task { number, name: name.to_owned(), progress };
+        assert_eq!(tasks.progress(), None);
+        tasks.running = vec![task(1, "outer", Some(0.5)), task(2, "inner", None)];
+        tasks.progressed = true;
+        assert_eq!(tasks.progress(), Some(0.0), "not that of the task behind it");
         assert_eq!(tasks.report().0.current_task.as_deref(), Some("inner"));
         tasks.running.remove(0);
         assert_eq!(tasks.report().0.status, "running");

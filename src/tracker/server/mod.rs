@@ -73,6 +73,9 @@ pub struct TrackerServerBuilder {
     /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
     /// for a new one.
     pub max_connections: usize,
+    /// How often clients shall beat that can be told (those of this crate); default: as they like.
+    /// From 10 ms to an hour; at most half of `stale_after`.
+    pub heartbeat_interval: Option<Duration>,
     /// For tests: the clock by which silence is judged. Default: the system's.
     #[cfg(feature = "testing")]
     pub clock: Option<ManualClock>,
@@ -86,6 +89,7 @@ impl Default for TrackerServerBuilder {
             stale_after: STALE_AFTER,
             purge_after: PURGE_AFTER,
             max_connections: Limits::default().connections,
+            heartbeat_interval: None,
             #[cfg(feature = "testing")]
             clock: None,
         }
@@ -123,6 +127,12 @@ impl TrackerServerBuilder {
         self
     }
 
+    /// Sets [`heartbeat_interval`](TrackerServerBuilder::heartbeat_interval).
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = Some(interval);
+        self
+    }
+
     /// Sets [`clock`](TrackerServerBuilder::clock).
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: &ManualClock) -> Self {
@@ -148,7 +158,7 @@ impl TrackerServerBuilder {
         // Before the database is touched: an address that is taken leaves no file behind.
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let store = SessionStore::open_with(&self.database, self.stale_after, self.the_clock())?;
-        let tracker = Arc::new(Tracker::new(store));
+        let tracker = Arc::new(Tracker::new(store, self.heartbeat_interval));
         let http = HttpServer::start(address, Arc::clone(&tracker), self.limits())
             .map_err(|source| Error::Listen { address, source })?;
         let mass_silence = self.purge_after.saturating_mul(2).saturating_sub(self.stale_after);
@@ -179,6 +189,14 @@ impl TrackerServerBuilder {
         }
         if self.purge_after < self.stale_after {
             return Err(Error::config("purge_after", "must not be less than stale_after"));
+        }
+        if let Some(interval) = self.heartbeat_interval {
+            if !(Duration::from_millis(10)..=Duration::from_secs(3_600)).contains(&interval) {
+                return Err(Error::config("heartbeat_interval", "must be from 10 ms to an hour"));
+            }
+            if interval > self.stale_after / 2 {
+                return Err(Error::config("heartbeat_interval", "must not be more than half of stale_after"));
+            }
         }
         if self.max_connections == 0 {
             return Err(Error::config("max_connections", "must be at least 1"));

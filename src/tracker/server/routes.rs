@@ -33,6 +33,8 @@ pub(super) struct Tracker {
     parked: Mutex<HashMap<TrackedId, Ticket>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
+    /// How often clients shall beat that can be told.
+    interval: Option<Duration>,
 }
 
 /// What a beat tells of how its client reads answers.
@@ -103,8 +105,8 @@ const PAGE_FIELDS: &[(&str, &str)] = &[
 ];
 
 impl Tracker {
-    pub(super) fn new(store: SessionStore) -> Tracker {
-        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default() }
+    pub(super) fn new(store: SessionStore, interval: Option<Duration>) -> Tracker {
+        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
     }
 
     pub(super) fn store(&self) -> &SessionStore {
@@ -204,9 +206,14 @@ impl Tracker {
     fn answer(&self, route: Route, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
         let response = match route {
             Route::Register => {
-                let session = checked(body::<SessionCreate>(&request.body)?)?;
+                let mut session = checked(body::<SessionCreate>(&request.body)?)?;
+                // Whoever says how often it beats reads how often it shall.
+                let told = self.interval.filter(|_| session.interval_seconds.is_some());
+                let interval_seconds = told.map(|interval| interval.as_secs_f64());
+                session.interval_seconds = interval_seconds.or(session.interval_seconds);
                 let session_id = self.store.register(session)?;
-                Response::json(&SessionCreated { session_id, max_wait_seconds: Some(MAX_WAIT.as_secs()) })
+                let max_wait_seconds = Some(MAX_WAIT.as_secs());
+                Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
             }
             Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
