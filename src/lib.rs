@@ -112,6 +112,7 @@ mod guide {
         Tenants: "docs/guide/tenants.md",
         Templates: "docs/guide/templates.md",
         Operating: "docs/guide/operating.md",
+        Killing: "docs/guide/killing.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",

@@ -13,7 +13,7 @@ use crate::tracker::api::Whom;
 use crate::tracker::api::{
     EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
 };
-use crate::tracker::life::{Gone, Verbs};
+use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
 
@@ -108,7 +108,7 @@ pub(super) enum Lesson {
     Gone { ids: Vec<TrackedId>, how: Gone, closed: Vec<Moved> },
     Killed { opened: Vec<Receipt>, embargo: Option<(String, Held)> },
     MovedOn(Vec<Moved>),
-    Verbs(Vec<(TrackedId, Verbs, u64)>),
+    Verbs(Vec<(TrackedId, Verbs, u32)>),
 }
 
 impl Lesson {
@@ -277,7 +277,7 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
                 .execute(params![id.as_str(), verb == Verb::Protect])?;
             continue;
         }
-        let (bits, number): (u8, i64) = connection
+        let (bits, number): (u8, u32) = connection
             .prepare_cached("SELECT verbs, verbs_number FROM sessions WHERE session_id = ?")?
             .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let before = Verbs::from_bits(bits);
@@ -289,10 +289,11 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
         if after == before {
             continue;
         }
+        let number = number.saturating_add(1);
         connection
             .prepare_cached("UPDATE sessions SET verbs = ?2, verbs_number = ?3 WHERE session_id = ?1")?
-            .execute(params![id.as_str(), after.bits(), number + 1])?;
-        changes.push((id.clone(), after, u64::try_from(number + 1).unwrap_or_default()));
+            .execute(params![id.as_str(), after.bits(), number])?;
+        changes.push((id.clone(), after, number));
     }
     Ok((Outcome::Ids(meant), Lesson::Verbs(changes)))
 }
@@ -361,7 +362,7 @@ fn register(
                 i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
                 session.protected,
             ],
-            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get::<_, i64>(3)?)),
+            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get(3)?)),
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
@@ -382,9 +383,9 @@ fn register(
         row,
         kill_requested,
         kill: kill.map(Box::new),
-        interval,
+        interval: Interval::of(interval),
         verbs: Verbs::from_bits(bits),
-        verbs_number: u64::try_from(verbs_number).unwrap_or_default(),
+        verbs_number,
     };
     let (id, number) = (id.clone(), session.beat_number);
     Ok((Outcome::Changed(true), Lesson::Registered { id, known, number, opened, now: now.moment }))
