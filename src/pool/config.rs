@@ -104,6 +104,8 @@ pub struct PoolConfig {
     /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
     /// [`Foresight::Off`].
     pub foresight: Foresight,
+    /// Which idle session is lent next. Default: [`IdleOrder::Lifo`].
+    pub idle_order: IdleOrder,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -161,6 +163,19 @@ impl<F: ?Sized> fmt::Debug for Hook<F> {
     }
 }
 
+/// Which idle session is lent next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum IdleOrder {
+    /// The one that was used last: its memory is warm, and those that are not needed reach their
+    /// [`session_timeout`](PoolConfig::session_timeout).
+    #[default]
+    Lifo,
+    /// The one that was idle longest: use is spread evenly, and fewer leave.
+    Fifo,
+}
+
 /// What happens to a session between two users.
 ///
 /// Only a new process is clean: files, environment changes of libraries, threads and memory of C
@@ -211,6 +226,7 @@ impl PoolConfig {
             template: false,
             record_arrivals: 0,
             foresight: Foresight::Off,
+            idle_order: IdleOrder::Lifo,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),

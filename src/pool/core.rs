@@ -113,6 +113,7 @@ impl Core {
             max_lifetime: config.max_lifetime,
             restart_if_dead: config.restart_if_dead,
             max_retirements: config.max_concurrent_retirements,
+            idle_order: config.idle_order,
             ping_interval: config.ping_interval,
             leak_after: config.leak_after,
             max_session_memory: config.max_session_memory,

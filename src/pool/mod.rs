@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use acquire::{Acquire, NestedAcquire};
 pub use advisor::{Advice, Advisor, Replay, Target};
 pub use breaker::BreakerState;
-pub use config::{ConfigSummary, PoolConfig, Reuse};
+pub use config::{ConfigSummary, IdleOrder, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
 pub use foresight::Foresight;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Hook, PoolConfig, Reuse};
+use super::{Hook, IdleOrder, PoolConfig, Reuse};
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::pool::acquire::NestedAcquire;
@@ -152,6 +152,12 @@ impl PoolConfig {
     /// Sets [`foresight`](PoolConfig::foresight).
     pub fn foresight(mut self, foresight: Foresight) -> PoolConfig {
         self.foresight = foresight;
+        self
+    }
+
+    /// Sets [`idle_order`](PoolConfig::idle_order).
+    pub fn idle_order(mut self, order: IdleOrder) -> PoolConfig {
+        self.idle_order = order;
         self
     }
 

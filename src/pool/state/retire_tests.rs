@@ -2,6 +2,7 @@
 
 use super::tests::{Fake, LONG, Model, bounds, error, warm};
 use super::*;
+use crate::pool::config::IdleOrder;
 
 const AGE: Duration = Duration::from_secs(60);
 
@@ -47,6 +48,25 @@ fn at_the_maximum_the_old_one_makes_room_first() {
     assert_eq!((model.state.counts().idle, model.departing.len()), (2, 0));
     start(&mut model);
     assert_eq!((model.state.counts().idle, model.departing.len()), (2, 1));
+}
+
+#[test]
+fn first_in_first_out_lends_the_one_that_was_idle_longest_and_aging_ones_last() {
+    let bounds = Bounds { idle_order: IdleOrder::Fifo, max_sessions: 4, ..bounds() };
+    let mut model = warm(bounds, 3);
+    let lent = |model: &mut Model| {
+        model.acquire(None);
+        let id = model.leases[0].session.id;
+        model.with_lease(0, State::release);
+        id
+    };
+    assert_eq!((0..4).map(|_| lent(&mut model)).collect::<Vec<_>>(), [0, 1, 2, 0]);
+    model.with(|state, now, fx| assert_eq!(state.outdate(now, fx), 3));
+    // One of the three ages, and serves only when nothing else is there.
+    let aging = model.state.slots.iter().position(|slot| slot.aging.is_some()).expect("one") as u64;
+    assert!((0..6).all(|_| lent(&mut model) != aging));
+    (0..3).for_each(|_| model.acquire(None));
+    assert_eq!(model.leases[2].session.id, aging);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! Beats touch memory only ([`memory`]) and are written within a second. Readers have connections
 //! of their own, so a long list and a write do not wait for each other.
 //!
-//! What the disk refuses is told ([`StoreFault`](crate::StoreFault)) and undone. While it takes nothing,
+//! What the disk refuses is told ([`StoreFault`]) and undone. While it takes nothing,
 //! beats go on in memory, [`check`](SessionStore::check) says so, and writing is tried again ([`trouble`]).
 //!
 //! Ages are decided by the monotonic clock: whoever was silent before the store was opened counts
