@@ -346,7 +346,8 @@ impl Core {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        session.restart_unless(&self.stop)?;
+        let core = Arc::clone(self);
+        session.restart_unless(&self.stop, move |end| as_insider(|| core.remember(end)))?;
         // Without that nobody would learn of its end.
         self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
         let handle = Handle { id, process: Arc::clone(session.process()) };

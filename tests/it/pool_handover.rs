@@ -83,8 +83,11 @@ isolated! {
             assert_eq!(run.outcome, Outcome::Cancelled { killed: false }, "the handle is of both processes");
         });
         assert_eq!(runs(), 1);
-        let metrics = pool.metrics();
-        assert!(metrics.sessions_restarted >= 1, "{metrics:?}");
+        let info = pool.info();
+        assert!(info.metrics.sessions_restarted >= 1, "{info:?}");
+        let removed: u64 = info.removals.iter().map(|row| row.count).sum();
+        assert_eq!(removed, info.metrics.sessions_removed, "each has a reason");
+        poll(|| !pool.info().post_mortems.is_empty(), || format!("{:?}", pool.info()));
     }
 }
 
