@@ -102,6 +102,8 @@ pub enum Error {
         ahead: usize,
         /// Why the last start of a session failed, if it did.
         last_start_error: Option<Arc<Error>>,
+        /// Whether the pool was paused at the end.
+        paused: bool,
     },
     /// No session is alive and starting one failed; callers are refused until the next attempt.
     StartFailing {
@@ -132,7 +134,7 @@ pub enum Error {
         /// Where it asked for another one.
         asked_at: &'static Location<'static>,
     },
-    /// A tenant's name is too long to be kept.
+    /// A tenant's name is empty, or too long to be kept.
     TenantName {
         /// Its length in bytes.
         bytes: usize,
@@ -159,6 +161,8 @@ pub enum Error {
     /// The tracker's database cannot be opened, read or written. From `SessionStore` and
     /// `TrackerServerBuilder::start`.
     Store {
+        /// The kind of trouble.
+        fault: StoreFault,
         /// What was being done.
         doing: &'static str,
         /// The database's error.
@@ -224,6 +228,58 @@ pub enum FileProblem {
     Io(io::Error),
 }
 
+/// What kind of trouble the tracker's database is in, in [`Error::Store`]. Nothing that was stored is
+/// thrown away in any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreFault {
+    /// Another tracker has the file open, or another program holds it locked for seconds.
+    InUse,
+    /// The file is no database, or one of another program.
+    Foreign,
+    /// The file was written by a newer version of remuda.
+    Newer,
+    /// The database contradicts itself: the file was damaged.
+    Damaged,
+    /// The file or its directory must not be written.
+    ReadOnly,
+    /// The disk, or what may be used of it, is full.
+    Full,
+    /// Reading or writing the file fails, or somebody has removed it.
+    Io,
+    /// Anything else.
+    Other,
+}
+
+impl StoreFault {
+    /// The fault that a cause tells.
+    #[cfg(feature = "server")]
+    pub(crate) fn of(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> StoreFault {
+        if let Some(code) =
+            cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code)
+        {
+            use rusqlite::ErrorCode;
+            return match code {
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreFault::InUse,
+                ErrorCode::NotADatabase => StoreFault::Foreign,
+                ErrorCode::DatabaseCorrupt => StoreFault::Damaged,
+                ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreFault::ReadOnly,
+                ErrorCode::DiskFull => StoreFault::Full,
+                ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => StoreFault::Io,
+                _ => StoreFault::Other,
+            };
+        }
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => StoreFault::ReadOnly,
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
+                StoreFault::Full
+            }
+            Some(_) => StoreFault::Io,
+            None => StoreFault::Other,
+        }
+    }
+}
+
 /// What a tenant has as much of as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -239,12 +295,20 @@ impl Error {
         Error::Io { doing, source: source.into() }
     }
 
+    /// [`Error::Store`] of the kind that the cause tells.
     #[cfg(feature = "server")]
     pub(crate) fn store(
         doing: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        Error::Store { doing, source: source.into() }
+        let source = source.into();
+        Error::Store { fault: StoreFault::of(source.as_ref()), doing, source }
+    }
+
+    /// [`Error::Store`] of a kind that no cause tells.
+    #[cfg(feature = "server")]
+    pub(crate) fn store_fault(fault: StoreFault, doing: &'static str, reason: impl Into<String>) -> Error {
+        Error::Store { fault, doing, source: reason.into().into() }
     }
 
     pub(crate) fn config(option: &'static str, reason: impl Into<String>) -> Error {
@@ -291,7 +355,10 @@ impl fmt::Display for Error {
             Error::RequestTooLarge { bytes, cap } => {
                 write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")
             }
-            Error::AcquireTimeout { waited, ahead, last_start_error } => {
+            Error::AcquireTimeout { waited, paused: true, .. } => {
+                write!(f, "no session within {waited:?}: the pool is paused")
+            }
+            Error::AcquireTimeout { waited, ahead, last_start_error, .. } => {
                 write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
                 match last_start_error {
                     Some(error) => write!(f, "; the last start of a session failed: {error}"),
@@ -318,6 +385,9 @@ impl fmt::Display for Error {
                 "this thread holds a session of the pool already, acquired at {held_at}, and would wait for another \
                  one at {asked_at}"
             ),
+            Error::TenantName { bytes: 0, .. } => {
+                f.write_str("a tenant's name is empty; leave it out for callers without a tenant")
+            }
             Error::TenantName { bytes, cap } => {
                 write!(f, "a tenant's name of {bytes} bytes is over the cap of {cap} bytes")
             }
@@ -330,7 +400,7 @@ impl fmt::Display for Error {
             },
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
-            Error::Store { doing, source } => write!(f, "the tracker's database: {doing}: {source}"),
+            Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),
             Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
             Error::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(

@@ -112,6 +112,7 @@ mod guide {
         Tenants: "docs/guide/tenants.md",
         Templates: "docs/guide/templates.md",
         Operating: "docs/guide/operating.md",
+        Killing: "docs/guide/killing.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",
@@ -139,14 +140,14 @@ pub mod tracker;
 pub mod worker;
 
 pub use cancel::CancelToken;
-pub use error::{Error, FileProblem, QuotaKind, Result};
+pub use error::{Error, FileProblem, QuotaKind, Result, StoreFault};
 pub use pool::{
     Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
-    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, Job, JobId,
-    Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts,
-    PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason,
-    Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
-    StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, IdleOrder, Job,
+    JobId, Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig,
+    PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount,
+    RefusalReason, Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle,
+    SharedPool, StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -316,12 +316,16 @@ impl Core {
         match refusal {
             Refusal::TimedOut { ahead } => {
                 let now = self.clock().now();
-                let trouble = self.lock().state.start_trouble(now);
+                let (trouble, paused) = {
+                    let inner = self.lock();
+                    (inner.state.start_trouble(now), inner.state.is_paused())
+                };
                 let waited = now.saturating_since(began);
                 if !tried_once {
                     self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
                 }
-                Error::AcquireTimeout { waited, ahead, last_start_error: trouble.map(|(cause, _)| cause) }
+                let last_start_error = trouble.map(|(cause, _)| cause);
+                Error::AcquireTimeout { waited, ahead, last_start_error, paused }
             }
             Refusal::Cancelled => Error::Cancelled,
             Refusal::Closed => Error::Closed,

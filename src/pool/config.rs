@@ -104,6 +104,8 @@ pub struct PoolConfig {
     /// Whether more sessions than `min_idle` are kept ready while many callers come. Default:
     /// [`Foresight::Off`].
     pub foresight: Foresight,
+    /// Which idle session is lent next. Default: [`IdleOrder::Lifo`].
+    pub idle_order: IdleOrder,
     /// Sessions that may be replaced at the same time because of their budget, age or memory. Each
     /// serves on until its replacement is ready, where there is room for one. Default: 1.
     pub max_concurrent_retirements: usize,
@@ -117,9 +119,10 @@ pub struct PoolConfig {
     /// when a session comes to rest (at most once a second for each, so the next user may still get it)
     /// and with each [`health_check_interval`](PoolConfig::health_check_interval). It must be well above
     /// what a session has after its warm-up (some 15 MiB for a bare Python): below that, sessions are
-    /// replaced again and again, used or not. Counted in parts where several
+    /// replaced after each use. Counted in parts where several
     /// processes share pages (PSS), so that children of a template are not charged for what they
-    /// share. Default: no limit.
+    /// share. A session that nobody has used yet stays: the next one would weigh the same. Default: no
+    /// limit.
     pub max_session_memory: Option<u64>,
     /// Memory, in bytes, that all idle sessions together may hold; beyond, the largest are replaced or,
     /// above the watermark, only removed. Default: no limit.
@@ -158,6 +161,19 @@ impl<F: ?Sized> fmt::Debug for Hook<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a function")
     }
+}
+
+/// Which idle session is lent next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum IdleOrder {
+    /// The one that was used last: its memory is warm, and those that are not needed reach their
+    /// [`session_timeout`](PoolConfig::session_timeout).
+    #[default]
+    Lifo,
+    /// The one that was idle longest: use is spread evenly, and fewer leave.
+    Fifo,
 }
 
 /// What happens to a session between two users.
@@ -210,6 +226,7 @@ impl PoolConfig {
             template: false,
             record_arrivals: 0,
             foresight: Foresight::Off,
+            idle_order: IdleOrder::Lifo,
             max_concurrent_retirements: 1,
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(2),

@@ -113,6 +113,7 @@ impl Core {
             max_lifetime: config.max_lifetime,
             restart_if_dead: config.restart_if_dead,
             max_retirements: config.max_concurrent_retirements,
+            idle_order: config.idle_order,
             ping_interval: config.ping_interval,
             leak_after: config.leak_after,
             max_session_memory: config.max_session_memory,
@@ -285,6 +286,16 @@ impl Core {
         }
     }
 
+    /// A lease ends that nobody has used: the session is as it was.
+    pub(super) fn give_back_unused(self: &Arc<Core>, lease: Lease<Box<Session>>) {
+        if lease.session.owes_reset() {
+            // What its last user left may stay only until the next one comes.
+            self.reset(lease.slot, lease.session, self.config.restart_if_dead);
+        } else {
+            self.with(|state, fx| state.release(lease, self.clock().coarse(), fx));
+        }
+    }
+
     /// Asks the worker to go back to its warm state; the monitor reads the answer. If somebody waits, the
     /// session is theirs at once, and their first request brings the reset along.
     fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Session>, restart_if_dead: bool) {
@@ -335,8 +346,10 @@ impl Core {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        session.restart_unless(&self.stop)?;
-        self.monitor.watch(slot, session)?;
+        let core = Arc::clone(self);
+        session.restart_unless(&self.stop, move |end| as_insider(|| core.remember(end)))?;
+        // Without that nobody would learn of its end.
+        self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
         let handle = Handle { id, process: Arc::clone(session.process()) };
         let now = self.clock().now();
         if self.with(|state, _| state.renewed(slot, handle, now)) {
@@ -361,7 +374,14 @@ impl Core {
     /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
         let now = self.clock().now();
-        self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));
+        let opened = self.with(|state, fx| {
+            let opened = state.refuse(Lease { slot, session }, now, fx);
+            opened.then(|| state.breaker(now))
+        });
+        if let Some((_, failures, retry_in)) = opened {
+            let (retry_in, cause) = (retry_in.unwrap_or_default(), Error::Unfit { refused: 1 }.to_string());
+            self.emit(PoolEvent::BreakerOpened { failures, retry_in, cause });
+        }
     }
 
     /// Has the monitor listen to a session that nobody has in hand.

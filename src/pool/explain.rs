@@ -191,6 +191,8 @@ pub struct Explanation {
     pub misses: Vec<MissCount>,
     /// The last callers that found nothing idle, the latest last (at most 32).
     pub recent: Vec<Miss>,
+    /// Why sessions cannot be started, while that is so.
+    pub start_trouble: Option<String>,
 }
 
 impl Explanation {
@@ -198,15 +200,19 @@ impl Explanation {
         waiters: Vec<WaiterRow>,
         counts: &[u64; MissReason::ALL.len()],
         recent: Vec<Miss>,
+        start_trouble: Option<String>,
     ) -> Explanation {
         let mut misses = counted(&MissReason::ALL, counts, |reason, count| MissCount { reason, count });
         misses.sort_by_key(|miss| std::cmp::Reverse(miss.count));
-        Explanation { waiters, misses, recent }
+        Explanation { waiters, misses, recent, start_trouble }
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cause) = &self.start_trouble {
+            writeln!(f, "sessions cannot be started: {cause}")?;
+        }
         if self.waiters.is_empty() {
             writeln!(f, "nobody waits")?;
         }
@@ -241,7 +247,7 @@ mod tests {
         let mut counts = [0; MissReason::ALL.len()];
         counts[MissReason::AtMaxSessions as usize] = 3;
         counts[MissReason::Starting as usize] = 5;
-        let explanation = Explanation::new(Vec::new(), &counts, Vec::new());
+        let explanation = Explanation::new(Vec::new(), &counts, Vec::new(), None);
         let reasons: Vec<MissReason> = explanation.misses.iter().map(|miss| miss.reason).collect();
         assert_eq!(reasons, [MissReason::Starting, MissReason::AtMaxSessions]);
         let text = explanation.to_string();
@@ -267,7 +273,7 @@ mod tests {
             job: false,
             reason: WaitReason::AtMaxSessions,
         };
-        let explanation = Explanation::new(vec![waiter], &[0; MissReason::ALL.len()], Vec::new());
+        let explanation = Explanation::new(vec![waiter], &[0; MissReason::ALL.len()], Vec::new(), None);
         assert_eq!(
             explanation.to_string(),
             "waits for 1.500 s with 2 ahead: at_max_sessions, tenant alice\n"

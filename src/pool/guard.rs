@@ -49,7 +49,7 @@ impl PooledSession {
     pub fn execute<'a>(&mut self, request: impl Into<Request<'a>>) -> Result<Execution> {
         let mut request = request.into();
         match self.session_mut().execute_request(&mut request) {
-            Err(failure) if self.session_mut().reset_has_failed() => {
+            Err(failure) if !matches!(failure, Error::Cancelled) && self.session_mut().reset_has_failed() => {
                 self.renew(&failure)?;
                 self.session_mut().execute_request(&mut request)
             }

@@ -184,8 +184,8 @@ impl Shared {
         if let Some((watcher, index)) = watcher {
             let _ = watcher.send(index);
         }
-        // A request holds the user's callback: dropped without the lock.
-        drop((request, registrations));
+        // A request holds the user's callback: dropped without the lock, and its drop may panic.
+        shielded("dropping the request of a job", || drop((request, registrations)));
     }
 
     /// Has `sender` told `index` when the job is done, at once if it is.
@@ -367,7 +367,7 @@ impl Ready {
     /// Ends the job without having begun it; its session is as it was.
     fn turn_back(self, error: Error) {
         let core = &self.job.core;
-        core.with(|state, fx| state.release(self.lease, core.clock().coarse(), fx));
+        core.give_back_unused(self.lease);
         self.job.shared.finish(Err(error));
     }
 
@@ -499,7 +499,8 @@ fn start_runner(core: &Arc<Core>) {
 /// A runner thread.
 fn run(core: &Arc<Core>) {
     while let Some(job) = core.jobs.next() {
-        job.run();
+        // A runner counts as free before anything of the user's is dropped.
+        shielded("a job", || job.run());
     }
 }
 

@@ -50,11 +50,13 @@ fn pass(core: &Arc<Core>, now: Moment) -> Moment {
         }
     }
     weigh(core, pass.weigh);
-    pass.ping.into_iter().for_each(|slot| ping(core, slot));
+    // One that is stuck takes long: the time limits of resets must not wait for more than one of them.
+    // The next pass names the others again.
+    let all_answer = pass.ping.into_iter().all(|slot| ping(core, slot));
     if pass.removed > 0 {
         core.emit(PoolEvent::HealthPass { removed: pass.removed });
     }
-    pass.next
+    if all_answer { pass.next } else { now }
 }
 
 /// Has as many sessions kept ready as callers are expected. Returns whether that is to be looked at
@@ -84,18 +86,21 @@ fn weigh(core: &Arc<Core>, sessions: Vec<(SlotId, Handle)>) {
 }
 
 /// Asks an idle session whether it still answers. It is in nobody's reach meanwhile: some 0.1 ms, or
-/// the time limit of a ping if it is stuck.
-fn ping(core: &Arc<Core>, slot: SlotId) {
-    let Some(Lease { mut session, .. }) = core.with(|state, _| state.check_out(slot)) else { return };
+/// the time limit of a ping if it is stuck. Returns whether it was not.
+fn ping(core: &Arc<Core>, slot: SlotId) -> bool {
+    let Some(Lease { mut session, .. }) = core.with(|state, _| state.check_out(slot)) else { return true };
     let id = session.id().number();
-    match shielded("pinging an idle session", || session.ping(core.config.ping_timeout)) {
-        Some(Ok(_)) => {
-            core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
-        }
+    // The end of the pool does not wait for a worker that is stuck.
+    session.bind(Some(core.stop.clone()));
+    let answer = shielded("pinging an idle session", || session.ping(core.config.ping_timeout));
+    session.bind(None);
+    match answer {
         // A worker that knows no ping can only be taken at its word.
-        Some(Err(Error::Unsupported { .. })) => {
+        Some(Ok(_) | Err(Error::Unsupported { .. })) => {
             core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
+            return true;
         }
+        Some(Err(Error::Cancelled)) => core.discard(slot, session, Removal::Shutdown, false),
         Some(Err(error)) => {
             let (pool, reason) = (core.config.name.as_str(), error.to_string());
             log::info!(target: TARGET, pool, session = id, reason = reason.as_str(); "an idle session does not answer");
@@ -103,6 +108,7 @@ fn ping(core: &Arc<Core>, slot: SlotId) {
         }
         None => core.discard(slot, session, Removal::Hung, core.config.restart_if_dead),
     }
+    false
 }
 
 /// Waits until a pass is asked for or due; false once the pool is closed.

@@ -122,7 +122,8 @@ pub struct PoolMetrics {
     /// Of those: replaced for their executions, age or memory, or by
     /// [`recycle_all`](crate::SessionPool::recycle_all).
     pub sessions_recycled: u64,
-    /// Of those: dead or unusable ones for which a replacement was ordered.
+    /// Dead or unusable sessions that were removed and for which a new one was ordered, and sessions that
+    /// got a new process in their place because they could not be reset in front of a request.
     pub sessions_restarted: u64,
     /// Starts that failed.
     pub start_failures: u64,

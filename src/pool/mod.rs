@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use acquire::{Acquire, NestedAcquire};
 pub use advisor::{Advice, Advisor, Replay, Target};
 pub use breaker::BreakerState;
-pub use config::{ConfigSummary, PoolConfig, Reuse};
+pub use config::{ConfigSummary, IdleOrder, PoolConfig, Reuse};
 pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
 pub use foresight::Foresight;
@@ -134,7 +134,7 @@ impl SessionPool {
             pool.ensure_min_sessions().map_err(|error| match error {
                 // Whoever starts a pool wants to know what is wrong, not when it will be tried again.
                 Error::StartFailing { cause, retry_in } => {
-                    core.with(|state, _| state.forget_start_error());
+                    drop(core.with(|state, _| state.forget_start_error()));
                     Arc::try_unwrap(cause).unwrap_or_else(|cause| Error::StartFailing { cause, retry_in })
                 }
                 other => other,
@@ -252,7 +252,12 @@ impl SessionPool {
         }
         let now = core.clock().now();
         let last_start_error = core.lock().state.start_trouble(now).map(|(cause, _)| cause);
-        Err(Error::AcquireTimeout { waited: now.saturating_since(began), ahead: 0, last_start_error })
+        Err(Error::AcquireTimeout {
+            waited: now.saturating_since(began),
+            ahead: 0,
+            last_start_error,
+            paused: false,
+        })
     }
 
     /// One user's part of this pool: what is acquired and submitted through it ends when `token` is
@@ -284,9 +289,13 @@ impl SessionPool {
     /// Why callers wait, and why callers had to. Holds the pool's lock for microseconds.
     pub fn explain(&self) -> Explanation {
         let now = self.core().clock().now();
-        let inner = self.core().lock();
-        let misses = inner.state.misses();
-        Explanation::new(inner.state.waiter_rows(now, explain::MOST_ROWS), &misses.counts, misses.recent(now))
+        let (rows, counts, recent, trouble) = {
+            let state = &self.core().lock().state;
+            let misses = state.misses();
+            let rows = state.waiter_rows(now, explain::MOST_ROWS);
+            (rows, misses.counts, misses.recent(now), state.start_trouble(now))
+        };
+        Explanation::new(rows, &counts, recent, trouble.map(|(cause, _)| cause.to_string()))
     }
 
     /// [`info`](SessionPool::info) by its name in the Python ancestor.

@@ -78,7 +78,11 @@ impl SessionPool {
     /// when its replacement is ready (where there is room for one): after an update of what they have
     /// imported, for example. Sessions in use leave when they come back. Returns how many are to be
     /// replaced; does not wait for it.
+    ///
+    /// A [`template`](super::PoolConfig::template) is started anew first, with all of its warm-up.
     pub fn recycle_all(&self) -> usize {
+        // First, or the new ones would be made like the old ones.
+        self.core().source.renew();
         let marked = self.core().with(|state, fx| state.outdate(self.core().clock().now(), fx));
         self.core().emit(PoolEvent::Outdated { sessions: marked });
         marked

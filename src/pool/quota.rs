@@ -77,6 +77,7 @@ impl Quota {
 /// Refuses the names of tenants that are too long to be kept.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     match name.len() {
+        0 => Err(Error::TenantName { bytes: 0, cap: MAX_TENANT_NAME }),
         bytes if bytes > MAX_TENANT_NAME => Err(Error::TenantName { bytes, cap: MAX_TENANT_NAME }),
         _ => Ok(()),
     }

@@ -93,6 +93,7 @@ struct Ring {
     first: u64,
 }
 
+#[derive(Clone, Copy)]
 struct Call {
     came: Moment,
     decided: Moment,
@@ -137,11 +138,14 @@ impl Recorder {
 
     /// The calls by the moment in which they came, and how many were forgotten.
     fn arrivals(&self) -> (Vec<Arrival>, u64) {
-        let ring = self.ring.lock();
-        let mut calls: Vec<&Call> = ring.calls.iter().collect();
+        // Copied and no more under the lock, which each acquire and release takes.
+        let (mut calls, forgotten) = {
+            let ring = self.ring.lock();
+            (ring.calls.iter().copied().collect::<Vec<Call>>(), ring.first)
+        };
         // They are noted in the order in which they were decided.
         calls.sort_by_key(|call| call.came);
-        let Some(began) = calls.first().map(|call| call.came) else { return (Vec::new(), ring.first) };
+        let Some(began) = calls.first().map(|call| call.came) else { return (Vec::new(), forgotten) };
         let mut callers = HashMap::new();
         let mut arrival = |call: &Call| Arrival {
             at: call.came.saturating_since(began),
@@ -153,7 +157,7 @@ impl Recorder {
                 *callers.entry(call.caller).or_insert(next)
             },
         };
-        (calls.into_iter().map(&mut arrival).collect(), ring.first)
+        (calls.iter().map(&mut arrival).collect(), forgotten)
     }
 }
 

@@ -75,7 +75,10 @@ impl Reservation<'_> {
             let mut session = Box::new(core.source.start(&core.session_config, &core.stop)?);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
+                // The state knows no process yet that it could kill: what the hook executes ends with the pool.
+                session.bind(Some(core.stop.clone()));
                 hook.0(&mut session).map_err(|source| Error::Hook { session: id, source })?;
+                session.bind(None);
                 session.forget_handles();
             }
             session.report_to(Arc::clone(&core.tallies) as Arc<dyn Witness>);
@@ -93,7 +96,10 @@ impl Reservation<'_> {
                 let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
                 let now = core.clock().now();
                 let time = now.saturating_since(self.began);
-                core.tallies.started(time);
+                // The start of the template is in the first one's time: that is no session's.
+                if !warmed_up {
+                    core.tallies.started(time);
+                }
                 // A fork repeats the report of its template, which has warmed up once.
                 if warmed_up || !handle.process.is_forked() {
                     core.tallies.warmed_up(session.warm_report());

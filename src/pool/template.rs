@@ -56,6 +56,13 @@ impl Source {
         news
     }
 
+    /// Later sessions come from a template that has warmed up after this.
+    pub(super) fn renew(&self) {
+        if let Some(template) = &self.template {
+            template.renew();
+        }
+    }
+
     pub(super) fn info(&self) -> Option<TemplateInfo> {
         self.template.as_ref().map(Template::info)
     }

@@ -216,6 +216,9 @@ pub enum Cause {
     Protocol(String),
     /// Ended by its owner: shutdown, terminate, recycling, or a drop.
     Retired,
+    /// Killed by its pool, because its lease was held for longer than
+    /// [`leak_after`](crate::PoolConfig::leak_after).
+    Reclaimed,
 }
 
 /// Lines of stderr that a message shows; the post-mortem has them all.
@@ -285,6 +288,7 @@ impl fmt::Display for PostMortem {
             Cause::Cancelled => f.write_str(", killed because it was cancelled")?,
             Cause::Protocol(reason) => write!(f, ", killed because it broke the protocol: {reason}")?,
             Cause::Retired => f.write_str(", retired")?,
+            Cause::Reclaimed => f.write_str(", taken back by its pool: the lease was held for too long")?,
         }
         let last_lines: Vec<&str> = self.stderr_tail.trim_end().lines().rev().take(LAST_LINES).collect();
         if last_lines.is_empty() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::exchange::END_PATIENCE;
 use super::execution::Cause;
 use super::features::Feature;
+use super::interrupt::Ask;
 use super::transport::{Transport, channel_error};
 use super::{Session, Worker};
 use crate::cancel::CancelToken;
@@ -26,6 +27,9 @@ const ALONG: usize = 2 << 10;
 /// While the worker is reset, output of the last user's may not be read: then it is looked for replies this
 /// often.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often it is looked whether a request has begun that is to be stopped some time: nothing else tells.
+const BEGIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// What came of a reset in front of a request.
 enum Ahead {
@@ -54,6 +58,8 @@ pub(super) struct Rest {
     pub(super) unsent: Vec<u8>,
     /// Number of the reset, if its answer is still to come.
     pub(super) answer: Option<u64>,
+    /// When the request was first seen to be able to run, if the reset took long.
+    pub(super) began: Option<Moment>,
 }
 
 impl Session {
@@ -73,7 +79,8 @@ impl Session {
         self.owed.is_some()
     }
 
-    /// Whether the reset that was owed has failed: the request that brought it along was not run.
+    /// Whether the reset that was owed has failed: the request that brought it along was not run. Until
+    /// there is a new process each request brings another reset along.
     pub(crate) fn reset_has_failed(&self) -> bool {
         self.owed.is_some() && self.is_tainted()
     }
@@ -87,20 +94,22 @@ impl Session {
         let tokens = [self.bound.clone(), None];
         let _awake = self.register(self.bound.as_ref());
         let id = self.next_request();
-        self.reset_ahead(id, Vec::new(), &tokens, None).map(drop)
+        self.reset_ahead(id, Vec::new(), &tokens, false).map(drop)
     }
 
     /// Sends the reset that is owed, and the request with it unless that is large; waits until the worker
-    /// is clean. Fails if it is not; see [`reset_has_failed`](Session::reset_has_failed). `until`: when
-    /// somebody must look after the request if it runs.
+    /// is clean. Fails if it is not; see [`reset_has_failed`](Session::reset_has_failed). `watched`: the
+    /// request's time is limited, from its begin on.
     pub(super) fn reset_ahead(
         &mut self,
         id: u64,
         request: Vec<u8>,
         tokens: &[Option<CancelToken>; 2],
-        until: Option<Moment>,
+        watched: bool,
     ) -> Result<Rest> {
-        let Some(limit) = self.owed else { return Ok(Rest { unsent: request, answer: None }) };
+        let Some(limit) = self.owed else {
+            return Ok(Rest { unsent: request, answer: None, began: None });
+        };
         let along = (1..=ALONG).contains(&request.len());
         let flags = flag::REQUEST_FOLLOWS | if along { flag::REQUEST_IS_HERE } else { 0 };
         let frame = protocol::encode_with_flags(Kind::Reset, flags, id, b"", b"", self.config.frame_cap);
@@ -116,7 +125,8 @@ impl Session {
             Ok(_) => return Err(self.break_off("it does not take requests".to_owned())),
             Err(error) => return Err(channel_error(error)),
         }
-        let ahead = self.await_clean(id, tokens, until, limit);
+        let next_look = Moment::after(BEGIN_PAUSE);
+        let ahead = self.await_clean(id, tokens, watched.then_some(next_look), limit);
         if !matches!(ahead, Ahead::Failed(_)) {
             self.owed = None;
         }
@@ -124,8 +134,11 @@ impl Session {
             Ahead::Clean | Ahead::Begun => {
                 self.tainted = false;
                 let answer = matches!(ahead, Ahead::Begun).then_some(id);
-                Ok(Rest { unsent: if along { Vec::new() } else { request }, answer })
+                let began = watched.then(Moment::now).filter(|now| *now >= next_look);
+                Ok(Rest { unsent: if along { Vec::new() } else { request }, answer, began })
             }
+            // Asked to stop what has not begun.
+            Ahead::Failed(_) if self.asks.asked_now().is_some() => Err(Error::Cancelled),
             Ahead::Failed(error) => Err(error),
             Ahead::Cancelled => Err(Error::Cancelled),
             Ahead::Lost => {
@@ -139,7 +152,7 @@ impl Session {
         &mut self,
         id: u64,
         tokens: &[Option<CancelToken>; 2],
-        mut until: Option<Moment>,
+        mut look_at: Option<Moment>,
         limit: Duration,
     ) -> Ahead {
         let deadline = Moment::after(limit);
@@ -147,12 +160,14 @@ impl Session {
             let Some(Worker { transport, process, .. }) = &mut self.worker else {
                 return Ahead::Failed(self.dead());
             };
-            let ready = match transport.wait(Some(until.map_or(deadline, |until| until.min(deadline)))) {
+            let ready = match transport.wait(Some(look_at.map_or(deadline, |at| at.min(deadline)))) {
                 Ok(ready) => ready,
                 Err(error) => break Why::Broken(format!("waiting for it failed: {error}")),
             };
             if ready.wake() {
                 transport.waker().clear();
+                // Whoever interrupts the request means it, once it runs.
+                look_at.get_or_insert_with(|| Moment::after(BEGIN_PAUSE));
             }
             let read = if ready.replies() { read_clean(transport, id) } else { Ok(None) };
             if let Ok(Some(ahead)) = read {
@@ -163,7 +178,9 @@ impl Session {
                 transport.look_again();
                 return Ahead::Begun;
             }
-            if tokens.iter().flatten().any(CancelToken::is_cancelled) {
+            if tokens.iter().flatten().any(CancelToken::is_cancelled)
+                || self.asks.asked_now() >= Some(Ask::Cancel)
+            {
                 // The request is on its way and must not begin any more.
                 process.kill_group(Cause::Retired);
                 return Ahead::Cancelled;
@@ -173,7 +190,7 @@ impl Session {
                 Err(why) => break why,
                 Ok(_) if ready.exit() && !ready.replies() => break Why::Ended,
                 Ok(_) if now >= deadline => break Why::Late,
-                Ok(_) => until = until.filter(|until| now < *until),
+                Ok(_) => look_at = look_at.map(|at| if now < at { at } else { now + BEGIN_PAUSE }),
             }
             if ready.stdout() || ready.stderr() {
                 // Fails as the next wait does.

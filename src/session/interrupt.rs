@@ -85,6 +85,11 @@ impl Asks {
         }
     }
 
+    /// What the running execution was asked to do, for the thread that runs it.
+    pub(crate) fn asked_now(&self) -> Option<Ask> {
+        self.asked(self.running.load(Ordering::Relaxed))
+    }
+
     fn ask(&self, ask: Ask) -> bool {
         let running = self.running.load(Ordering::SeqCst);
         if running == 0 {

@@ -26,12 +26,12 @@ impl Keeper {
     /// Kills and reaps a worker whose session somebody holds and never lets go. Never blocks; `gone` is
     /// called on the reaper's thread.
     pub(crate) fn reclaim(&self, process: &Arc<Process>, gone: impl FnOnce(PostMortem) + Send + 'static) {
-        process.kill_group(Cause::Retired);
+        process.kill_group(Cause::Reclaimed);
         let post_mortem = PostMortem {
             session: process.session(),
             pid: process.id(),
             exit: Exit::Unknown,
-            cause: Cause::Retired,
+            cause: Cause::Reclaimed,
             stderr_tail: String::new(),
             peak_memory: None,
             executions: 0,

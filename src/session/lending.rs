@@ -29,10 +29,14 @@ impl Session {
         Ok(session)
     }
 
-    /// [`restart`](Session::restart) that `stop` gives up.
-    pub(crate) fn restart_unless(&mut self, stop: &CancelToken) -> Result<()> {
+    /// [`restart`](Session::restart) that `stop` gives up; `gone` hears of the old process's end.
+    pub(crate) fn restart_unless(
+        &mut self,
+        stop: &CancelToken,
+        gone: impl FnOnce(PostMortem) + Send + 'static,
+    ) -> Result<()> {
         let bound = self.bound.take();
-        let restarted = self.restart_bound(Some(stop.clone()));
+        let restarted = self.restart_bound(Some(stop.clone()), gone);
         self.bind(bound);
         restarted
     }

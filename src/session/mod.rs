@@ -390,17 +390,22 @@ impl Session {
     /// # Errors
     /// As [`start`](Session::start); the session keeps its old process then, if that lives.
     pub fn restart(&mut self) -> Result<()> {
-        self.restart_bound(self.bound.clone())
+        self.restart_bound(self.bound.clone(), |_| ())
     }
 
-    fn restart_bound(&mut self, stop: Option<CancelToken>) -> Result<()> {
+    fn restart_bound(
+        &mut self,
+        stop: Option<CancelToken>,
+        gone: impl FnOnce(PostMortem) + Send + 'static,
+    ) -> Result<()> {
         let asks = Arc::clone(&self.asks);
-        let fresh = match &self.template {
+        let mut fresh = match &self.template {
             Some(template) => template.session(self.id, stop, asks)?,
             None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, &Origin::Program)?,
         };
+        fresh.witness = self.witness.take();
         let old = std::mem::replace(self, fresh);
-        Box::new(old).retire(Duration::ZERO, |_| ());
+        Box::new(old).retire(Duration::ZERO, gone);
         Ok(())
     }
 

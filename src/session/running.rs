@@ -102,27 +102,37 @@ impl Session {
         let id = self.next_request();
         let answers_input = queued || request.observers.input.is_some();
         let mut frames = self.encode(id, request, answers_input)?;
-        let snapshot = if request.artefacts { Some(Snapshot::of(&self.files()?)?) } else { None };
         let config = Arc::clone(&self.config);
         let sigint = self.sigint;
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
-        let meter = request.measure.then(|| Meter::start(&worker.process));
         let registrations = tokens.each_ref().map(|token| {
             token.as_ref().map(|token| token.register(Arc::clone(worker.transport.waker()) as Arc<dyn Wake>))
         });
         let ask = self.asks.begin();
         self.executing = true;
-        let soft = request.time_limit.or(config.time_limit).map(|limit| started + limit);
-        let hard = request.hard_time_limit.map(|limit| started + limit);
-        let mut answer_of_reset = None;
+        let (soft, hard) = (request.time_limit.or(config.time_limit), request.hard_time_limit);
+        let (mut began, mut answer_of_reset) = (started, None);
         if let Some(reset) = reset {
-            let until = soft.into_iter().chain(hard).min();
-            let left = self.reset_ahead(reset, frames, &tokens, until).inspect_err(|_| {
-                self.executing = false;
-                self.asks.end();
-            })?;
-            (frames, answer_of_reset) = (left.unsent, left.answer);
+            // What is looked at before and after it must not be the reset's work.
+            let apart = request.artefacts || request.measure;
+            let along = if apart { Vec::new() } else { std::mem::take(&mut frames) };
+            let watched = soft.is_some() || hard.is_some();
+            let ahead = self.reset_ahead(reset, along, &tokens, watched);
+            let left = ahead.inspect_err(|_| self.does_not_begin())?;
+            if !apart {
+                frames = left.unsent;
+            }
+            (began, answer_of_reset) = (left.began.unwrap_or(started), left.answer);
         }
+        let (soft, hard) = (soft.map(|limit| began + limit), hard.map(|limit| began + limit));
+        let snapshot = if request.artefacts {
+            let seen = self.files().and_then(|files| Snapshot::of(&files));
+            Some(seen.inspect_err(|_| self.does_not_begin())?)
+        } else {
+            None
+        };
+        let Some(worker) = &mut self.worker else { return Err(self.dead()) };
+        let meter = request.measure.then(|| Meter::start(&worker.process));
         let stops = Stops {
             soft,
             hard,
@@ -144,6 +154,12 @@ impl Session {
         let Some(worker) = &mut self.worker else { return Err(self.dead()) };
         let end = exchange.begin(&mut worker.transport, &worker.process);
         Ok(Running { session: self, exchange, end, meter, snapshot, registrations, started, finished: false })
+    }
+
+    /// The request that was announced is given up before anything of it was sent, or can run.
+    fn does_not_begin(&mut self) {
+        self.executing = false;
+        self.asks.end();
     }
 
     /// All frames of a request: its attachments, then itself.

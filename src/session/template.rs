@@ -90,6 +90,8 @@ struct Life {
     /// No process is started before.
     retry_at: Moment,
     why_not: Option<String>,
+    /// It was to be started anew while it was starting.
+    outdated: bool,
 }
 
 enum Phase {
@@ -121,8 +123,14 @@ impl Template {
     pub(crate) fn lazy(config: &SessionConfig) -> Result<Template> {
         config.validate()?;
         check(config)?;
-        let life =
-            Life { phase: Phase::Absent, starts: 0, failures: 0, retry_at: Moment::LONG_AGO, why_not: None };
+        let life = Life {
+            phase: Phase::Absent,
+            starts: 0,
+            failures: 0,
+            retry_at: Moment::LONG_AGO,
+            why_not: None,
+            outdated: false,
+        };
         Ok(Template {
             shared: Arc::new(Shared {
                 own: Arc::new(own_config(config)),
@@ -149,6 +157,26 @@ impl Template {
         let mut session = self.shared.session(start::next_id(), Some(stop.clone()), Arc::default())?;
         session.bind(None);
         Ok(session)
+    }
+
+    /// Has the next session start the process anew, with all of its warm-up: after an update of what it
+    /// has imported, for example. Sessions that it made live on. Does not wait.
+    pub fn renew(&self) {
+        let old = {
+            let mut life = self.shared.life.lock();
+            match &life.phase {
+                Phase::Live(_) | Phase::Unfit => {
+                    life.retry_at = Moment::LONG_AGO;
+                    std::mem::replace(&mut life.phase, Phase::Absent)
+                }
+                Phase::Starting => {
+                    life.outdated = true;
+                    return;
+                }
+                Phase::Absent | Phase::Ended => return,
+            }
+        };
+        drop(old);
     }
 
     /// A snapshot.
@@ -356,7 +384,11 @@ impl Drop for Starting<'_> {
             let mut life = self.shared.life.lock();
             // Ended meanwhile: what was started goes, after unlocking.
             if matches!(life.phase, Phase::Starting) {
-                std::mem::swap(&mut life.phase, &mut outcome);
+                if std::mem::take(&mut life.outdated) {
+                    life.phase = Phase::Absent;
+                } else {
+                    std::mem::swap(&mut life.phase, &mut outcome);
+                }
             }
         }
         self.shared.changed.notify_all();

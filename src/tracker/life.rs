@@ -23,6 +23,25 @@ pub(super) fn scaled(threshold: Duration, interval: Duration) -> Duration {
     Duration::try_from_secs_f64(threshold.as_secs_f64() * times).unwrap_or(Duration::MAX)
 }
 
+/// How often a client beats, in milliseconds: four bytes, because there may be a million of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Interval(u32);
+
+impl Interval {
+    /// At most 49 days.
+    pub(super) fn from_millis(millis: u128) -> Interval {
+        Interval(u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn of(duration: Duration) -> Interval {
+        Interval::from_millis(duration.as_millis())
+    }
+
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_millis(u64::from(self.0))
+    }
+}
+
 /// In what time the beat after this one is due: a beat that is parked for `wait` is followed by the
 /// next, whatever the client's interval.
 pub(super) fn pace(interval: Duration, wait: Duration) -> Duration {

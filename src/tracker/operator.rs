@@ -4,21 +4,31 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::{Agent, http};
 
-use super::api::{CleanupResponse, ErrorBody, HTTP_TIMEOUT, KillAllResponse, KillResponse, SessionList};
+use super::api::{
+    CleanupResponse, ErrorBody, HTTP_TIMEOUT, KillAllResponse, KillPreview, KillReceipt, KillRequest,
+    KillResponse, OrderReply, SessionList, TrackerState, Verb, Whom,
+};
 use super::client::parse_server_url;
 use super::{TrackedId, TrackedSession};
 use crate::background::shielded;
+use crate::cancel::CancelToken;
+use crate::clock::Moment;
 use crate::{Error, Result};
 
 /// A million sessions fit.
 const LONGEST_ANSWER: u64 = 1 << 30;
+/// Between two looks at a receipt.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Lists and kills the tracked sessions of a tracker: what `remuda ps` and `remuda kill` stand on.
 ///
-/// Every method is one request; it blocks until the tracker has answered, at most 10 s.
+/// Unless they say otherwise, methods are one request and block until the tracker has answered, at
+/// most 10 s.
 ///
 /// ```
 /// use remuda::{TrackerOperator, TrackerServer};
@@ -68,10 +78,10 @@ impl TrackerOperator {
     /// Asks a tracked session to stop. False if the tracker does not know it.
     ///
     /// # Errors
-    /// [`Error::Tracker`].
+    /// [`Error::Tracker`], also if the session is protected.
     pub fn kill(&self, id: &TrackedId) -> Result<bool> {
-        let path = format!("/sessions/{}/kill", encoded(id.as_str()));
-        Ok(self.call::<KillResponse>(http::Method::POST, &path)?.is_some())
+        let whom = Whom::Session(id.clone());
+        Ok(self.kill_with(&whom, &KillRequest::default())?.is_some())
     }
 
     /// Asks all tracked sessions of an app to stop and returns how many there are.
@@ -79,9 +89,94 @@ impl TrackerOperator {
     /// # Errors
     /// [`Error::Tracker`].
     pub fn kill_app(&self, app_name: &str) -> Result<u64> {
-        let path = format!("/apps/{}/kill-all", encoded(app_name));
-        let killed = self.call::<KillAllResponse>(http::Method::POST, &path)?;
+        let killed = self.kill_with(&Whom::App(app_name.to_owned()), &KillRequest::default())?;
         killed.map(|killed| killed.killed_count).ok_or_else(|| self.no_tracker())
+    }
+
+    /// Asks whoever is meant to stop, with all that a [`KillRequest`] can say; its `dry_run` is ignored.
+    /// `None` if it is one session and the tracker does not know it. A tracker of another kind gives no
+    /// receipts.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`], also if the session is protected and there is no `force`, or the
+    /// `generation` is not that of the sessions any more: then nobody is killed.
+    pub fn kill_with(&self, whom: &Whom, request: &KillRequest) -> Result<Option<KillAllResponse>> {
+        let body = KillRequest { dry_run: false, ..request.clone() };
+        let Whom::Session(id) = whom else {
+            return self.post::<KillAllResponse>(&ordered(whom, "kill"), Some(&body));
+        };
+        let killed = self.post::<KillResponse>(&ordered(whom, "kill"), Some(&body))?;
+        Ok(killed.map(|killed| KillAllResponse {
+            killed_count: 1,
+            session_ids: vec![id.clone()],
+            receipts: killed.receipt.into_iter().collect(),
+            protected: Vec::new(),
+        }))
+    }
+
+    /// What a kill would hit; nothing is done. `None` if it is one session and the tracker does not
+    /// know it.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`]. A tracker of another kind would kill at once: it is asked for its state
+    /// first, and this is the error if it has none.
+    pub fn preview_kill(&self, whom: &Whom) -> Result<Option<KillPreview>> {
+        if self.state()?.is_none() {
+            return Err(self.trouble("it knows no previews"));
+        }
+        let body = KillRequest { dry_run: true, ..KillRequest::default() };
+        self.post(&ordered(whom, "kill"), Some(&body))
+    }
+
+    /// Has whoever is meant pause, drain, resume, or out of reach of `kill-all`; returns who that is.
+    /// `None` if it is one session and the tracker does not know it.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`].
+    pub fn order(&self, whom: &Whom, verb: Verb) -> Result<Option<Vec<TrackedId>>> {
+        let reply = self.post::<OrderReply>(&ordered(whom, verb.as_str()), None::<&()>)?;
+        Ok(reply.map(|reply| reply.session_ids))
+    }
+
+    /// The receipt of this number, as far as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`].
+    pub fn receipt(&self, kill_id: u64) -> Result<Option<KillReceipt>> {
+        self.call(http::Method::GET, &format!("/kills/{kill_id}"))
+    }
+
+    /// Waits until each of these kills is confirmed or expired, at most `timeout` in all, and returns
+    /// their receipts as they are then. Asks a few times a second; blocks.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`].
+    pub fn wait_for_kills(&self, kill_ids: &[u64], timeout: Duration) -> Result<Vec<KillReceipt>> {
+        let deadline = Moment::after(timeout);
+        let never = CancelToken::new();
+        let mut pause = SHORTEST_PAUSE;
+        let mut receipts = Vec::new();
+        for kill_id in kill_ids {
+            loop {
+                let receipt = self.receipt(*kill_id)?.ok_or_else(|| self.trouble("it has lost a receipt"))?;
+                let left = deadline.saturating_since(Moment::now());
+                if receipt.state.is_final() || left.is_zero() {
+                    receipts.push(receipt);
+                    break;
+                }
+                never.wait_timeout(pause.min(left));
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        Ok(receipts)
+    }
+
+    /// How the tracker itself is. `None` if it is one of another kind.
+    ///
+    /// # Errors
+    /// [`Error::Tracker`].
+    pub fn state(&self) -> Result<Option<TrackerState>> {
+        self.call(http::Method::GET, "/tracker")
     }
 
     /// Has the tracker move sessions that were silent for `older_than` to its history; returns how
@@ -97,8 +192,25 @@ impl TrackerOperator {
 
     /// `None` stands for 404.
     fn call<T: DeserializeOwned>(&self, method: http::Method, path: &str) -> Result<Option<T>> {
+        self.request(method, path, None)
+    }
+
+    /// A POST. Without a body its length is announced all the same, as the HTTP client does not do by
+    /// itself.
+    fn post<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<Option<T>> {
+        let bytes = body.map_or_else(|| Ok(Vec::new()), serde_json::to_vec);
+        let bytes = bytes.map_err(|error| self.trouble(format!("the request cannot be written: {error}")))?;
+        self.request(http::Method::POST, path, Some(bytes))
+    }
+
+    fn request<T: DeserializeOwned>(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Option<T>> {
         // The HTTP client starts a thread to look a name up and panics when it cannot.
-        let answer = shielded("a request to the tracker", || self.exchange(method, path));
+        let answer = shielded("a request to the tracker", || self.exchange(method, path, body));
         let (status, bytes) = match answer {
             Some(Ok(answer)) => answer,
             Some(Err(error)) => return Err(self.trouble(format!("it does not answer: {error}"))),
@@ -116,14 +228,16 @@ impl TrackerOperator {
         }
     }
 
-    fn exchange(&self, method: http::Method, path: &str) -> std::result::Result<(u16, Vec<u8>), ureq::Error> {
-        let has_body = method == http::Method::POST;
+    fn exchange(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> std::result::Result<(u16, Vec<u8>), ureq::Error> {
         let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
-        // A POST needs a body, or the HTTP client announces one of unknown length.
-        let mut response = if has_body {
-            self.agent.run(request.body(Vec::new())?)?
-        } else {
-            self.agent.run(request.body(())?)?
+        let mut response = match body {
+            Some(body) => self.agent.run(request.header("content-type", "application/json").body(body)?)?,
+            None => self.agent.run(request.body(())?)?,
         };
         let bytes = response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec()?;
         Ok((response.status().as_u16(), bytes))
@@ -141,6 +255,15 @@ impl TrackerOperator {
 impl fmt::Debug for TrackerOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrackerOperator").field("url", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// The path that asks this of whoever is meant.
+fn ordered(whom: &Whom, verb: &str) -> String {
+    match whom {
+        Whom::Session(id) => format!("/sessions/{}/{verb}", encoded(id.as_str())),
+        Whom::App(name) => format!("/apps/{}/{verb}-all", encoded(name)),
+        Whom::Label { key, value } => format!("/labels/{}/{}/{verb}-all", encoded(key), encoded(value)),
     }
 }
 

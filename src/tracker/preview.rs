@@ -5,24 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
-use super::api::{KillPreview, Neighbour, PreviewedLease, PreviewedSession};
+use super::api::{KillPreview, Neighbour, PreviewedLease, PreviewedSession, Whom};
 use super::{TrackedId, TrackedSession};
 
-/// Whom a kill or an order means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Whom {
-    Session(TrackedId),
-    App(String),
-    Label { key: String, value: String },
-}
-
-impl Whom {
-    fn means(&self, session: &TrackedSession) -> bool {
-        match self {
-            Whom::Session(id) => session.session_id == *id,
-            Whom::App(name) => session.app_name == *name,
-            Whom::Label { key, value } => session.labels.get(key) == Some(value),
-        }
+fn means(whom: &Whom, session: &TrackedSession) -> bool {
+    match whom {
+        Whom::Session(id) => session.session_id == *id,
+        Whom::App(name) => session.app_name == *name,
+        Whom::Label { key, value } => session.labels.get(key) == Some(value),
     }
 }
 
@@ -39,7 +29,7 @@ pub(super) fn generation<'a>(ids: impl Iterator<Item = &'a TrackedId>) -> String
 /// `force`, and the answer to the kill says so.
 pub(super) fn preview(sessions: &[TrackedSession], whom: &Whom) -> KillPreview {
     let single = matches!(whom, Whom::Session(_));
-    let is_hit = |session: &TrackedSession| whom.means(session) && (single || !session.protected);
+    let is_hit = |session: &TrackedSession| means(whom, session) && (single || !session.protected);
     let hit: Vec<&TrackedSession> = sessions.iter().filter(|session| is_hit(session)).collect();
     let shared: HashSet<Pool<'_>> =
         hit.iter().flat_map(|session| pools(session)).map(|(pool, _)| pool).collect();
@@ -52,7 +42,7 @@ pub(super) fn preview(sessions: &[TrackedSession], whom: &Whom) -> KillPreview {
             }
         }
     }
-    let protected = sessions.iter().filter(|session| whom.means(session) && session.protected);
+    let protected = sessions.iter().filter(|session| means(whom, session) && session.protected);
     KillPreview {
         generation: generation(hit.iter().map(|session| &session.session_id)),
         protected: protected.map(|session| session.session_id.clone()).collect(),

@@ -104,8 +104,8 @@ isolated! {
 isolated! {
     fn code_in_native_calls_is_killed_after_its_grace() {
         let Some(mut session) = session() else { return };
-        // One call into C that no signal and no termination ends.
-        let run = cancelled_while_running(&mut session, "console.log('go'); require('child_process').execSync(\"trap '' INT; while :; do :; done\")");
+        // One call into C that no signal and no termination ends. It says so itself, once it is deaf.
+        let run = cancelled_while_running(&mut session, "require('child_process').execSync(\"trap '' INT; echo go; while :; do :; done\", { stdio: 'inherit' })");
         assert_eq!(run.outcome, Outcome::Cancelled { killed: true });
         session.restart().unwrap();
         assert_eq!(value(&mut session, "1"), 1);

@@ -29,6 +29,27 @@ isolated! {
 }
 
 isolated! {
+    fn b2_a_kill_is_acknowledged_and_killed_is_told_from_left() {
+        let server = server();
+        let (victim, other) = (client(&server), client(&server));
+        let (victim_id, other_id) = (victim.id(), other.id());
+        victim.on_kill(|| ());
+        let mut operator = Http::connect(server.local_addr());
+        let kill = operator.ok("POST", &format!("/sessions/{victim_id}/kill"), &json!({"requested_by": "ann"}));
+        let receipt = format!("/kills/{}", kill["receipt"]["kill_id"]);
+        let looking = std::cell::RefCell::new(operator);
+        let state = || looking.borrow_mut().ok("GET", &receipt, &Value::Null)["state"].clone();
+        eventually("the client confirms", || state() == "confirmed");
+        drop((victim, other));
+        for (id, reason, by) in [(victim_id, "killed", json!("ann")), (other_id, "left", Value::Null)] {
+            let target = format!("/history?session={id}");
+            let entry = looking.borrow_mut().ok("GET", &target, &Value::Null)["history"][0].clone();
+            assert_eq!((&entry["reason"], &entry["kill"]["requested_by"]), (&json!(reason), &by));
+        }
+    }
+}
+
+isolated! {
     fn b3_the_server_removes_the_silent_and_looking_at_them_removes_nobody() {
         let silent = |purge_after| {
             let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:");
@@ -109,6 +130,20 @@ isolated! {
         assert!(server.kill(&users[1].0.id()).unwrap());
         eventually("the last one ends the pool", || POOL.users() == 0);
         drop((queued, users));
+    }
+}
+
+isolated! {
+    fn b6_who_registers_a_second_after_kill_all_does_not_survive_it() {
+        let server = server();
+        let mut operator = Http::connect(server.local_addr());
+        let first = client(&server);
+        let killed = operator.ok("POST", "/apps/panel/kill-all", &json!({"embargo_seconds": 600}));
+        assert_eq!(killed["session_ids"], json!([first.id()]));
+        let second = client(&server);
+        for client in [first, second] {
+            assert!(client.cancel_token().wait_timeout(GENEROUS));
+        }
     }
 }
 

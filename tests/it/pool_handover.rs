@@ -8,7 +8,7 @@ use remuda::{
     CancelToken, Error, Outcome, PoolConfig, PooledSession, Request, Reuse, SessionPool, Stream, TimeLimit,
 };
 
-use crate::support::{ScratchDir, isolated, poll, pool};
+use crate::support::{GENEROUS, ScratchDir, isolated, poll, pool};
 
 /// A pool whose one session is reset between two users.
 fn one() -> PoolConfig {
@@ -83,8 +83,11 @@ isolated! {
             assert_eq!(run.outcome, Outcome::Cancelled { killed: false }, "the handle is of both processes");
         });
         assert_eq!(runs(), 1);
-        let metrics = pool.metrics();
-        assert!(metrics.sessions_restarted >= 1, "{metrics:?}");
+        let info = pool.info();
+        assert!(info.metrics.sessions_restarted >= 1, "{info:?}");
+        let removed: u64 = info.removals.iter().map(|row| row.count).sum();
+        assert_eq!(removed, info.metrics.sessions_removed, "each has a reason");
+        poll(|| !pool.info().post_mortems.is_empty(), || format!("{:?}", pool.info()));
     }
 }
 
@@ -265,5 +268,165 @@ isolated! {
             })
         });
         assert!(matches!(result, Err(Error::Closed | Error::SessionDead { .. })), "{result:?}");
+    }
+}
+
+isolated! {
+    fn the_last_words_of_tasks_and_of_what_hangs_on_builtins_reach_nobody() {
+        let pool = one().start().unwrap();
+        let task = "import asyncio\nasync def f():\n    try:\n        await asyncio.sleep(600)\n    finally:\n        print('secret')\n\
+                    task = asyncio.create_task(f())\nawait asyncio.sleep(0)";
+        let last = "import builtins, sys\nclass Last:\n    def __del__(self, say=print):\n        say('secret')\n        say('secret', end='')\n";
+        for left in [task.to_owned(), format!("{last}builtins.kept = Last()"), format!("{last}sys.argv.append(Last())")] {
+            let stdout = hand_over(&pool, &left, |mut session, pid| {
+                let run = session.execute("print('mine')").unwrap();
+                assert_eq!(session.pid(), pid, "{left}");
+                run.stdout
+            });
+            assert_eq!(stdout, "mine\n", "{left}");
+        }
+    }
+}
+
+isolated! {
+    /// There the worker cannot keep finalizers silent: what it finds in the pipes costs the process.
+    fn last_words_reach_nobody_where_the_warm_up_has_redirected_a_stream() {
+        let code = "import os\nlog = os.open(os.devnull, os.O_WRONLY)\nos.dup2(log, 2)\nos.close(log)";
+        let pool = one().warmup_code(code).start().unwrap();
+        let left = "class Last:\n    def __del__(self):\n        print('secret')\nkept = Last()";
+        let stdout = hand_over(&pool, left, |mut session, _| session.execute("print('mine')").unwrap().stdout);
+        assert_eq!(stdout, "mine\n");
+    }
+}
+
+isolated! {
+    fn a_thread_or_a_program_that_a_finalizer_starts_costs_the_process() {
+        let pool = one().start().unwrap();
+        let thread = "import threading, time\nclass Last:\n    def __del__(self, thread=threading.Thread, sleep=time.sleep):\n\
+                      \x20       thread(target=sleep, args=(600,), daemon=True).start()\nkept = Last()";
+        let child = "import subprocess\nclass Last:\n    def __del__(self, start=subprocess.Popen):\n        start(['sleep', '600'])\nkept = Last()";
+        for left in [thread, child] {
+            hand_over(&pool, left, |mut session, pid| {
+                assert_eq!(session.execute("1 + 1").unwrap().value, 2);
+                assert_ne!(session.pid(), pid, "{left}");
+            });
+        }
+    }
+}
+
+isolated! {
+    fn threads_and_programs_of_the_warm_up_do_not_cost_a_process_at_each_hand_over() {
+        let thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()";
+        let child = "import subprocess\nprogram = subprocess.Popen(['sleep', '600'])";
+        for code in [thread, child] {
+            let pool = one().warmup_code(code).start().unwrap();
+            hand_over(&pool, "secret = 41", |mut session, pid| {
+                assert_eq!(session.execute("'secret' in globals()").unwrap().value, false);
+                assert_eq!(session.pid(), pid, "{code}");
+            });
+            hand_over(&pool, "import subprocess\nmore = subprocess.Popen(['sleep', '600'])\n0", |mut session, pid| {
+                session.execute("1").unwrap();
+                assert_ne!(session.pid(), pid, "{code}");
+            });
+        }
+    }
+}
+
+isolated! {
+    fn what_the_reset_writes_and_uses_is_not_put_down_to_the_first_request() {
+        let pool = one().start().unwrap();
+        let left = "file = open('left', 'w')\nfile.write('secret')";
+        let run = hand_over(&pool, left, |mut session, _| session.execute(Request::code("1").artefacts(true)).unwrap());
+        let artefacts = run.artefacts.expect("asked for");
+        assert!(artefacts.files.is_empty(), "{artefacts:?}");
+        let left = "large = b'x' * (256 << 20)";
+        let run = hand_over(&pool, left, |mut session, _| session.execute(Request::code("1").measure(true)).unwrap());
+        let peak = run.usage.expect("measured").peak_memory.expect("of this machine");
+        assert!(peak < 128 << 20, "{peak} bytes");
+    }
+}
+
+isolated! {
+    fn a_slow_reset_does_not_use_up_the_time_limit_of_the_first_request() {
+        let pool = one().reset_timeout(GENEROUS).start().unwrap();
+        let left = "import time\nclass Slow:\n    def __del__(self, now=time.monotonic, end=time.monotonic() + 2):\n\
+                    \x20       while now() < end: pass\nkept = Slow()";
+        for hard in [false, true] {
+            let (limit, code) = (Duration::from_secs(1), "import time\nend = time.monotonic() + 0.2\nwhile time.monotonic() < end: pass");
+            let request = if hard { Request::code(code).hard_time_limit(limit) } else { Request::code(code).time_limit(limit) };
+            let run = hand_over(&pool, left, |mut session, _| session.execute(request).unwrap());
+            assert_eq!(run.outcome, Outcome::Completed);
+        }
+    }
+}
+
+/// Calls `then` of a handle to the first request of a session whose reset does not end before `gate` is
+/// there, once the reset has begun; returns what comes of the request.
+fn asked_during_the_reset(
+    pool: &SessionPool,
+    (code, after): (&str, &str),
+    then: impl Fn(&remuda::InterruptHandle) -> bool + Sync,
+) -> remuda::Result<remuda::Execution> {
+    let directory = ScratchDir::new();
+    let (reached, gate) = (directory.path().join("reached"), directory.path().join("gate"));
+    let left = format!(
+        "import os\nclass Slow:\n    def __del__(self, os=os, open=open):\n        open('{}', 'w')\n\
+         \x20       while not os.path.exists('{}'): pass\n        {after}\nkept = Slow()",
+        reached.display(),
+        gate.display()
+    );
+    hand_over(pool, &left, |mut session, _| {
+        let handle = session.interrupt_handle();
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                poll(|| reached.exists(), || "the reset does not reach the finalizer".to_owned());
+                assert!(then(&handle));
+                std::fs::write(&gate, "").unwrap();
+            });
+            session.execute(code)
+        })
+    })
+}
+
+isolated! {
+    fn an_interrupt_during_the_reset_stops_the_first_request_once_it_runs() {
+        let pool = one().reset_timeout(GENEROUS).start().unwrap();
+        let run = asked_during_the_reset(&pool, ("while True: pass", "pass"), remuda::InterruptHandle::interrupt).unwrap();
+        assert_eq!(run.outcome, Outcome::Cancelled { killed: false });
+    }
+}
+
+isolated! {
+    fn an_interrupt_during_a_reset_that_fails_is_not_forgotten() {
+        let pool = one().reset_timeout(GENEROUS).start().unwrap();
+        for after in ["os._exit(3)", "os.fork() or os._exit(3)"] {
+            let result = asked_during_the_reset(&pool, ("while True: pass", after), remuda::InterruptHandle::interrupt);
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            assert_eq!(pool.acquire().unwrap().execute("'kept' in globals()").unwrap().value, false);
+        }
+    }
+}
+
+isolated! {
+    fn a_cancel_or_kill_by_handle_ends_the_wait_for_a_reset() {
+        let pool = one().reset_timeout(Duration::from_secs(600)).start().unwrap();
+        for cancel in [true, false] {
+            let stop = |handle: &remuda::InterruptHandle| if cancel { handle.cancel() } else { handle.kill() };
+            let result = asked_during_the_reset(&pool, ("1", "\n        while True: pass"), stop);
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        }
+    }
+}
+
+isolated! {
+    fn executions_after_a_reset_that_failed_are_counted() {
+        let pool = one().start().unwrap();
+        let left = "import os\nclass Last:\n    def __del__(self, leave=os._exit):\n        leave(3)\nkept = Last()";
+        hand_over(&pool, left, |mut session, pid| {
+            session.execute("1").unwrap();
+            assert_ne!(session.pid(), pid);
+        });
+        let counts = pool.info().executions;
+        assert_eq!(counts.completed, 2, "{counts:?}");
     }
 }

@@ -190,3 +190,43 @@ isolated! {
         assert_eq!(siblings.remove(1).shutdown(GENEROUS).exit, Exit::Code(0));
     }
 }
+
+isolated! {
+    /// A pipe holds 64 KiB, and nobody reads what the template writes.
+    fn what_hooks_of_the_warm_up_print_at_each_fork_does_not_block_the_forks_after() {
+        let hook = "import os, sys\ndef hook():\n    print('x' * 9000)\n    print('x' * 9000, file=sys.stderr)\n\
+                    os.register_at_fork(before=hook, after_in_parent=hook, after_in_child=hook)";
+        let template = template(&python().start_timeout(Duration::from_secs(10)).warmup_code(hook));
+        for _ in 0..12 {
+            let mut session = forked(&template);
+            let run = session.execute("import sys\nprint('out')\nprint('err', file=sys.stderr)").unwrap();
+            assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("out\n", "err\n"));
+        }
+        assert_eq!(template.info().starts, 1);
+    }
+}
+
+isolated! {
+    /// Python says that a thread has ended while the kernel is still busy with its end.
+    fn a_thread_of_the_warm_up_that_is_just_ending_costs_no_template() {
+        let code = "import ctypes\nc = ctypes.CDLL(None)\nassert c.pthread_create(ctypes.byref(ctypes.c_ulong()), None, c.usleep, ctypes.c_void_p(50000)) == 0";
+        forked(&template(&python().warmup_code(code)));
+    }
+}
+
+isolated! {
+    fn hundreds_of_sessions_leave_nothing_in_their_template() {
+        let template = template(&python());
+        let pid = pid_of(&template);
+        for _ in 0..500 {
+            drop(template.session().unwrap());
+        }
+        let info = template.info();
+        assert_eq!((info.forked, info.cold_starts, info.starts), (500, 0, 1), "{:?}", info.why_not);
+        let zombies = || {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            children.split_ascii_whitespace().count()
+        };
+        poll(|| zombies() == 0, || format!("{} children are left", zombies()));
+    }
+}

@@ -7,7 +7,7 @@ use remuda::{Error, Exit, Outcome, PoolConfig, Request, Reuse, SessionPool, Temp
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::support::{GENEROUS, is_running, isolated, poll, pool};
+use crate::support::{GENEROUS, ScratchDir, is_running, isolated, poll, pool};
 
 const PARENT: &str = "import os\nos.getppid()";
 
@@ -135,5 +135,20 @@ isolated! {
         assert!(matches!(pool.acquire_timeout(Duration::from_millis(100)), Err(Error::AcquireTimeout { .. })));
         pool.terminate();
         assert_eq!(info(&pool).pid, None);
+    }
+}
+
+isolated! {
+    fn replacing_all_sessions_replaces_what_they_are_made_of() {
+        let directory = ScratchDir::new();
+        let file = directory.write("value", "1");
+        let warmup = format!("value = open({:?}).read()", file.display().to_string());
+        let pool = pool().template(true).warmup_code(warmup).min_idle(1).max_sessions(2).start().unwrap();
+        assert_eq!(pool.acquire().unwrap().execute("value").unwrap().value, "1");
+        directory.write("value", "2");
+        pool.recycle_all();
+        assert!(pool.wait_recycled(GENEROUS).unwrap());
+        assert_eq!(pool.acquire_timeout(GENEROUS).unwrap().execute("value").unwrap().value, "2");
+        assert_eq!(pool.info().template.unwrap().starts, 2);
     }
 }

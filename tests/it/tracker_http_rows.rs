@@ -151,6 +151,20 @@ isolated! {
     }
 }
 
+isolated! {
+    fn bodies_are_capped_at_64_kib_and_batches_at_1_mib() {
+        let server = server();
+        for (path, cap) in [("/sessions", 64 * 1024), ("/sessions/x/status", 64 * 1024), ("/heartbeats", 1024 * 1024)] {
+            for length in [cap, cap + 1] {
+                let mut http = Http::connect(server.local_addr());
+                http.send("POST", path, &" ".repeat(length));
+                let status = http.answer().unwrap().status;
+                assert_eq!(status == 413, length > cap, "{path} with {length} bytes: {status}");
+            }
+        }
+    }
+}
+
 /// What the kernel may hold of a connection on its own, both ends together, and what the server throws
 /// away while the client may still read the answer. Far below what the client would send.
 const BUFFERS: usize = 20 * 1024 * 1024;

@@ -307,12 +307,24 @@ isolated! {
             ("GET", "/sessions/x/kill", "POST"),
             ("GET", "/apps/a/kill-all", "POST"),
             ("POST", "/", "GET"),
+            ("POST", "/readyz", "GET"),
             ("OPTIONS", "/sessions", "GET, POST"),
             ("PATCH", "/sessions/x/status", "PUT"),
         ] {
             let answer = http.call(method, target, "");
             assert_eq!((answer.status, answer.field("allow")), (405, Some(allowed)), "{method} {target}");
         }
+    }
+}
+
+isolated! {
+    /// What a supervisor asks; `tracker_disk` has the answers of one that is not ready.
+    fn a_server_says_that_it_lives_and_is_ready() {
+        let server = server();
+        let mut http = Http::connect(server.local_addr());
+        assert_eq!(http.ok("GET", "/livez", &Value::Null), json!({"status": "alive"}));
+        assert_eq!(http.ok("GET", "/readyz", &Value::Null), json!({"status": "ready"}));
+        assert!(server.store().check().is_ok());
     }
 }
 

@@ -1,12 +1,15 @@
-//! What tests of the tracker share: a server without a file, and a plain HTTP client that shows
-//! every byte.
+//! What tests of the tracker share: a server without a file, one as a program, and a plain HTTP client
+//! that shows every byte.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use remuda::TrackerServer;
 use serde_json::{Value, json};
 
+use crate::cli_run::remuda;
 use crate::support::GENEROUS;
 
 /// A tracker on a free port, with its database in memory.
@@ -162,4 +165,39 @@ impl Http {
 /// One exchange on a connection of its own.
 pub(crate) fn call(address: SocketAddr, method: &str, target: &str, body: &str) -> Answer {
     Http::connect(address).call(method, target, body)
+}
+
+/// A running `remuda serve`; killed and reaped at its end.
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Served {
+    pub(crate) fn start(directory: &Path, database: &str) -> Served {
+        Served::from(remuda(directory, &["serve", "--listen", "127.0.0.1:0", "--db", database]))
+    }
+
+    pub(crate) fn from(mut command: Command) -> Served {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split(['/', ',']).nth(2).and_then(|address| address.parse().ok());
+        Served { child, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

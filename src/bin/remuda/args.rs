@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
 use remuda::ClientConfig;
+use remuda::tracker::api::Verb;
 
 use crate::help::Topic;
-use crate::tracker_args::{self, CleanupArgs, KillArgs, PsArgs, ServeArgs};
+use crate::tracker_args::{self, CleanupArgs, KillArgs, OrderArgs, PsArgs, ServeArgs};
 
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
 
-const COMMANDS: &str = "run, exec, serve, ps, kill, cleanup, bench, protocol";
+const COMMANDS: &str = "run, exec, serve, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
+                        protocol";
 
 /// What the command line asks for.
 pub(crate) enum Command {
@@ -24,6 +26,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Ps(PsArgs),
     Kill(KillArgs),
+    Order(OrderArgs),
     Cleanup(CleanupArgs),
     /// The benchmarks read their own arguments.
     Bench(Parser),
@@ -94,10 +97,8 @@ impl Display for UsageError {
 pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Overview);
     let Some(first) = parser.next().map_err(usage)? else {
-        return Err(UsageError::new(
-            "what shall remuda do? Name a command: run, exec, serve, ps, kill, cleanup, bench or protocol",
-            Topic::Overview,
-        ));
+        let message = format!("what shall remuda do? Name a command, one of {COMMANDS}");
+        return Err(UsageError::new(message, Topic::Overview));
     };
     let command = match first {
         Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Overview)),
@@ -116,6 +117,9 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
         "protocol" => Ok(Command::Protocol(parser)),
         "help" => help(&mut parser),
         other => {
+            if let Some(verb) = Verb::named(other) {
+                return tracker_args::order(verb, parser);
+            }
             let message = format!("there is no command '{other}'; there are {COMMANDS} and help");
             Err(UsageError::new(message, Topic::Overview))
         }
@@ -132,6 +136,7 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("serve") => Topic::Serve,
             Some("ps") => Topic::Ps,
             Some("kill") => Topic::Kill,
+            Some(verb) if Verb::named(verb).is_some() => Topic::Order,
             Some("cleanup") => Topic::Cleanup,
             Some("bench") => Topic::Bench,
             Some("protocol") => Topic::Protocol,

@@ -9,6 +9,7 @@ pub(crate) enum Topic {
     Serve,
     Ps,
     Kill,
+    Order,
     Cleanup,
     Bench,
     Protocol,
@@ -24,6 +25,7 @@ impl Topic {
             Topic::Serve => "remuda help serve",
             Topic::Ps => "remuda help ps",
             Topic::Kill => "remuda help kill",
+            Topic::Order => "remuda help pause",
             Topic::Cleanup => "remuda help cleanup",
             Topic::Bench => "remuda help bench",
             Topic::Protocol => "remuda help protocol",
@@ -39,6 +41,7 @@ impl Topic {
             Topic::Serve => SERVE,
             Topic::Ps => PS,
             Topic::Kill => KILL,
+            Topic::Order => ORDER,
             Topic::Cleanup => CLEANUP,
             Topic::Bench => crate::bench::HELP,
             Topic::Protocol => crate::protocol::HELP,
@@ -55,7 +58,10 @@ Usage:
   remuda serve [--listen ADDR:PORT] [--db PATH]
                                                track running programs, show them on a page
   remuda ps [--json]                           list the tracked sessions
-  remuda kill ID... | --app NAME               ask tracked sessions to stop
+  remuda kill [OPTIONS] ID... | --app NAME     ask tracked sessions to stop, and see whether they do
+  remuda pause|drain|resume ID... | --app NAME
+                                               have them take no new task for now, or leave after this one
+  remuda protect|unprotect ID... | --app NAME  keep them out of reach of kill --app
   remuda cleanup                               remove silent tracked sessions
   remuda bench [OPTIONS] [SUITE]               measure this machine
   remuda protocol check [OPTIONS] -- PROGRAM [ARG...]
@@ -159,16 +165,53 @@ Asks tracked sessions to stop.
 
 Usage: remuda kill [OPTIONS] ID...
        remuda kill [OPTIONS] --app NAME
+       remuda kill [OPTIONS] --label KEY=VALUE
 
 An ID may be shortened as long as only one session's id begins with it. If one of several is not found,
-none is killed. The tracker keeps the request until the session has heard it.
+none is killed. The tracker keeps the request until the session has heard it, and a receipt tells how far
+it is: requested, delivered, stopping (its callbacks run), confirmed (they have ended, or it has left), or
+expired (it is not heard of any more, or goes on).
 
 Options:
-      --app NAME    all sessions of this app
-      --server URL  the tracker [default: http://localhost:8000]
-  -h, --help        show this
+      --app NAME         all sessions of this app that are not protected
+      --label KEY=VALUE  all sessions with this label that are not protected
+      --reason TEXT      why, for the receipt and for the session
+      --wait             wait until each kill is confirmed or expired, and tell how long it took
+      --timeout SECS     how long to wait [default: 60]
+      --dry-run          only tell who would be hit, what they hold and who shares their pools
+      --generation TEXT  kill exactly those whom a --dry-run has named, or nobody
+      --embargo SECS     with --app: also kill sessions of the app that register within this time
+      --force            kill a session by its ID even if it is protected
+      --json             print receipts (or the preview) as JSON objects, each on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+  -h, --help             show this
 
-Exit status: 0, or 1 if there is no such session or app, or the tracker does not answer.
+Exit status: 0, or 1 if there is no such session or app, it is protected, a kill has expired, or the
+tracker does not answer; 124 if --wait has waited in vain.
+";
+
+const ORDER: &str = "\
+Tells tracked sessions how to go on. Unlike a kill it can be taken back.
+
+Usage: remuda pause | drain | resume | protect | unprotect [OPTIONS] ID...
+                                                                     --app NAME
+                                                                     --label KEY=VALUE
+
+  pause      take no new task until it is resumed
+  drain      finish the task, take no other, leave
+  resume     forget a pause or drain
+  protect    be out of reach of kill --app and --label
+  unprotect  be within reach again
+
+A session hears it with the answer to its heartbeat. Apps that know nothing of it go on as before.
+
+Options:
+      --app NAME         all sessions of this app
+      --label KEY=VALUE  all sessions with this label
+      --server URL       the tracker [default: http://localhost:8000]
+  -h, --help             show this
+
+Exit status: 0, or 1 if there is no such session, or the tracker does not answer.
 ";
 
 const CLEANUP: &str = "\

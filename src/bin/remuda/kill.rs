@@ -1,59 +1,180 @@
-//! `remuda kill`: asks tracked sessions to stop.
+//! `remuda kill`: asks tracked sessions to stop, and tells whether they do.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use remuda::tracker::api::{KillAllResponse, KillPreview, KillReceipt, KillState, Whom};
 use remuda::{Result, TrackerOperator};
+use serde::Serialize;
 
-use crate::ps::{failed, named};
-use crate::tracker_args::{KillArgs, Whom};
-use crate::{complain, say};
+use crate::order::name;
+use crate::ps::{failed, named, plain};
+use crate::tracker_args::{Chosen, KillArgs};
+use crate::{TIMED_OUT, complain, say};
 
 pub(crate) fn main(args: &KillArgs) -> ExitCode {
-    match TrackerOperator::new(&args.server).and_then(|operator| kill(&operator, &args.whom)) {
+    match TrackerOperator::new(&args.server).and_then(|operator| kill(&operator, args)) {
         Ok(code) => code,
         Err(error) => failed(&error),
     }
 }
 
-fn kill(operator: &TrackerOperator, whom: &Whom) -> Result<ExitCode> {
-    match whom {
-        Whom::App(name) => {
-            let killed = operator.kill_app(name)?;
-            if killed == 0 {
-                complain(format_args!("no tracked session belongs to an app {name:?}"));
-                return Ok(ExitCode::FAILURE);
-            }
-            Ok(say(&format!("kill requested: {killed} of {name}\n")))
-        }
-        Whom::Sessions(ids) => kill_each(operator, ids),
-    }
-}
-
-/// All or nothing is decided before the first kill: a mistyped id kills nobody.
-fn kill_each(operator: &TrackerOperator, ids: &[String]) -> Result<ExitCode> {
+/// Whom it concerns; `None`, with the reason told, if an id is not found. All or nothing is decided
+/// before the first is touched: a mistyped id hits nobody.
+pub(crate) fn chosen(operator: &TrackerOperator, chosen: &Chosen) -> Result<Option<Vec<Whom>>> {
+    let ids = match chosen {
+        Chosen::All(whom) => return Ok(Some(vec![whom.clone()])),
+        Chosen::Sessions(ids) => ids,
+    };
     let sessions = operator.sessions()?;
-    let mut victims = Vec::new();
+    let mut all = Vec::new();
     for id in ids {
         match named(&sessions, id).as_slice() {
-            [one] => victims.push(&one.session_id),
+            [one] => all.push(Whom::Session(one.session_id.clone())),
             [] => {
                 complain(format_args!("no tracked session has the id {id}"));
-                return Ok(ExitCode::FAILURE);
+                return Ok(None);
             }
             several => {
                 complain(format_args!("{} tracked sessions have an id that begins with {id}", several.len()));
-                return Ok(ExitCode::FAILURE);
+                return Ok(None);
             }
         }
     }
-    let mut code = ExitCode::SUCCESS;
-    for id in victims {
-        if operator.kill(id)? {
-            say(&format!("kill requested: {id}\n"));
-        } else {
-            complain(format_args!("{id} has just gone"));
+    Ok(Some(all))
+}
+
+fn kill(operator: &TrackerOperator, args: &KillArgs) -> Result<ExitCode> {
+    let Some(all) = chosen(operator, &args.chosen)? else { return Ok(ExitCode::FAILURE) };
+    if args.request.dry_run {
+        return preview(operator, &all, args.json);
+    }
+    let (mut receipts, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for whom in &all {
+        let killed = operator.kill_with(whom, &args.request)?;
+        let Some(killed) = killed.filter(|killed| killed.killed_count > 0) else {
+            complain(format_args!("no tracked session to kill: {}", name(whom)));
             code = ExitCode::FAILURE;
+            continue;
+        };
+        if !killed.protected.is_empty() {
+            complain(format_args!("{} protected sessions of {} go on", killed.protected.len(), name(whom)));
+        }
+        if !args.json {
+            say(&requested(whom, &killed));
+        }
+        receipts.extend(killed.receipts);
+    }
+    match args.wait {
+        Some(_) if receipts.is_empty() => {
+            complain("this tracker gives no receipts: there is nothing to wait for");
+            Ok(ExitCode::FAILURE)
+        }
+        Some(timeout) => wait(operator, &receipts, timeout, args.json).map(|ended| match code {
+            ExitCode::SUCCESS => ended,
+            failure => failure,
+        }),
+        None => {
+            if args.json {
+                say(&receipts.iter().map(line).collect::<String>());
+            }
+            Ok(code)
         }
     }
-    Ok(code)
+}
+
+/// A line for each kill; for several, their number first.
+fn requested(whom: &Whom, killed: &KillAllResponse) -> String {
+    let count = killed.killed_count;
+    let mut text = match whom {
+        Whom::Session(_) => String::new(),
+        Whom::App(name) => format!("kill requested: {count} of {}\n", plain(name)),
+        Whom::Label { key, value } => {
+            format!("kill requested: {count} with {}={}\n", plain(key), plain(value))
+        }
+    };
+    for (at, id) in killed.session_ids.iter().enumerate() {
+        let receipt = killed.receipts.get(at).map(|receipt| format!(", receipt {}", receipt.kill_id));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "kill requested: {id}{}", receipt.unwrap_or_default());
+    }
+    text
+}
+
+fn wait(
+    operator: &TrackerOperator,
+    receipts: &[KillReceipt],
+    timeout: Duration,
+    json: bool,
+) -> Result<ExitCode> {
+    let numbers: Vec<u64> = receipts.iter().map(|receipt| receipt.kill_id).collect();
+    let ended = operator.wait_for_kills(&numbers, timeout)?;
+    say(&ended.iter().map(|receipt| if json { line(receipt) } else { outcome(receipt) }).collect::<String>());
+    if ended.iter().any(|receipt| !receipt.state.is_final()) {
+        return Ok(ExitCode::from(TIMED_OUT));
+    }
+    let all_confirmed = ended.iter().all(|receipt| receipt.state == KillState::Confirmed);
+    Ok(if all_confirmed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How far a kill is, and when it came there.
+fn outcome(receipt: &KillReceipt) -> String {
+    let steps = [
+        ("delivered", receipt.delivered_seconds),
+        ("stopping", receipt.stopping_seconds),
+        ("confirmed", receipt.confirmed_seconds),
+        ("expired", receipt.expired_seconds),
+    ];
+    let told = steps.iter().filter_map(|(step, after)| Some(format!("{step} after {:.3} s", (*after)?)));
+    let told: Vec<String> = told.collect();
+    let told = if told.is_empty() { "nothing is heard yet".to_owned() } else { told.join(", ") };
+    format!("{}: {} ({told})\n", receipt.state.as_str(), receipt.session_id)
+}
+
+fn preview(operator: &TrackerOperator, all: &[Whom], json: bool) -> Result<ExitCode> {
+    for whom in all {
+        let Some(preview) = operator.preview_kill(whom)? else {
+            complain(format_args!("no tracked session to kill: {}", name(whom)));
+            return Ok(ExitCode::FAILURE);
+        };
+        say(&if json { line(&preview) } else { shown(&preview) });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a kill would hit, for people.
+fn shown(preview: &KillPreview) -> String {
+    let mut text = String::new();
+    for session in &preview.sessions {
+        let (app, task) = (plain(&session.app_name), plain(session.current_task.as_deref().unwrap_or("-")));
+        let user = plain(session.user_id.as_deref().unwrap_or("-"));
+        let place = match (&session.host, session.pid) {
+            (Some(host), Some(pid)) => format!(", process {pid} on {}", plain(host)),
+            _ => String::new(),
+        };
+        // Writing to a string cannot fail.
+        let _ =
+            writeln!(text, "would stop: {} of {app}, user {user}, task {task}{place}", session.session_id);
+        for lease in &session.leases {
+            let pid = lease.pid.map_or("-".to_owned(), |pid| pid.to_string());
+            let holder =
+                lease.holder.as_ref().map(|holder| format!(", held by {}", plain(&holder.to_string())));
+            let holder = holder.unwrap_or_default();
+            let _ = writeln!(text, "    with worker {pid} of pool {}{holder}", plain(&lease.pool));
+        }
+    }
+    for id in &preview.protected {
+        let _ = writeln!(text, "protected: {id}");
+    }
+    for one in &preview.neighbours {
+        let (app, pool) = (plain(&one.app_name), plain(&one.pool));
+        let _ = writeln!(text, "would go on, in the same pool {pool}: {} of {app}", one.session_id);
+    }
+    let _ = writeln!(text, "generation {}: {} would stop", preview.generation, preview.sessions.len());
+    text
+}
+
+fn line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).map_or_else(|_| String::new(), |json| json + "\n")
 }

@@ -6,6 +6,7 @@ mod exec;
 mod help;
 mod kill;
 mod lines;
+mod order;
 mod progress;
 mod protocol;
 mod ps;
@@ -25,6 +26,8 @@ use args::Command;
 
 /// The command line, a script or the interpreter cannot be used.
 const UNUSABLE: u8 = 2;
+/// Something did not happen in the time that was given to it.
+const TIMED_OUT: u8 = 124;
 /// What a shell reports for a program that wrote to a closed pipe.
 const BROKEN_PIPE: u8 = 141;
 
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::main(args),
         Command::Ps(args) => ps::main(&args),
         Command::Kill(args) => kill::main(&args),
+        Command::Order(args) => order::main(&args),
         Command::Cleanup(args) => ps::clean_up(&args),
         Command::Bench(args) => bench::main(args),
         Command::Protocol(args) => protocol::main(args),

@@ -3,16 +3,37 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use remuda::tracker::api::TrackerState;
 use remuda::{TrackedSession, TrackerOperator};
 
 use crate::tracker_args::{CleanupArgs, PsArgs};
 use crate::{complain, say};
 
 pub(crate) fn main(args: &PsArgs) -> ExitCode {
-    match TrackerOperator::new(&args.server).and_then(|operator| operator.sessions()) {
-        Ok(sessions) if args.json => say(&lines(&sessions)),
-        Ok(sessions) => say(&table(&sessions)),
+    let look = |operator: TrackerOperator| Ok((operator.sessions()?, operator.state()?));
+    match TrackerOperator::new(&args.server).and_then(look) {
+        Ok((sessions, _)) if args.json => say(&lines(&sessions)),
+        Ok((sessions, state)) => {
+            state.iter().for_each(warn);
+            say(&table(&sessions))
+        }
         Err(error) => failed(&error),
+    }
+}
+
+/// What whoever looks at the list should know of the tracker.
+fn warn(state: &TrackerState) {
+    if let Some(silence) = &state.mass_silence {
+        complain(format_args!(
+            "{} of {} sessions have fallen silent at once: nobody is removed for another {}",
+            silence.stale,
+            silence.sessions,
+            span(silence.ends_in_seconds)
+        ));
+    }
+    for embargo in &state.embargoes {
+        let app = plain(&embargo.app_name);
+        complain(format_args!("new sessions of {app} are killed for another {}", span(embargo.left_seconds)));
     }
 }
 
@@ -45,12 +66,21 @@ fn table(sessions: &[TrackedSession]) -> String {
     let header = ["ID", "APP", "USER", "STATUS", "TASK", "RUNS FOR", "LAST BEAT"].map(str::to_owned);
     let mut rows = vec![header];
     rows.extend(sessions.iter().map(|session| {
-        let kill = if session.kill_requested { ", to be killed" } else { "" };
+        let mut status = vec![plain(session.state.as_ref().unwrap_or(&session.status).as_str())];
+        match &session.kill {
+            Some(receipt) if session.kill_requested => {
+                status.push(format!("kill {}", receipt.state.as_str()));
+            }
+            _ if session.kill_requested => status.push("to be killed".to_owned()),
+            _ => {}
+        }
+        status.extend(session.verbs.iter().map(|verb| plain(verb)));
+        status.extend(session.protected.then(|| "protected".to_owned()));
         [
             plain(session.session_id.as_str()),
             plain(&session.app_name),
             plain(session.user_id.as_deref().unwrap_or("-")),
-            plain(session.status.as_str()) + kill,
+            status.join(", "),
             plain(session.current_task.as_deref().unwrap_or("-")),
             span(session.duration_seconds),
             session.beat_age_seconds.map_or("-".to_owned(), |age| span(age) + " ago"),
@@ -76,7 +106,7 @@ fn table(sessions: &[TrackedSession]) -> String {
 }
 
 /// Names come from anybody: what would move the cursor of a terminal is replaced.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use remuda::{CancelToken, TrackerServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGXFSZ;
 
 use crate::signals::Signals;
 use crate::tracker_args::ServeArgs;
@@ -14,6 +16,9 @@ use crate::{refused, say, unusable};
 pub(crate) fn main(args: ServeArgs) -> ExitCode {
     tell_warnings();
     open_all_files();
+    if let Err(error) = survive_full_files() {
+        return unusable(format!("cannot listen for signals: {error}"));
+    }
     let token = CancelToken::new();
     let signals = match Signals::listen(token.clone(), || {}) {
         Ok(signals) => signals,
@@ -45,6 +50,11 @@ pub(crate) fn open_all_files() {
     let limit = getrlimit(Resource::Nofile);
     // If it cannot be raised, fewer connections are accepted.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// A file that may not grow any more shall make a write fail, like a full disk, and not end the tracker.
+fn survive_full_files() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// What the library warns of goes to stderr.

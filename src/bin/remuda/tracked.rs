@@ -49,8 +49,12 @@ impl Tracked {
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());
         client.attach("pool", move || {
-            let counts = of_pool.info().counts;
-            json!({"busy": counts.busy, "idle": counts.idle, "total": counts.total})
+            let info = of_pool.info();
+            let counts = info.counts;
+            let busy = info.sessions.iter().filter(|row| row.holder.is_some());
+            let sessions: Vec<_> =
+                busy.map(|row| json!({"pid": row.pid, "state": row.state, "holder": row.holder})).collect();
+            json!({"busy": counts.busy, "idle": counts.idle, "total": counts.total, "sessions": sessions})
         });
         let task = client.task(task_name(scripts));
         Some(Tracked { task, client, server })

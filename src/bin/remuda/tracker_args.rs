@@ -1,10 +1,10 @@
-//! The command lines of `serve`, `ps`, `kill` and `cleanup`.
+//! The command lines of `serve`, `ps`, `kill`, `pause` and its like, and `cleanup`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
-use remuda::tracker::api::{DEFAULT_URL, PURGE_AFTER};
+use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, Verb, Whom};
 
 use crate::args::{Command, UsageError};
 use crate::help::Topic;
@@ -28,15 +28,28 @@ pub(crate) struct PsArgs {
 #[derive(Debug, PartialEq)]
 pub(crate) struct KillArgs {
     pub(crate) server: String,
-    pub(crate) whom: Whom,
+    pub(crate) chosen: Chosen,
+    pub(crate) request: KillRequest,
+    /// Wait for the end of the kills, for so long.
+    pub(crate) wait: Option<Duration>,
+    pub(crate) json: bool,
 }
 
-/// Whom to kill.
+/// `remuda pause` and its like.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Whom {
+pub(crate) struct OrderArgs {
+    pub(crate) server: String,
+    pub(crate) chosen: Chosen,
+    pub(crate) verb: Verb,
+}
+
+/// Whom it concerns.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Chosen {
     /// Ids or their beginnings.
     Sessions(Vec<String>),
-    App(String),
+    /// All of an app, or all with a label.
+    All(Whom),
 }
 
 /// `remuda cleanup`.
@@ -74,31 +87,131 @@ pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
     Ok(Command::Ps(args))
 }
 
+/// How long `kill --wait` waits if nothing is said.
+const KILL_WAIT: Duration = Duration::from_secs(60);
+
 pub(crate) fn kill(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Kill);
-    let (mut server, mut app, mut ids) = (DEFAULT_URL.to_owned(), None, Vec::new());
+    let mut choice = Choice::new(Topic::Kill);
+    let (mut request, mut wait, mut timeout, mut json) = (KillRequest::default(), false, KILL_WAIT, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Kill)),
-            Arg::Long("app") => app = Some(string(&mut parser, Topic::Kill)?),
-            Arg::Long("server") => server = string(&mut parser, Topic::Kill)?,
-            Arg::Value(id) => ids.push(id.string().map_err(usage)?),
-            other => return Err(usage(other.unexpected())),
+            Arg::Long("reason") => request.reason = Some(string(&mut parser, Topic::Kill)?),
+            Arg::Long("dry-run") => request.dry_run = true,
+            Arg::Long("force") => request.force = true,
+            Arg::Long("generation") => request.generation = Some(string(&mut parser, Topic::Kill)?),
+            Arg::Long("embargo") => {
+                let time = seconds(&mut parser, "--embargo", Topic::Kill)?;
+                request.embargo_seconds = Some(time.as_secs_f64());
+            }
+            Arg::Long("wait") => wait = true,
+            Arg::Long("timeout") => timeout = seconds(&mut parser, "--timeout", Topic::Kill)?,
+            Arg::Long("json") => json = true,
+            other => {
+                let part = Part::of(other).map_err(usage)?;
+                choice.take(part, &mut parser)?;
+            }
         }
     }
-    // An empty beginning fits every id: "$ID" of a shell that has no ID must kill nobody.
-    if ids.iter().any(String::is_empty) {
-        return Err(UsageError::new("an ID is empty: nobody is killed", Topic::Kill));
-    }
-    let whom = match (app, ids.is_empty()) {
-        (Some(app), true) => Whom::App(app),
-        (None, false) => Whom::Sessions(ids),
-        (None, true) => return Err(UsageError::new("whom? Name an ID or --app NAME", Topic::Kill)),
-        (Some(_), false) => {
-            return Err(UsageError::new("--app kills all of an app: it takes no ID", Topic::Kill));
+    let (server, chosen) = choice.end()?;
+    let refused = |message: &str| Err(UsageError::new(message, Topic::Kill));
+    match &chosen {
+        Chosen::Sessions(_) if request.embargo_seconds.is_some() || request.generation.is_some() => {
+            return refused("--embargo and --generation are for --app, --generation for --label too");
         }
-    };
-    Ok(Command::Kill(KillArgs { server, whom }))
+        Chosen::All(Whom::Label { .. }) if request.embargo_seconds.is_some() => {
+            return refused("--embargo is for --app");
+        }
+        Chosen::All(_) if request.force => return refused("--force is for an ID: protected ones are named"),
+        _ => {}
+    }
+    request.requested_by = std::env::var("USER").ok().filter(|user| !user.is_empty() && user.len() <= 256);
+    let wait = wait.then_some(timeout);
+    Ok(Command::Kill(KillArgs { server, chosen, request, wait, json }))
+}
+
+/// `remuda pause` and its like.
+pub(crate) fn order(verb: Verb, mut parser: Parser) -> Result<Command, UsageError> {
+    let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Order);
+    let mut choice = Choice::new(Topic::Order);
+    while let Some(arg) = parser.next().map_err(usage)? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Order)),
+            other => {
+                let part = Part::of(other).map_err(usage)?;
+                choice.take(part, &mut parser)?;
+            }
+        }
+    }
+    let (server, chosen) = choice.end()?;
+    Ok(Command::Order(OrderArgs { server, chosen, verb }))
+}
+
+/// What `kill` and `pause` and its like have in common: the tracker, and whom they concern.
+struct Choice {
+    topic: Topic,
+    server: String,
+    app: Option<String>,
+    label: Option<String>,
+    ids: Vec<String>,
+}
+
+/// A part of a choice. An option's value is still to be read.
+enum Part {
+    Server,
+    App,
+    Label,
+    Id(String),
+}
+
+impl Part {
+    fn of(arg: Arg<'_>) -> Result<Part, lexopt::Error> {
+        match arg {
+            Arg::Long("server") => Ok(Part::Server),
+            Arg::Long("app") => Ok(Part::App),
+            Arg::Long("label") => Ok(Part::Label),
+            Arg::Value(id) => Ok(Part::Id(id.string()?)),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+impl Choice {
+    fn new(topic: Topic) -> Choice {
+        Choice { topic, server: DEFAULT_URL.to_owned(), app: None, label: None, ids: Vec::new() }
+    }
+
+    fn take(&mut self, part: Part, parser: &mut Parser) -> Result<(), UsageError> {
+        match part {
+            Part::Server => self.server = string(parser, self.topic)?,
+            Part::App => self.app = Some(string(parser, self.topic)?),
+            Part::Label => self.label = Some(string(parser, self.topic)?),
+            Part::Id(id) => self.ids.push(id),
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<(String, Chosen), UsageError> {
+        let refused = |message: &str| Err(UsageError::new(message, self.topic));
+        // An empty beginning fits every id: "$ID" of a shell that has no ID must hit nobody.
+        if self.ids.iter().any(String::is_empty) {
+            return refused("an ID is empty: nothing is done");
+        }
+        let chosen = match (self.app, self.label, self.ids.is_empty()) {
+            (Some(app), None, true) => Chosen::All(Whom::App(app)),
+            (None, Some(label), true) => match label.split_once('=') {
+                Some((key, value)) if !key.is_empty() => {
+                    Chosen::All(Whom::Label { key: key.to_owned(), value: value.to_owned() })
+                }
+                _ => return refused("--label: KEY=VALUE is wanted"),
+            },
+            (None, None, false) => Chosen::Sessions(self.ids),
+            (None, None, true) => return refused("whom? Name an ID, --app NAME or --label KEY=VALUE"),
+            _ => return refused("either IDs or --app or --label: each names all whom it concerns"),
+        };
+        Ok((self.server, chosen))
+    }
 }
 
 pub(crate) fn cleanup(mut parser: Parser) -> Result<Command, UsageError> {
@@ -123,6 +236,12 @@ pub(crate) fn cleanup(mut parser: Parser) -> Result<Command, UsageError> {
 fn string(parser: &mut Parser, topic: Topic) -> Result<String, UsageError> {
     let value = parser.value().and_then(ValueExt::string);
     value.map_err(|error| UsageError::new(error.to_string(), topic))
+}
+
+fn seconds(parser: &mut Parser, option: &str, topic: Topic) -> Result<Duration, UsageError> {
+    let value = string(parser, topic)?;
+    let time = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| UsageError::new(format!("{option} {value}: a number of seconds is wanted"), topic))
 }
 
 fn minutes(value: &str) -> Option<Duration> {
@@ -150,10 +269,18 @@ mod tests {
         let Ok(Command::Kill(args)) = parsed(&["kill", "--server=u", "a", "b"]) else {
             panic!("not understood")
         };
-        let whom = Whom::Sessions(vec!["a".to_owned(), "b".to_owned()]);
-        assert_eq!(args, KillArgs { server: "u".to_owned(), whom });
-        let Ok(Command::Kill(args)) = parsed(&["kill", "--app", "my app"]) else { panic!("not understood") };
-        assert_eq!(args.whom, Whom::App("my app".to_owned()));
+        let ids = Chosen::Sessions(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!((args.server.as_str(), args.chosen, args.wait), ("u", ids, None));
+        let line = ["kill", "--app", "my app", "--embargo=1.5", "--wait", "--timeout", "5", "--reason", "r"];
+        let Ok(Command::Kill(args)) = parsed(&line) else { panic!("not understood") };
+        assert_eq!(args.chosen, Chosen::All(Whom::App("my app".to_owned())));
+        assert_eq!((args.wait, args.request.reason.as_deref()), (Some(Duration::from_secs(5)), Some("r")));
+        assert_eq!((args.request.embargo_seconds, args.request.dry_run), (Some(1.5), false));
+        let Ok(Command::Order(args)) = parsed(&["drain", "--label", "team=a=b"]) else {
+            panic!("not understood")
+        };
+        let label = Whom::Label { key: "team".to_owned(), value: "a=b".to_owned() };
+        assert_eq!((args.verb, args.chosen), (Verb::Drain, Chosen::All(label)));
         let Ok(Command::Cleanup(args)) = parsed(&["cleanup", "--older-than", "0.5"]) else {
             panic!("not understood")
         };
@@ -170,6 +297,12 @@ mod tests {
             (&["kill", ""][..], "empty", "remuda help kill"),
             (&["kill", "a", ""][..], "empty", "remuda help kill"),
             (&["kill", "--app", "a", "x"][..], "--app", "remuda help kill"),
+            (&["kill", "--app", "a", "--force"][..], "--force", "remuda help kill"),
+            (&["kill", "x", "--embargo", "5"][..], "--embargo", "remuda help kill"),
+            (&["kill", "x", "--timeout", "soon"][..], "--timeout soon", "remuda help kill"),
+            (&["kill", "--label", "team"][..], "KEY=VALUE", "remuda help kill"),
+            (&["pause"][..], "whom?", "remuda help pause"),
+            (&["resume", "", "--reason"][..], "--reason", "remuda help pause"),
             (&["cleanup", "--older-than", "soon"][..], "--older-than soon", "remuda help cleanup"),
             (&["cleanup", "--older-than", "-1"][..], "--older-than -1", "remuda help cleanup"),
         ] {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Hook, PoolConfig, Reuse};
+use super::{Hook, IdleOrder, PoolConfig, Reuse};
 #[cfg(feature = "testing")]
 use crate::clock::ManualClock;
 use crate::pool::acquire::NestedAcquire;
@@ -155,6 +155,12 @@ impl PoolConfig {
         self
     }
 
+    /// Sets [`idle_order`](PoolConfig::idle_order).
+    pub fn idle_order(mut self, order: IdleOrder) -> PoolConfig {
+        self.idle_order = order;
+        self
+    }
+
     /// Sets [`max_concurrent_retirements`](PoolConfig::max_concurrent_retirements).
     pub fn max_concurrent_retirements(mut self, count: usize) -> PoolConfig {
         self.max_concurrent_retirements = count;
@@ -201,7 +207,7 @@ impl PoolConfig {
     /// to look at its version, to fill a cache of a module, to try what it will need. It may take as long
     /// as it needs; a caller that waits is served by whatever else comes first. An error or a panic counts
     /// as a failed start: the session is ended, and the [breaker](crate::BreakerState) decides when the
-    /// next is tried.
+    /// next is tried. What it executes is interrupted when the pool is closed.
     ///
     /// Names, environment and connections that it leaves are not part of the warm state: with
     /// [`Reuse::Reset`], the default, the first user has them and the next one does

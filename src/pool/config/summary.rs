@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{PoolConfig, Reuse};
+use super::{IdleOrder, PoolConfig, Reuse};
 use crate::pool::acquire::NestedAcquire;
 use crate::pool::foresight::Foresight;
 use crate::pool::quota::Quota;
@@ -48,6 +48,8 @@ pub struct ConfigSummary {
     pub reset_timeout: f64,
     /// See [`PoolConfig::retire_grace`], in seconds.
     pub retire_grace: f64,
+    /// See [`PoolConfig::idle_order`].
+    pub idle_order: IdleOrder,
     /// See [`PoolConfig::max_concurrent_retirements`].
     pub max_concurrent_retirements: usize,
     /// See [`PoolConfig::ping_interval`], in seconds.
@@ -104,6 +106,7 @@ impl PoolConfig {
             quota: self.quota,
             nested_acquire: self.nested_acquire,
             template: self.template,
+            idle_order: self.idle_order,
             max_concurrent_retirements: self.max_concurrent_retirements,
             ping_interval: seconds(self.ping_interval),
             ping_timeout: self.ping_timeout.as_secs_f64(),

@@ -20,6 +20,7 @@ use super::*;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::ManualClock;
 use crate::error::Error;
+use crate::pool::config::IdleOrder;
 use crate::pool::state::{Bounds, Claim, Lease, Look, Refusal, Removal, Take};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -100,6 +101,7 @@ fn bounds(min_idle: usize, max_sessions: usize) -> Bounds {
         max_lifetime: None,
         restart_if_dead: true,
         max_retirements: 1,
+        idle_order: IdleOrder::Lifo,
         ping_interval: None,
         leak_after: None,
         max_session_memory: None,

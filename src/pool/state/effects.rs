@@ -1,6 +1,9 @@
 //! What goes in and out of the state machine.
 
+use std::sync::Arc;
+
 use super::{Removal, SlotId};
+use crate::error::Error;
 
 /// A session in the hands of its user.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Effects<S, W> {
     pub(crate) retire: Vec<Departure<S>>,
     /// Sessions that came back after their slots were taken from their users.
     pub(crate) orphans: Vec<S>,
+    /// The error of an earlier start, which a hook of the user's may have made: not dropped under the lock.
+    pub(crate) error: Option<Arc<Error>>,
     /// More starts are wanted than were announced before.
     pub(crate) starts: bool,
     /// A health pass is asked for.
@@ -64,6 +69,7 @@ impl<S, W> Effects<S, W> {
             wake: Vec::new(),
             retire: Vec::new(),
             orphans: Vec::new(),
+            error: None,
             starts: false,
             health: false,
             observed: false,
@@ -77,5 +83,6 @@ impl<S, W> Effects<S, W> {
             && self.wake.is_empty()
             && self.retire.is_empty()
             && self.orphans.is_empty()
+            && self.error.is_none()
     }
 }

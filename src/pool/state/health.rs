@@ -182,11 +182,12 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
-    /// Takes a slot from a user who does not give it back: its process is to be killed and reaped, then
+    /// Takes a slot whose lease was reported from a user who does not give it back: its process is to be killed and reaped, then
     /// [`retired`](State::retired). The session itself is an orphan whenever it comes back.
     pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<S::Handle> {
         let entry = self.entry(slot)?;
-        if !matches!(entry.place, Place::Busy) {
+        // Between the pass that reported it and now its user may have returned it, and another one come.
+        if !matches!(entry.place, Place::Busy) || !entry.reported {
             return None;
         }
         let handle = entry.handle.clone()?;

@@ -32,12 +32,16 @@ impl<S: Resource, W> State<S, W> {
         (due, next)
     }
 
-    /// A session holds this many bytes. One above its budget is due to leave.
+    /// A session holds this many bytes. One above its budget is due to leave, unless it served nobody
+    /// yet: its successor would weigh the same, and be replaced in turn, without end.
     pub(crate) fn weighed(&mut self, slot: SlotId, bytes: u64, now: Moment) {
         let most = self.bounds.max_session_memory.unwrap_or(u64::MAX);
         let Some(entry) = self.entry(slot) else { return };
-        entry.memory = Some(Weight { bytes, at: now, leases: entry.leases });
-        if bytes > most && entry.due.is_none() {
+        // What a session holds in the middle of a lease says nothing about its end.
+        let leases = entry.leases - u64::from(matches!(entry.place, Place::Busy));
+        entry.memory = Some(Weight { bytes, at: now, leases });
+        // One that served nobody yet stays: its successor would weigh the same.
+        if bytes > most && leases > 0 && entry.due.is_none() {
             entry.due = Some(Removal::Memory);
         }
     }

@@ -52,6 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Roll};
+use super::config::IdleOrder;
 use super::explain::Misses;
 use super::metrics::Counters;
 use super::quota::Quota;
@@ -98,6 +99,7 @@ pub(crate) struct Bounds {
     pub(crate) restart_if_dead: bool,
     /// Sessions that age or leave of age at the same time.
     pub(crate) max_retirements: usize,
+    pub(crate) idle_order: IdleOrder,
     /// An idle session that was not heard of for this long is pinged.
     pub(crate) ping_interval: Option<Duration>,
     /// A lease this old is taken for a leak.
@@ -131,7 +133,7 @@ pub(crate) struct State<S: Resource, W> {
     phase: Phase,
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
-    /// The last one released is the first one taken: its memory is warm, and the others can age.
+    /// By default the last one released is the first one taken: its memory is warm, and the others can age.
     /// Those that leave anyway lie at the bottom.
     idle: Vec<u32>,
     /// How many of the idle are aging.
@@ -254,10 +256,19 @@ impl<S: Resource, W> State<S, W> {
         Take::Empty
     }
 
-    /// The top of the idle stack that is alive, now busy. Dead ones on the way leave.
+    /// The idle session that is lent next; those that leave anyway come last.
+    #[inline]
+    fn next_idle(&mut self) -> Option<u32> {
+        if self.bounds.idle_order == IdleOrder::Fifo && self.aging_idle < self.idle.len() {
+            return Some(self.idle.remove(self.aging_idle));
+        }
+        self.idle.pop()
+    }
+
+    /// The next idle session that is alive, now busy. Dead ones on the way leave.
     #[inline]
     fn pop_idle(&mut self, now: Moment, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
-        while let Some(index) = self.idle.pop() {
+        while let Some(index) = self.next_idle() {
             let slot = &mut self.slots[index as usize];
             let Place::Idle(session) = mem::replace(&mut slot.place, Place::Busy) else {
                 unreachable!("invariant 2: the idle stack holds idle slots")
@@ -330,6 +341,9 @@ impl<S: Resource, W> State<S, W> {
         let of_monitor = matches!(self.slots[lease.slot.index as usize].place, Place::Resetting(_));
         if of_monitor && reason != Removal::Tainted {
             self.counters.sessions_removed_by_health += 1;
+        }
+        if !of_monitor && reason != Removal::Unfit {
+            self.refusals = 0;
         }
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
@@ -466,6 +480,7 @@ impl<S: Resource, W> State<S, W> {
         }
         slot.place = Place::Free;
         slot.handle = None;
+        slot.memory = None;
         slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(index);
         self.ceiling = self.total().max(self.bounds.max_sessions);

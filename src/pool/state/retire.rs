@@ -43,8 +43,8 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn age_due(&mut self, now: Moment) {
         self.more_due = false;
         for index in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
-            if matches!(self.slots[index as usize].place, Place::Idle(_) | Place::Busy | Place::Resetting(_))
-            {
+            // One in use begins when it comes back: held for long, it would keep the others from leaving.
+            if matches!(self.slots[index as usize].place, Place::Idle(_) | Place::Resetting(_)) {
                 self.age_if_due(index, now);
             }
         }
@@ -117,15 +117,18 @@ impl<S: Resource, W> State<S, W> {
 
     /// The user's check refused a session that was just taken. Many such without a session that came
     /// back from a user count as failed starts: a check that is never content would have processes
-    /// started without end.
-    pub(crate) fn refuse(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
+    /// started without end. Returns whether this one did.
+    pub(crate) fn refuse(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
         self.refusals += 1;
-        if self.refusals >= MANY_REFUSALS {
+        let too_many = self.refusals >= MANY_REFUSALS;
+        if too_many {
             self.counters.start_failures += 1;
-            self.last_start_error = Some(Arc::new(Error::Unfit { refused: 1 }));
+            fx.error = self.last_start_error.replace(Arc::new(Error::Unfit { refused: 1 }));
             self.breaker.batch_failed(now);
+            self.counters.breaker_opened += 1;
         }
         self.discard(lease, Removal::Unfit, self.bounds.restart_if_dead, now, fx);
+        too_many
     }
 
     /// Something changed that the state could not see the whole of: looks at all of it.

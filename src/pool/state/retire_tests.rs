@@ -1,7 +1,8 @@
 //! Who leaves when, and what an operator asks for.
 
-use super::tests::{Fake, LONG, Model, bounds, warm};
+use super::tests::{Fake, LONG, Model, bounds, error, warm};
 use super::*;
+use crate::pool::config::IdleOrder;
 
 const AGE: Duration = Duration::from_secs(60);
 
@@ -47,6 +48,25 @@ fn at_the_maximum_the_old_one_makes_room_first() {
     assert_eq!((model.state.counts().idle, model.departing.len()), (2, 0));
     start(&mut model);
     assert_eq!((model.state.counts().idle, model.departing.len()), (2, 1));
+}
+
+#[test]
+fn first_in_first_out_lends_the_one_that_was_idle_longest_and_aging_ones_last() {
+    let bounds = Bounds { idle_order: IdleOrder::Fifo, max_sessions: 4, ..bounds() };
+    let mut model = warm(bounds, 3);
+    let lent = |model: &mut Model| {
+        model.acquire(None);
+        let id = model.leases[0].session.id;
+        model.with_lease(0, State::release);
+        id
+    };
+    assert_eq!((0..4).map(|_| lent(&mut model)).collect::<Vec<_>>(), [0, 1, 2, 0]);
+    model.with(|state, now, fx| assert_eq!(state.outdate(now, fx), 3));
+    // One of the three ages, and serves only when nothing else is there.
+    let aging = model.state.slots.iter().position(|slot| slot.aging.is_some()).expect("one") as u64;
+    assert!((0..6).all(|_| lent(&mut model) != aging));
+    (0..3).for_each(|_| model.acquire(None));
+    assert_eq!(model.leases[2].session.id, aging);
 }
 
 #[test]
@@ -189,10 +209,28 @@ fn a_session_that_holds_too_much_is_replaced() {
     let mut model = warm(Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() }, 2);
     let slots: Vec<SlotId> = model.slots.values().copied().collect();
     model.state.weighed(slots[0], 1_001, model.now);
+    model.with(State::enforce_memory);
+    assert_eq!(model.state.wanted(), 0, "nobody has used it: another would weigh the same");
+    (0..2).for_each(|_| model.acquire(None));
+    (0..2).for_each(|_| model.with_lease(0, State::release));
+    model.state.weighed(slots[0], 1_001, model.now);
     model.state.weighed(slots[1], 1_000, model.now);
     model.with(State::enforce_memory);
     start(&mut model);
     assert_eq!(model.departing.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slots[0]]);
+}
+
+#[test]
+fn a_session_that_was_weighed_in_use_is_weighed_again_when_it_comes_back() {
+    let mut model = warm(Bounds { max_session_memory: Some(1_000), ..bounds() }, 1);
+    model.acquire(None);
+    let slot = model.leases[0].slot;
+    model.state.weighed(slot, 500, model.now);
+    model.with_lease(0, State::release);
+    model.now = model.now + Duration::from_secs(2);
+    let mut weigh = Vec::new();
+    model.with(|state, now, fx| weigh.extend(state.health_pass(now, fx).weigh));
+    assert_eq!(weigh.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [slot]);
 }
 
 #[test]
@@ -288,7 +326,7 @@ fn a_check_that_is_never_content_backs_off() {
         model.collect();
         if !model.leases.is_empty() {
             let lease = model.leases.remove(0);
-            model.with(|state, now, fx| state.refuse(lease, now, fx));
+            model.with(|state, now, fx| _ = state.refuse(lease, now, fx));
         }
         while !model.departing.is_empty() {
             model.retired(0);
@@ -318,4 +356,126 @@ fn expected_callers_raise_the_watermark_up_to_the_maximum_and_hold_the_idle_ones
     pass(&mut model);
     assert_eq!((model.state.counts().idle, model.departing.len()), (1, 2), "back to min_idle");
     assert_eq!(model.state.wanted(), 0);
+}
+
+#[test]
+fn a_lease_that_began_after_the_report_of_a_leak_is_not_taken_back() {
+    let mut model = warm(Bounds { leak_after: Some(AGE), max_sessions: 1, ..bounds() }, 1);
+    model.acquire(None);
+    model.now = model.now + 2 * AGE;
+    let mut leaks = Vec::new();
+    model.with(|state, now, fx| leaks.extend(state.health_pass(now, fx).leaks));
+    // Before the maintenance thread takes it back, its user returns it and somebody else gets it.
+    model.with_lease(0, State::release);
+    model.acquire(None);
+    assert!(model.state.reclaim(leaks[0].slot).is_none(), "this user has just come");
+    model.verify();
+}
+
+#[test]
+fn what_a_session_held_is_forgotten_when_it_is_gone() {
+    let mut model = warm(bounds(), 2);
+    let slots: Vec<SlotId> = model.slots.values().copied().collect();
+    for slot in slots {
+        model.state.weighed(slot, 1_000, model.now);
+    }
+    assert_eq!(model.state.memory_held(), (2_000, 2_000));
+    model.acquire(None);
+    model.with_lease(0, |state, lease, now, fx| state.discard(lease, Removal::Discarded, false, now, fx));
+    model.retired(0);
+    assert_eq!(model.state.memory_held(), (1_000, 1_000));
+}
+
+#[test]
+fn a_limit_below_what_a_new_session_holds_does_not_replace_sessions_without_end() {
+    let bounds = Bounds { max_session_memory: Some(1_000), max_sessions: 4, ..bounds() };
+    let mut model = warm(bounds, 1);
+    for _ in 0..20 {
+        let slots: Vec<SlotId> = model.slots.values().copied().collect();
+        for slot in slots {
+            model.state.weighed(slot, 2_000, model.now);
+        }
+        model.with(State::enforce_memory);
+        start(&mut model);
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+    }
+    assert_eq!(model.next_session, 1, "nobody has used it: another one would weigh the same");
+}
+
+#[test]
+fn a_long_lease_does_not_keep_other_old_sessions_from_being_replaced() {
+    let mut model = warm(Bounds { max_sessions: 4, ..bounds() }, 3);
+    (0..3).for_each(|_| model.acquire(None));
+    model.leases.sort_by_key(|lease| lease.slot.index);
+    (1..3).for_each(|_| model.with_lease(1, State::release));
+    model.with(|state, now, fx| assert_eq!(state.outdate(now, fx), 3));
+    for _ in 0..5 {
+        start(&mut model);
+        while !model.departing.is_empty() {
+            model.retired(0);
+        }
+    }
+    assert_eq!(model.state.outdated(), 1, "only the one in use is left");
+    model.with_lease(0, State::release);
+    start(&mut model);
+    model.retired(0);
+    assert_eq!(model.state.outdated(), 0);
+}
+
+#[test]
+fn sessions_that_come_back_to_be_thrown_away_count_as_used_ones_between_refusals() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    for _ in 0..10 {
+        for refused in [true, false] {
+            model.acquire(None);
+            model.with_lease(0, |state, lease, now, fx| {
+                if refused {
+                    _ = state.refuse(lease, now, fx);
+                } else {
+                    state.discard(lease, Removal::Fresh, true, now, fx);
+                }
+            });
+            model.retired(0);
+            start(&mut model);
+        }
+    }
+    assert_eq!(model.state.counters().start_failures, 0, "never two refusals in a row");
+    assert_eq!(model.state.counts().idle, 1);
+}
+
+#[test]
+fn the_error_of_an_earlier_start_is_dropped_without_the_lock() {
+    let mut model = warm(bounds(), 1);
+    model.acquire(None);
+    model.acquire(LONG);
+    let first = error();
+    let watch = Arc::downgrade(&first);
+    let mut fail = |cause| {
+        let slot = model.state.begin_start(model.now).expect("one is wanted");
+        let mut fx = Effects::none();
+        model.state.start_failed(slot, Some(cause), model.now, &mut fx);
+        model.now = model.now + AGE;
+        fx
+    };
+    drop(fail(first));
+    let fx = fail(error());
+    assert!(watch.upgrade().is_some(), "a user's hook may have made it: it leaves with the effects");
+    assert!(!fx.is_nothing(), "what is nothing is forgotten");
+    drop(fx);
+    assert!(watch.upgrade().is_none());
+}
+
+#[test]
+fn a_breaker_that_refusals_open_is_counted() {
+    let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
+    for _ in 0..3 {
+        model.acquire(None);
+        model.with_lease(0, |state, lease, now, fx| _ = state.refuse(lease, now, fx));
+        model.retired(0);
+        start(&mut model);
+    }
+    assert_eq!(model.state.breaker(model.now).1, 1);
+    assert_eq!(model.state.counters().breaker_opened, 1);
 }

@@ -89,7 +89,6 @@ impl<S: Resource, W> State<S, W> {
         slot.rested = None;
         slot.died = false;
         slot.due = None;
-        slot.memory = None;
         slot.reported = false;
         let generation = slot.generation;
         self.check();
@@ -188,7 +187,7 @@ impl<S: Resource, W> State<S, W> {
         if let Some(cause) = cause {
             self.batch.failed = true;
             self.counters.start_failures += 1;
-            self.last_start_error = Some(cause);
+            fx.error = self.last_start_error.replace(cause);
         }
         if self.starting == 0 && self.batch.failed && !self.batch.succeeded {
             self.breaker.batch_failed(now);
@@ -216,8 +215,9 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// Lets go of the error of the last start, whose owner takes it elsewhere.
-    pub(crate) fn forget_start_error(&mut self) {
-        self.last_start_error = None;
+    #[must_use = "it must not be dropped under the lock"]
+    pub(crate) fn forget_start_error(&mut self) -> Option<Arc<Error>> {
+        self.last_start_error.take()
     }
 
     pub(crate) fn last_start_error(&self) -> Option<&Arc<Error>> {

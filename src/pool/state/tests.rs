@@ -44,6 +44,7 @@ pub(super) fn bounds() -> Bounds {
         max_lifetime: None,
         restart_if_dead: true,
         max_retirements: 1,
+        idle_order: IdleOrder::Lifo,
         ping_interval: None,
         leak_after: None,
         max_session_memory: None,

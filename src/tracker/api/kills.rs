@@ -22,6 +22,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::tracker::TrackedId;
 
+/// Whom a kill or an order means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// The session with this id.
+    Session(TrackedId),
+    /// All sessions of this app.
+    App(String),
+    /// All sessions with this label.
+    Label {
+        /// The label's name.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+}
+
 /// The body of a kill; every member may be left out, and the whole body too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

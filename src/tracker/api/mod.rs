@@ -1,4 +1,4 @@
-//! What travels over the tracker's wire: the JSON bodies of the eight routes, and the numbers that
+//! What travels over the tracker's wire: the JSON bodies of its routes, and the numbers that
 //! client and server agree on.
 //!
 //! Readers ignore members they do not know, and every member beyond the ancestor's is optional: a
@@ -14,6 +14,8 @@
 //! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
 //! | `GET /sessions` | → [`SessionList`] |
+//! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
+//! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
 //! about kills and their receipts ([`KillReceipt`]) and about the
@@ -52,7 +54,7 @@ mod life;
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
-    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency,
+    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
 
@@ -216,7 +218,7 @@ pub struct SessionStatus {
     pub status_number: Option<u64>,
 }
 
-/// The answer of routes that have nothing to say: `deleted`, `updated`.
+/// The answer of routes that have nothing to say: `deleted`, `updated`, `alive`, `ready`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// What was done.

@@ -3,11 +3,12 @@
 use super::routes::{Refusal, Tracker, body, duration, not_found, refusal, unprocessable};
 use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply, ReceiptList, Verb,
 };
 use crate::tracker::http::{Request, Response};
-use crate::tracker::preview::{Whom, preview};
+use crate::tracker::preview::preview;
 use crate::tracker::store::{KillOrder, Killed, NotKilled, ReceiptFilter};
 
 /// Rows of a page if nothing is said, and at most.

@@ -17,9 +17,9 @@ use rustix::process::{Resource, getrlimit};
 use self::reaper::Reaper;
 use self::routes::Tracker;
 use super::TrackedId;
+use super::api::Whom;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
 use super::http::{HttpServer, Limits};
-use super::preview::Whom;
 use super::store::{KillOrder, SessionStore};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -141,6 +141,7 @@ impl TrackerServerBuilder {
         self
     }
 
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self, reason = "the option is not there"))]
     fn the_clock(&self) -> Clock {
         #[cfg(feature = "testing")]
         if let Some(clock) = &self.clock {

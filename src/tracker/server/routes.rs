@@ -9,6 +9,7 @@ use super::batch::{Parked, batch_answer};
 use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     CleanupResponse, EndReason, ErrorBody, Heartbeat, HeartbeatResponse, MAX_ATTACHED, MAX_BATCH_BODY,
     MAX_BODY, MAX_WAIT, NOT_FOUND, PURGE_AFTER, SessionCreate, SessionCreated, SessionList, SessionStatus,
@@ -16,12 +17,13 @@ use crate::tracker::api::{
 };
 use crate::tracker::http::{Action, Method, Request, Response, Service, Ticket};
 use crate::tracker::life::{Gone, Guard};
-use crate::tracker::preview::Whom;
 use crate::tracker::store::{Missed, SessionStore};
 
 pub(super) const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
 const UPDATED: Response = Response::fixed_json(r#"{"status":"updated"}"#);
 const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
+const ALIVE: Response = Response::fixed_json(r#"{"status":"alive"}"#);
+const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 
 /// The store, and who waits for a kill.
 ///
@@ -79,6 +81,8 @@ enum Route {
     Receipt(u64),
     History,
     State,
+    Alive,
+    Ready,
     Asset(&'static Asset),
 }
 
@@ -258,6 +262,12 @@ impl Tracker {
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
             Route::State => Response::json(&self.state()),
+            Route::Alive => ALIVE,
+            // Not logged: it is asked every few seconds.
+            Route::Ready => match self.store.check() {
+                Ok(()) => READY,
+                Err(error) => Response::detail(503, &error.to_string()),
+            },
             Route::Asset(asset) => page(asset),
         };
         Ok(Action::Respond(response))
@@ -277,6 +287,7 @@ impl Service for Tracker {
                 }
             }
             Ok(Route::Asset(asset)) => Ok(Action::Respond(page(asset))),
+            Ok(Route::Alive) => Ok(Action::Respond(ALIVE)),
             Ok(_) => Err(request),
             Err(Refusal(response)) => Ok(Action::Respond(response)),
         }
@@ -359,14 +370,16 @@ fn route(request: &Request) -> Result<Route, Refusal> {
     let wrong_method = |allowed: &'static [(&'static str, &'static str)]| {
         Err(Refusal(Response::detail(405, "Method Not Allowed").with_fields(allowed)))
     };
-    let asset = |asset| match method {
-        Method::Get => Ok(Route::Asset(asset)),
+    let get = |route| match method {
+        Method::Get => Ok(route),
         _ => wrong_method(&[("Allow", "GET")]),
     };
     match path.as_slice() {
-        [""] => asset(&PAGE),
-        ["dashboard.css"] => asset(&STYLE),
-        ["dashboard.js"] => asset(&SCRIPT),
+        [""] => get(Route::Asset(&PAGE)),
+        ["dashboard.css"] => get(Route::Asset(&STYLE)),
+        ["dashboard.js"] => get(Route::Asset(&SCRIPT)),
+        ["livez"] => get(Route::Alive),
+        ["readyz"] => get(Route::Ready),
         ["sessions"] => match method {
             Method::Get => Ok(Route::List),
             Method::Post => Ok(Route::Register),

@@ -8,8 +8,8 @@ use super::memory::{Held, Memory};
 use super::write::Now;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{KillScope, MAX_EMBARGO};
-use crate::tracker::preview::Whom;
 use crate::tracker::receipts::{End, Receipt};
 
 const COLUMNS: &str = "kill_id, session_id, app_name, scope, requested_by, reason, requested_at, told, \
@@ -234,16 +234,28 @@ pub(super) fn lay_embargo(
         )?
         .execute(params![app_name, until, order.requested_by, order.reason])?;
     let (requested_by, reason) = (order.requested_by.clone(), order.reason.clone());
-    Ok(Held { until: now.moment + lasts, requested_by, reason })
+    Ok(Held { until: now.moment + lasts, until_millis: until, requested_by, reason })
 }
+
+/// The embargo that was laid on this app last, even if it is over: until when by the wall clock, who
+/// asked for it, and why.
+pub(super) fn embargo(connection: &Connection, app_name: &str) -> rusqlite::Result<Option<Laid>> {
+    connection
+        .prepare_cached("SELECT until, requested_by, reason FROM embargoes WHERE app_name = ?")?
+        .query_row([app_name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()
+}
+
+pub(super) type Laid = (i64, Option<String>, Option<String>);
 
 /// The embargoes that an earlier process has laid, for what is left of them.
 pub(super) fn embargoes(connection: &Connection, now: Now) -> rusqlite::Result<Vec<(String, Held)>> {
     let mut statement = connection.prepare("SELECT app_name, until, requested_by, reason FROM embargoes")?;
     let rows = statement.query_map([], |row| {
-        let left = Duration::from_millis(u64::try_from(row.get::<_, i64>(1)? - now.millis).unwrap_or(0));
+        let until_millis: i64 = row.get(1)?;
+        let left = Duration::from_millis(u64::try_from(until_millis - now.millis).unwrap_or(0));
         let until = now.moment + left.min(MAX_EMBARGO);
-        Ok((row.get(0)?, Held { until, requested_by: row.get(2)?, reason: row.get(3)? }))
+        Ok((row.get(0)?, Held { until, until_millis, requested_by: row.get(2)?, reason: row.get(3)? }))
     })?;
     rows.collect()
 }

@@ -10,11 +10,11 @@ use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kill
 use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry, KillAcknowledgement, KillReceipt,
     KillStats, Verb,
 };
-use crate::tracker::preview::Whom;
 use crate::tracker::receipts::Receipt;
 
 impl SessionStore {
@@ -126,8 +126,8 @@ impl SessionStore {
     /// The embargoes that are on.
     pub(in crate::tracker) fn embargoes(&self) -> Vec<Embargo> {
         let now = self.clock.now();
-        let mut memory = self.memory.lock();
-        let shown = memory.embargoes(now).iter().map(|(app_name, held)| Embargo {
+        let memory = self.memory.lock();
+        let shown = memory.embargoes(now).map(|(app_name, held)| Embargo {
             app_name: app_name.clone(),
             left_seconds: held.until.saturating_since(now).as_secs_f64(),
             requested_by: held.requested_by.clone(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::clock::{Moment, wall};
 use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
-use crate::tracker::life::{Departed, Gone, Thresholds, Verbs, pace, scaled};
+use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
 use crate::tracker::receipts::{Passed, Receipt, Tally};
 use crate::tracker::{TrackedId, civil};
 
@@ -25,6 +25,7 @@ pub(super) struct Memory {
     open_kills: BTreeMap<u64, TrackedId>,
     tally: Tally,
     departed: Departed,
+    /// Those that were laid, over or not: one for each app at most.
     embargoes: BTreeMap<String, Held>,
 }
 
@@ -35,13 +36,20 @@ pub(super) struct Live {
     /// The last beat came to an earlier process; `seen` is when the store was opened.
     carried_over: bool,
     /// In what time its next beat is due.
-    pace: Duration,
-    /// The number of the last beat that had one.
-    number: Option<u64>,
+    pace: Interval,
+    /// The least number that its next beat may have.
+    next_number: u64,
     known: Known,
-    attached: BTreeMap<String, Value>,
-    progress: Option<f64>,
-    memory_bytes: Option<u64>,
+    /// What came with its beats; nothing for most.
+    said: Option<Box<Said>>,
+}
+
+/// What a client says of itself with its beats.
+#[derive(Default)]
+pub(super) struct Said {
+    pub(super) attached: BTreeMap<String, Value>,
+    pub(super) progress: Option<f64>,
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// What a session's row says that beats are answered by.
@@ -51,15 +59,17 @@ pub(super) struct Known {
     pub(super) kill_requested: bool,
     /// The receipt of the last kill.
     pub(super) kill: Option<Box<Receipt>>,
-    pub(super) interval: Duration,
+    pub(super) interval: Interval,
     pub(super) verbs: Verbs,
-    pub(super) verbs_number: u64,
+    pub(super) verbs_number: u32,
 }
 
-/// An embargo that is on.
+/// An embargo.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) until: Moment,
+    /// The same as its row has it: tells this embargo from another one on the app.
+    pub(super) until_millis: i64,
     pub(super) requested_by: Option<String>,
     pub(super) reason: Option<String>,
 }
@@ -80,11 +90,9 @@ impl Live {
             seen_millis,
             carried_over: false,
             pace: known.interval,
-            number: None,
+            next_number: 0,
             known,
-            attached: BTreeMap::new(),
-            progress: None,
-            memory_bytes: None,
+            said: None,
         }
     }
 
@@ -115,19 +123,12 @@ impl Live {
 
     /// How often it beats.
     pub(super) fn pace(&self) -> Duration {
-        self.pace
+        self.pace.duration()
     }
 
-    pub(super) fn attached(&self) -> &BTreeMap<String, Value> {
-        &self.attached
-    }
-
-    pub(super) fn progress(&self) -> Option<f64> {
-        self.progress
-    }
-
-    pub(super) fn memory_bytes(&self) -> Option<u64> {
-        self.memory_bytes
+    /// What came with its beats.
+    pub(super) fn said(&self) -> Option<&Said> {
+        self.said.as_deref()
     }
 
     pub(super) fn verbs(&self) -> Verbs {
@@ -150,7 +151,7 @@ impl Live {
         }
         if *verbs_number > 0 {
             reply.verbs = verbs.words();
-            reply.verbs_number = Some(*verbs_number);
+            reply.verbs_number = Some(u64::from(*verbs_number));
         }
         reply
     }
@@ -164,7 +165,8 @@ impl Memory {
 
     /// A session that has just registered.
     pub(super) fn insert(&mut self, id: TrackedId, known: Known, number: Option<u64>, now: Moment) {
-        self.put(id, Live { number, ..Live::new(known, now, civil::millis(wall())) });
+        let next_number = number.map_or(0, |number| number.saturating_add(1));
+        self.put(id, Live { next_number, ..Live::new(known, now, civil::millis(wall())) });
     }
 
     fn put(&mut self, id: TrackedId, live: Live) {
@@ -236,7 +238,7 @@ impl Memory {
         self.tally.stats(self.open_kills.len())
     }
 
-    pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u64) {
+    pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u32) {
         if let Some(live) = self.sessions.get_mut(id) {
             (live.known.verbs, live.known.verbs_number) = (verbs, number);
         }
@@ -246,15 +248,16 @@ impl Memory {
         self.embargoes.insert(app_name, held);
     }
 
-    /// The embargo on this app, if one is on.
-    pub(super) fn embargo(&self, app_name: &str, now: Moment) -> Option<&Held> {
-        self.embargoes.get(app_name).filter(|held| now < held.until)
+    /// Whether the embargo of this row is on. One that is not known here was laid by the transaction
+    /// that asks.
+    pub(super) fn is_on(&self, app_name: &str, until_millis: i64, now: Moment) -> bool {
+        let held = self.embargoes.get(app_name).filter(|held| held.until_millis == until_millis);
+        held.is_none_or(|held| now < held.until)
     }
 
-    /// The embargoes that are on; forgets the others.
-    pub(super) fn embargoes(&mut self, now: Moment) -> &BTreeMap<String, Held> {
-        self.embargoes.retain(|_, held| now < held.until);
-        &self.embargoes
+    /// The embargoes that are on.
+    pub(super) fn embargoes(&self, now: Moment) -> impl Iterator<Item = (&String, &Held)> {
+        self.embargoes.iter().filter(move |(_, held)| now < held.until)
     }
 
     pub(super) fn get(&self, id: &TrackedId) -> Option<&Live> {
@@ -286,17 +289,20 @@ impl Memory {
         let Some(live) = self.sessions.get_mut(id) else {
             return Err(Missed::Gone(self.departed.how(id)));
         };
-        if beat.beat_number.is_some() && beat.beat_number <= live.number {
-            return Err(Missed::Late);
+        if let Some(number) = beat.beat_number {
+            if number < live.next_number {
+                return Err(Missed::Late);
+            }
+            live.next_number = number.saturating_add(1);
         }
-        live.number = beat.beat_number.or(live.number);
         live.touch(now);
-        live.pace = pace(live.known.interval, wait);
-        if let Some(attached) = beat.attached {
-            live.attached = attached;
+        live.pace = Interval::of(pace(live.known.interval.duration(), wait));
+        if beat.attached.is_some() || beat.progress.is_some() || beat.memory_bytes.is_some() {
+            let said = live.said.get_or_insert_default();
+            said.attached = beat.attached.unwrap_or_else(|| std::mem::take(&mut said.attached));
+            said.progress = beat.progress.or(said.progress);
+            said.memory_bytes = beat.memory_bytes.or(said.memory_bytes);
         }
-        live.progress = beat.progress.or(live.progress);
-        live.memory_bytes = beat.memory_bytes.or(live.memory_bytes);
         let first = self.unwritten.is_empty();
         self.unwritten.insert(live.known.row, live.seen_millis);
         Ok(first)
@@ -314,13 +320,13 @@ impl Memory {
 
     /// How many sessions are stale, and how many there are.
     pub(super) fn count_stale(&self, thresholds: Thresholds, now: Moment) -> (usize, usize) {
-        let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace);
+        let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace());
         (self.sessions.values().filter(is_stale).count(), self.sessions.len())
     }
 
     /// Who has been silent for `older_than`, or longer if it beats more seldom.
     pub(super) fn silent(&self, older_than: Duration, now: Moment) -> Vec<TrackedId> {
-        let is_silent = |live: &Live| live.silence(now) >= scaled(older_than, live.pace);
+        let is_silent = |live: &Live| live.silence(now) >= scaled(older_than, live.pace());
         let silent = self.sessions.iter().filter(|(_, live)| is_silent(live));
         silent.map(|(id, _)| id.clone()).collect()
     }
@@ -344,7 +350,20 @@ impl Memory {
         std::mem::take(&mut self.unwritten_told).into_iter().collect()
     }
 
-    pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+    /// Takes those back that could not be written. Newer ones win.
+    pub(super) fn put_back_told(&mut self, told: Vec<(u64, u32)>) {
+        for (kill_id, count) in told {
+            self.unwritten_told.entry(kill_id).or_insert(count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_only_beats_costs_little() {
+        assert!(size_of::<Live>() <= 72, "{}", size_of::<Live>());
     }
 }

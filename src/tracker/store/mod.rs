@@ -5,6 +5,9 @@
 //! Beats touch memory only ([`memory`]) and are written within a second. Readers have connections
 //! of their own, so a long list and a write do not wait for each other.
 //!
+//! What the disk refuses is told ([`StoreFault`]) and undone. While it takes nothing,
+//! beats go on in memory, [`check`](SessionStore::check) says so, and writing is tried again ([`trouble`]).
+//!
 //! Ages are decided by the monotonic clock: whoever was silent before the store was opened counts
 //! as seen at that moment, so nobody is stale before one threshold has passed. Wall-clock times
 //! are stored and shown, and decide nothing.
@@ -17,6 +20,7 @@ mod life;
 mod memory;
 mod rows;
 mod schema;
+mod trouble;
 mod write;
 mod writer;
 
@@ -33,16 +37,17 @@ pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
 use self::memory::Memory;
 pub(super) use self::memory::Missed;
+use self::trouble::Trouble;
 pub(super) use self::write::{Killed, NotKilled};
 use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
+use super::api::Whom;
 use super::api::{EndReason, Heartbeat, STALE_AFTER, SessionCreate};
 use super::life::Thresholds;
-use super::preview::Whom;
 use super::{TrackedId, TrackedSession, civil};
 use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
-use crate::{Error, Result};
+use crate::{Error, Result, StoreFault};
 
 /// Read connections that are kept.
 const READERS: usize = 4;
@@ -95,15 +100,18 @@ impl SessionStore {
     /// refused.
     ///
     /// # Errors
-    /// [`Error::Store`] if the path is empty, the file cannot be opened, is in use by another
-    /// tracker, is no database or one of something else, which is left as it is.
+    /// [`Error::Store`] if the path is empty, the file cannot be opened or written, is in use by another
+    /// tracker, damaged, newer than this version, no database or one of something else; its
+    /// [`StoreFault`] tells which. The file is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<SessionStore> {
         SessionStore::open_with(path.as_ref(), STALE_AFTER, Clock::system())
     }
 
     pub(super) fn open_with(path: &Path, stale_after: Duration, clock: Clock) -> Result<SessionStore> {
         SessionStore::open_file(path, stale_after, clock).map_err(|error| match error {
-            Error::Store { doing, source } => Error::store(doing, format!("{source} ({})", path.display())),
+            Error::Store { fault, doing, source } => {
+                Error::store_fault(fault, doing, format!("{source} ({})", path.display()))
+            }
             other => other,
         })
     }
@@ -114,8 +122,9 @@ impl SessionStore {
             return Err(Error::store("opening it", "its path is empty"));
         }
         let in_memory = path == Path::new(":memory:");
+        // Whole, because readers open it later, whatever the working directory is by then; and because
         // SQLite takes what begins with `file:` for an address that may mean anything.
-        let path = &if path.is_relative() { Path::new(".").join(path) } else { path.to_owned() };
+        let path = &std::path::absolute(path).map_err(|error| Error::store("opening it", error))?;
         let lock = if in_memory { None } else { Some(lock(path)?) };
         let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
             .map_err(|error| Error::store("opening it", error))?;
@@ -124,7 +133,8 @@ impl SessionStore {
         let memory =
             rows::load(&connection, now).map_err(|error| Error::store("loading the sessions", error))?;
         let memory = Arc::new(Mutex::new(memory));
-        let writer = Writer::start(connection, Arc::clone(&memory), clock.clone())?;
+        let trouble = Trouble::none((!in_memory).then_some(path));
+        let writer = Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble)?;
         let readers = if in_memory {
             Readers::Writer
         } else {
@@ -248,6 +258,16 @@ impl SessionStore {
         Ok(self.remove_silent(older_than, EndReason::CleanedUp)?.len())
     }
 
+    /// Whether the database takes changes, as far as is known: an error from the first write that fails
+    /// because of the file or its disk until one succeeds, which is tried all the time; and when the
+    /// file was removed. This is what `GET /readyz` answers. Does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn check(&self) -> Result<()> {
+        self.writer.trouble().check()
+    }
+
     fn now(&self) -> Now {
         Now { moment: self.clock.now(), millis: civil::millis(wall()) }
     }
@@ -281,7 +301,12 @@ impl SessionStore {
             Some(connection) => connection,
             None => schema::open_reader(path).map_err(|error| failed(error.into()))?,
         };
-        let value = body(&connection).map_err(|error| failed(error.into()))?;
+        let value = body(&connection).map_err(|error| {
+            if StoreFault::of(&error) == StoreFault::Damaged {
+                self.writer.trouble().note(StoreFault::Damaged, error.to_string());
+            }
+            failed(error.into())
+        })?;
         let mut idle = idle.lock();
         if idle.len() < READERS {
             idle.push(connection);
@@ -311,11 +336,14 @@ fn lock(path: &Path) -> Result<File> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::store("opening it", "another tracker uses it; name another file"))
+            let reason = "another tracker uses it; name another file";
+            Err(Error::store_fault(StoreFault::InUse, "opening it", reason))
         }
         Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::kills;
 use super::memory::{Known, Memory};
 use super::write::Now;
 use crate::tracker::api::HEARTBEAT_INTERVAL;
-use crate::tracker::life::{Thresholds, Verbs};
+use crate::tracker::life::{Interval, Thresholds, Verbs};
 use crate::tracker::{TrackedId, TrackedSession, TrackedStatus, civil};
 
 /// What memory starts with.
@@ -29,11 +29,11 @@ pub(super) fn load(connection: &Connection, now: Now) -> rusqlite::Result<Memory
             row: row.get(1)?,
             kill_requested,
             kill: kill.map(Box::new),
-            interval: interval.map_or(HEARTBEAT_INTERVAL, |millis| {
-                Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+            interval: interval.map_or(Interval::of(HEARTBEAT_INTERVAL), |millis| {
+                Interval::from_millis(u128::try_from(millis).unwrap_or(0))
             }),
             verbs: Verbs::from_bits(row.get(5)?),
-            verbs_number: u64::try_from(row.get::<_, i64>(6)?).unwrap_or_default(),
+            verbs_number: row.get(6)?,
         };
         memory.carry_over(id, known, row.get(2)?, now.moment);
     }
@@ -110,9 +110,10 @@ pub(super) fn complete(
             if session.is_stale {
                 session.status = TrackedStatus::Stale;
             }
-            session.attached.clone_from(live.attached());
-            session.progress = live.progress();
-            session.memory_bytes = live.memory_bytes();
+            if let Some(said) = live.said() {
+                session.attached.clone_from(&said.attached);
+                (session.progress, session.memory_bytes) = (said.progress, said.memory_bytes);
+            }
             session.verbs = live.verbs().words();
             session.kill = live.kill();
             Some(session)

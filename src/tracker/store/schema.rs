@@ -8,13 +8,13 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::ancestor;
-use crate::{Error, Result};
+use crate::{Error, Result, StoreFault};
 
 /// "rmda".
 const APPLICATION: i64 = 0x726d_6461;
 
 /// One migration each, applied in order; a released one is never changed.
-const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 2] = [first, lives_and_kills];
+pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 2] = [first, lives_and_kills];
 
 /// Sets the connection up and brings the tables up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
@@ -27,26 +27,52 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
         _ => application != APPLICATION,
     };
     if foreign {
-        return Err(Error::store("opening it", "the file is a database of another program"));
+        let reason = "the file is a database of another program";
+        return Err(Error::store_fault(StoreFault::Foreign, "opening it", reason));
     }
     let version = usize::try_from(version).unwrap_or(0);
     if version > MIGRATIONS.len() {
-        return Err(Error::store("opening it", "the file was written by a newer version of remuda"));
+        let reason = "the file was written by a newer version of remuda";
+        return Err(Error::store_fault(StoreFault::Newer, "opening it", reason));
+    }
+    // SQLite falls back to reading, and would say so with the first change only.
+    if connection.is_readonly("main").map_err(failed)? {
+        let reason = "the file must not be written by this user";
+        return Err(Error::store_fault(StoreFault::ReadOnly, "opening it", reason));
     }
     // A write-ahead log lets readers go on beside the writer; FULL has every commit on the disk.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    if version == MIGRATIONS.len() {
+        return Ok(());
+    }
     let migrating = |error| Error::store("bringing its tables up to date", error);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(migrating)?;
-    for migration in &MIGRATIONS[version..] {
-        migration(&transaction).map_err(migrating)?;
-    }
-    transaction
-        .pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
-        .map_err(migrating)?;
-    transaction.pragma_update(None, "application_id", APPLICATION).map_err(migrating)?;
+    migrate(&transaction, version, MIGRATIONS.len()).map_err(migrating)?;
     transaction.commit().map_err(migrating)
+}
+
+fn migrate(transaction: &Transaction<'_>, from: usize, to: usize) -> rusqlite::Result<()> {
+    for migration in &MIGRATIONS[from..to] {
+        migration(transaction)?;
+    }
+    transaction.pragma_update(None, "user_version", i64::try_from(to).unwrap_or(i64::MAX))?;
+    transaction.pragma_update(None, "application_id", APPLICATION)
+}
+
+/// An empty database as that version of remuda left it.
+#[cfg(test)]
+pub(super) fn create_version(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    migrate(&transaction, 0, version)?;
+    transaction.commit()
+}
+
+/// Writes what is there already, to see whether writing works.
+pub(super) fn touch(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    transaction.pragma_update(None, "user_version", version)
 }
 
 /// A connection that reads beside the writer.

@@ -4,27 +4,28 @@ use std::fs;
 
 use super::*;
 use crate::tracker::TrackedStatus;
+use crate::tracker::api::{KillAcknowledgement, KillState, KillStep};
 
 /// A directory that is removed with all it holds.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
-    fn new() -> Directory {
+    pub(super) fn new() -> Directory {
         let path = std::env::temp_dir().join(format!("remuda-store-{}", TrackedId::random()));
         fs::create_dir(&path).unwrap();
         Directory(path)
     }
 
-    fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.0.join("tracker.db")
     }
 
-    fn open(&self) -> SessionStore {
+    pub(super) fn open(&self) -> SessionStore {
         SessionStore::open(self.database()).unwrap()
     }
 
     /// What an SQLite shell would see.
-    fn raw(&self) -> Connection {
+    pub(super) fn raw(&self) -> Connection {
         Connection::open(self.database()).unwrap()
     }
 }
@@ -236,25 +237,6 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn files_that_are_not_ours_are_refused() {
-    let directory = Directory::new();
-    let refused = |said: &str| {
-        let error = SessionStore::open(directory.database()).expect_err("it is refused").to_string();
-        assert!(error.contains(said), "{error}");
-    };
-    directory.raw().pragma_update(None, "user_version", 7).unwrap();
-    refused("another program");
-    directory.raw().pragma_update(None, "application_id", 0x726d_6461).unwrap();
-    refused("newer version");
-    directory.raw().pragma_update(None, "user_version", 0).unwrap();
-    directory.open();
-    let store = directory.open();
-    refused("another tracker uses it");
-    drop(store);
-    directory.open();
-}
-
-#[test]
 fn a_lost_session_gets_its_pending_kill_back_and_one_that_left_does_not() {
     let store = SessionStore::open(":memory:").unwrap();
     let me = SessionCreate {
@@ -288,4 +270,81 @@ fn readers_and_writers_do_not_disturb_each_other() {
             });
         }
     });
+}
+
+#[test]
+fn who_registers_in_the_same_transaction_as_an_embargo_does_not_slip_through() {
+    let store = SessionStore::open(":memory:").unwrap();
+    let order = |lasts| KillOrder { embargo: Some(lasts), ..KillOrder::default() };
+    let whom = Whom::App("a".to_owned());
+    // An older one that is over hides the new one from nobody.
+    store.kill(whom.clone(), order(Duration::ZERO)).unwrap().unwrap();
+    let kill = Write::Kill { whom, order: Box::new(order(Duration::from_secs(60))) };
+    let session = SessionCreate { app_name: "a".to_owned(), ..SessionCreate::default() };
+    let id = TrackedId::random();
+    let register = Write::Register { id: id.clone(), session: Box::new(session) };
+    // Whatever is queued while the writer is busy is one transaction.
+    let (go, gate) = crossbeam_channel::bounded::<()>(0);
+    let hold = Command::Read(Box::new(move |_| gate.recv().unwrap()));
+    store.writer.send(hold);
+    let replies = [kill, register].map(|write| {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        store.writer.send(Command::Write { write, reply });
+        answer
+    });
+    go.send(()).unwrap();
+    for reply in replies {
+        reply.recv().unwrap().unwrap();
+    }
+    assert_eq!(store.update_heartbeat(&id), Some(true));
+}
+
+#[test]
+fn a_receipt_goes_through_its_steps_within_one_transaction() {
+    let store = SessionStore::open(":memory:").unwrap();
+    let id = store.create_session("a", None).unwrap();
+    let whom = Whom::Session(id.clone());
+    let killed = store.kill(whom.clone(), KillOrder::default()).unwrap().unwrap();
+    let kill_id = killed.receipts[0].kill_id;
+    let (go, gate) = crossbeam_channel::bounded::<()>(0);
+    store.writer.send(Command::Read(Box::new(move |_| gate.recv().unwrap())));
+    let word = |step| Write::Acknowledge { id: id.clone(), word: KillAcknowledgement { kill_id, step } };
+    let again = Write::Kill { whom, order: Box::default() };
+    let writes = [word(KillStep::Delivered), word(KillStep::Stopping), again, Write::Delete(id.clone())];
+    let replies = writes.map(|write| {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        store.writer.send(Command::Write { write, reply });
+        answer
+    });
+    go.send(()).unwrap();
+    for reply in replies {
+        reply.recv().unwrap().unwrap();
+    }
+    let receipt = store.receipt(kill_id).unwrap().unwrap();
+    assert_eq!(receipt.state, KillState::Confirmed);
+    assert!(receipt.delivered_seconds.is_some() && receipt.stopping_seconds.is_some());
+    let stats = store.kill_stats();
+    assert_eq!((stats.requested, stats.open, stats.confirmed.count), (1, 0, 1));
+    assert_eq!(store.receipt(kill_id + 1).unwrap(), None);
+}
+
+#[test]
+fn the_history_and_the_receipts_are_kept_up_to_a_number() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let ids: Vec<TrackedId> = (0..5).map(|_| store.create_session("a", None).unwrap()).collect();
+    store.request_kill_by_app("a").unwrap();
+    for id in &ids[..4] {
+        store.delete_session(id).unwrap();
+    }
+    store.trim_history(Duration::from_secs(60), 2).unwrap();
+    let gone: Vec<String> = outcomes(&directory.raw()).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(gone, ids[2..4].iter().map(TrackedId::to_string).collect::<Vec<_>>());
+    let kills = |query: &str| directory.raw().query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(kills("SELECT count(*) FROM kills"), 2);
+    assert_eq!(
+        kills("SELECT count(*) FROM kills WHERE outcome IS NULL"),
+        1,
+        "an open one is never forgotten"
+    );
 }

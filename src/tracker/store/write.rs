@@ -9,11 +9,12 @@ use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
+use crate::tracker::api::Whom;
 use crate::tracker::api::{
     EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
 };
-use crate::tracker::life::{Gone, Verbs};
-use crate::tracker::preview::{Whom, generation};
+use crate::tracker::life::{Gone, Interval, Verbs};
+use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
 
 /// A change that is durable before anybody hears of it.
@@ -107,7 +108,7 @@ pub(super) enum Lesson {
     Gone { ids: Vec<TrackedId>, how: Gone, closed: Vec<Moved> },
     Killed { opened: Vec<Receipt>, embargo: Option<(String, Held)> },
     MovedOn(Vec<Moved>),
-    Verbs(Vec<(TrackedId, Verbs, u64)>),
+    Verbs(Vec<(TrackedId, Verbs, u32)>),
 }
 
 impl Lesson {
@@ -276,7 +277,7 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
                 .execute(params![id.as_str(), verb == Verb::Protect])?;
             continue;
         }
-        let (bits, number): (u8, i64) = connection
+        let (bits, number): (u8, u32) = connection
             .prepare_cached("SELECT verbs, verbs_number FROM sessions WHERE session_id = ?")?
             .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let before = Verbs::from_bits(bits);
@@ -288,10 +289,11 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
         if after == before {
             continue;
         }
+        let number = number.saturating_add(1);
         connection
             .prepare_cached("UPDATE sessions SET verbs = ?2, verbs_number = ?3 WHERE session_id = ?1")?
-            .execute(params![id.as_str(), after.bits(), number + 1])?;
-        changes.push((id.clone(), after, u64::try_from(number + 1).unwrap_or_default()));
+            .execute(params![id.as_str(), after.bits(), number])?;
+        changes.push((id.clone(), after, number));
     }
     Ok((Outcome::Ids(meant), Lesson::Verbs(changes)))
 }
@@ -360,7 +362,7 @@ fn register(
                 i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
                 session.protected,
             ],
-            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get::<_, i64>(3)?)),
+            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get(3)?)),
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
@@ -381,9 +383,9 @@ fn register(
         row,
         kill_requested,
         kill: kill.map(Box::new),
-        interval,
+        interval: Interval::of(interval),
         verbs: Verbs::from_bits(bits),
-        verbs_number: u64::try_from(verbs_number).unwrap_or_default(),
+        verbs_number,
     };
     let (id, number) = (id.clone(), session.beat_number);
     Ok((Outcome::Changed(true), Lesson::Registered { id, known, number, opened, now: now.moment }))
@@ -411,9 +413,12 @@ fn wanted(
         let (requested_by, reason) = last.map_or((None, None), |last| (last.requested_by, last.reason));
         return Ok(Some((KillScope::Returned, requested_by, reason)));
     }
-    let memory = memory.lock();
-    let held = memory.embargo(&session.app_name, now.moment).filter(|_| !session.protected);
-    Ok(held.map(|held| (KillScope::Embargo, held.requested_by.clone(), held.reason.clone())))
+    if session.protected {
+        return Ok(None);
+    }
+    let laid = kills::embargo(connection, &session.app_name)?;
+    let laid = laid.filter(|(until, ..)| memory.lock().is_on(&session.app_name, *until, now.moment));
+    Ok(laid.map(|(_, requested_by, reason)| (KillScope::Embargo, requested_by, reason)))
 }
 
 fn set_status(

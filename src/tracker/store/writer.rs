@@ -11,15 +11,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::memory::Memory;
+use super::schema;
+use super::trouble::Trouble;
 use super::write::{Now, Outcome, Write};
 use crate::background::{Background, shielded};
 use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
 use crate::tracker::civil;
-use crate::{Error, Result};
+use crate::{Error, Result, StoreFault};
 
-/// How long a beat may wait in memory.
-const BEATS_WAIT: Duration = Duration::from_secs(1);
+/// How long a beat may wait in memory: with the time that writing takes, it is on the disk within a
+/// second.
+const BEATS_WAIT: Duration = Duration::from_millis(700);
 /// At most this many changes in one transaction.
 const BATCH: usize = 512;
 
@@ -40,17 +43,25 @@ pub(super) enum Command {
 /// The owner's end of the thread. Dropping it writes what is left and ends the thread.
 pub(super) struct Writer {
     commands: Option<Sender<Command>>,
+    trouble: Arc<Trouble>,
     thread: Background,
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, memory: Arc<Mutex<Memory>>, clock: Clock) -> Result<Writer> {
+    pub(super) fn start(
+        connection: Connection,
+        memory: Arc<Mutex<Memory>>,
+        clock: Clock,
+        trouble: Trouble,
+    ) -> Result<Writer> {
         let (commands, queue) = unbounded();
+        let trouble = Arc::new(trouble);
+        let shared = Arc::clone(&trouble);
         let thread = Background::spawn("remuda-store", move || {
-            WriterThread { connection, memory, clock, queue, write_beats_at: None, failing: false }.run();
+            WriterThread { connection, memory, clock, queue, write_beats_at: None, trouble: shared }.run();
         })
         .map_err(|error| Error::io("starting the thread of the tracker's database", error))?;
-        Ok(Writer { commands: Some(commands), thread })
+        Ok(Writer { commands: Some(commands), trouble, thread })
     }
 
     pub(super) fn send(&self, command: Command) {
@@ -58,6 +69,10 @@ impl Writer {
             // Fails only when the thread is gone; whoever waits for a reply sees that there.
             let _ = commands.send(command);
         }
+    }
+
+    pub(super) fn trouble(&self) -> &Trouble {
+        &self.trouble
     }
 
     /// Waits until the change is on the disk.
@@ -113,8 +128,7 @@ struct WriterThread {
     clock: Clock,
     queue: Receiver<Command>,
     write_beats_at: Option<Moment>,
-    /// Writing beats failed and that was logged.
-    failing: bool,
+    trouble: Arc<Trouble>,
 }
 
 type Pending = (Write, Sender<Result<Outcome, Failure>>);
@@ -182,6 +196,17 @@ impl WriterThread {
     }
 
     fn transact(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
+        let result = self.change(writes);
+        match &result {
+            Ok(_) => self.note_success(),
+            // A change that was refused says nothing of the database.
+            Err(error) if StoreFault::of(error) == StoreFault::Other => {}
+            Err(error) => self.note_failure(error),
+        }
+        result
+    }
+
+    fn change(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut outcomes, mut lessons) = (Vec::new(), Vec::new());
         let now = Now { moment: self.clock.now(), millis: civil::millis(wall()) };
@@ -198,33 +223,40 @@ impl WriterThread {
         Ok(outcomes)
     }
 
+    /// Also tries whether writing works again, when it did not.
     fn write_beats(&mut self) {
         self.write_beats_at = None;
         let (beats, told) = {
             let mut memory = self.memory.lock();
             (memory.take_unwritten(), memory.take_unwritten_told())
         };
-        if beats.is_empty() && told.is_empty() {
+        if beats.is_empty() && told.is_empty() && !self.trouble.is_any() {
             return;
         }
         match update_beats(&mut self.connection, &beats, &told) {
-            Ok(()) if self.failing => {
-                self.failing = false;
-                log::info!("the tracker's database takes heartbeats again");
-            }
-            Ok(()) => {}
+            Ok(()) => self.note_success(),
             Err(error) => {
-                if !self.failing {
-                    log::warn!("heartbeats cannot be written, they are kept in memory: {error}");
+                {
+                    let mut memory = self.memory.lock();
+                    memory.put_back(beats);
+                    memory.put_back_told(told);
                 }
-                self.failing = true;
-                let mut memory = self.memory.lock();
-                memory.put_back(beats);
-                if memory.has_unwritten() {
-                    self.write_beats_at = Some(Moment::after(BEATS_WAIT));
-                }
+                self.note_failure(&error);
             }
         }
+    }
+
+    fn note_success(&self) {
+        if self.trouble.clear() {
+            log::info!("the tracker's database takes changes again");
+        }
+    }
+
+    fn note_failure(&mut self, error: &rusqlite::Error) {
+        if self.trouble.note(StoreFault::of(error), error.to_string()) {
+            log::warn!("the tracker's database takes no changes, heartbeats are kept in memory: {error}");
+        }
+        self.write_beats_at.get_or_insert(Moment::after(BEATS_WAIT));
     }
 }
 
@@ -234,12 +266,14 @@ fn update_beats(
     told: &[(u64, u32)],
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if beats.is_empty() && told.is_empty() {
+        schema::touch(&transaction)?;
+    }
     {
         let mut update = transaction.prepare_cached("UPDATE beats SET last_heartbeat = ?2 WHERE row = ?1")?;
         for beat in beats {
             update.execute([beat.0, beat.1])?;
         }
-        // One that is lost with a failure is made good by the next, or by the receipt's next step.
         let mut update =
             transaction.prepare_cached("UPDATE kills SET told = max(told, ?2) WHERE kill_id = ?1")?;
         for (kill_id, times) in told {

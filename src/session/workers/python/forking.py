@@ -14,7 +14,7 @@ on_child = None          # the handler of SIGCHLD that the warm-up left
 def obstacles():
     """Why copies of this process would share what cannot be shared."""
     found = []
-    threads = len(posix.listdir("/proc/self/task"))
+    threads = remaining_threads()
     if threads > 1:
         found.append("%d threads run; a fork copies only one, and their locks stay held for ever" % threads)
     running = children()
@@ -29,6 +29,16 @@ def obstacles():
         if shares_badly(fd):
             found.append("the warm-up left descriptor %s open, which all sessions would share" % name_of_fd(fd))
     return found
+
+
+def remaining_threads():
+    """How many run. Python says that a thread has ended while the kernel is still busy with its end."""
+    given_up = perf_counter() + 0.5
+    while True:
+        threads = len(posix.listdir("/proc/self/task"))
+        if threads == 1 or _thread._count() or perf_counter() > given_up:
+            return threads
+        own("time").sleep(0.001)
 
 
 def shares_badly(fd):
@@ -56,6 +66,9 @@ def freeze(request):
     # `control` is read by the loop below, not by a handler; but children have handlers at once.
     listen_for_cancels()
     fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR)
+    # Nobody reads what the hooks of the warm-up print at each fork: a full pipe would stop them.
+    posix.dup2(kept[0], 1)
+    posix.dup2(kept[0], 2)
     name_process(b"remuda-template")
     reseed()
     ready_frame = frame(READY, 0, 0, ready(True))
@@ -213,6 +226,7 @@ def become_session(fds, numbers, directory):
         posix.write(fds[2], text_bytes("remuda worker: " + brief(error) + "\n"))
         posix._exit(70)
     posix.write(fds[4], ready_frame)
+    flush_output()
     move_into_group(0)
     PID, in_child, forking, leads_group = posix.getpid(), False, False, True
     places = control, 1, 2, requests, replies, flag_fd, kept[1], kept[2]

@@ -32,13 +32,14 @@ def reset(request_follows):
         sys.modules["faulthandler"].cancel_dump_traceback_later()
     if "proc" not in warm:
         open_proc()
+    if request_follows and warm["plain_fds"]:
+        posix.dup2(kept[0], 1)
+        posix.dup2(kept[0], 2)
     taint = []
     if event_loop is not None and clean_loop():
         taint.append("tasks")
     if _thread._count() > warm["threads"]:
         taint.append("threads")
-    if may_have_children() and (request_follows or left_children()):
-        taint.append("children")
     sys.settrace(None)
     sys.setprofile(None)
     if "threading" in sys.modules:
@@ -54,23 +55,11 @@ def reset(request_follows):
                 _signal.signal(number, handler)
     listen_for_cancels()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
-    if request_follows and warm["plain_fds"]:
-        posix.dup2(kept[0], 1)
-        posix.dup2(kept[0], 2)
     if executions:
         forget_history()
     namespace.clear()
     namespace.update(warm["namespace"])
     sys.modules["__main__"] = main
-    # After the finalizers of what the names held.
-    flush_output()
-    if warm["plain_fds"]:
-        # Without a look: where they are what they were, this changes nothing.
-        posix.dup2(kept[0], 0)
-        posix.dup2(kept[1], 1)
-        posix.dup2(kept[2], 2)
-    else:
-        mend_fds()
     if stream_of_input is not None:
         renew_input()
     sys.stdin, sys.stdout, sys.stderr = warm["streams"]
@@ -106,13 +95,31 @@ def reset(request_follows):
     if builtins.__dict__ != warm["builtins"]:
         builtins.__dict__.clear()
         builtins.__dict__.update(warm["builtins"])
-    # Last: what the names above held is closed by now.
+    # After the finalizers of all that was held above.
+    flush_output()
+    if warm["plain_fds"]:
+        # Without a look: where they are what they were, this changes nothing.
+        posix.dup2(kept[0], 0)
+        posix.dup2(kept[1], 1)
+        posix.dup2(kept[2], 2)
+    else:
+        mend_fds()
+    # What was held above is closed by now.
     if fds_differ() and left_fds():
         gc.collect()
+        flush_output()
         if left_fds():
             taint.append("open descriptors")
         else:
             accept_fds()
+    # Finalizers start threads and programs, too.
+    if _thread._count() > warm["threads"] and "threads" not in taint:
+        taint.append("threads")
+    if may_have_children() and left_children(request_follows):
+        taint.append("children")
+    # Last: whatever ended in the middle of this has said what it had to say.
+    if request_follows and any(map(unread, kept[1:])):
+        taint.append("output")
     return taint
 
 
@@ -126,6 +133,7 @@ def open_proc():
     except OSError:
         # A kernel that does not tell: each reset looks closer.
         pass
+    own("termios")
     own_fds.update(opened)
     warm["fd_count"] += len(opened)
     warm.update(proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"])
@@ -139,10 +147,22 @@ def may_have_children():
         return True
 
 
-def left_children():
-    """Whether children run that the warm-up did not start; those that have ended are reaped."""
+def unread(fd):
+    """Whether a pipe to the host holds anything; the host has emptied it before the reset."""
     try:
-        while posix.waitpid(-1, posix.WNOHANG)[0]:
+        return fcntl.ioctl(fd, sys.modules["termios"].FIONREAD, bytes(4)) != bytes(4)
+    except OSError:
+        # No pipe: a wrapper has put something else there, which the host does not read.
+        return False
+
+
+def left_children(request_follows):
+    """Whether children run that the warm-up did not start; those that have ended are reaped, or count."""
+    try:
+        if request_follows and not warm["children"]:
+            posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+            return True
+        while not request_follows and posix.waitpid(-1, posix.WNOHANG)[0]:
             pass
         return not warm["children"].issuperset(children())
     except ChildProcessError:

@@ -154,5 +154,5 @@ def start(code=None):
     except BaseException as error:
         if in_child:
             leave_child(1)
-        posix.write(2, text_bytes("remuda worker: " + brief(error) + "\n"))
+        posix.write(kept[2], text_bytes("remuda worker: " + brief(error) + "\n"))
         posix._exit(70)
