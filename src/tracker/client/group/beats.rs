@@ -99,7 +99,7 @@ impl Beater<'_> {
         if !self.takes_batches {
             return self.beat_singly(&sent);
         }
-        let interval = self.interval(&sent);
+        let interval = interval(&sent);
         let wait = self.park(&sent, interval);
         let (mut members, mut beats) = (Vec::new(), Vec::new());
         for Sent { member, shared, beat } in sent {
@@ -212,12 +212,7 @@ impl Beater<'_> {
             return Duration::ZERO;
         }
         self.news = 0;
-        jittered(self.interval(sent), random())
-    }
-
-    fn interval(&self, sent: &[Sent]) -> Duration {
-        let intervals = sent.iter().filter_map(|sent| sent.shared.upgrade()).map(|shared| shared.interval());
-        intervals.min().unwrap_or(HEARTBEAT_INTERVAL)
+        jittered(interval(sent), random())
     }
 
     fn rest(&self, rest: Duration) {
@@ -225,6 +220,12 @@ impl Beater<'_> {
         let mut state = self.group.state.lock();
         while !state.over && !state.renew && !self.group.wait(&mut state, Some(deadline)) {}
     }
+}
+
+/// The shortest interval among the sessions is that of all.
+fn interval(sent: &[Sent]) -> Duration {
+    let intervals = sent.iter().filter_map(|sent| sent.shared.upgrade()).map(|shared| shared.interval());
+    intervals.min().unwrap_or(HEARTBEAT_INTERVAL)
 }
 
 /// What a session hears; nothing when it goes on. True if that was new.
