@@ -186,9 +186,11 @@ isolated! {
     fn a_tracker_that_takes_no_batches_hears_each_session_beat() {
         let memory = Memory::default();
         let rows = memory.clone();
-        let server = ScriptedServer::start(move |asked| match asked.is("POST", "/heartbeats") {
-            true => Reply::Json(404, json!({"detail": "Not Found"})),
-            false => rows.answer(asked, None),
+        let server = ScriptedServer::start(move |asked| {
+            if asked.is("POST", "/heartbeats") {
+                return Reply::Json(404, json!({"detail": "Not Found"}));
+            }
+            rows.answer(asked, None)
         });
         let group = SessionGroup::new(server.url()).unwrap();
         let quick = || ClientConfig::new("app").heartbeat_interval(Duration::from_millis(20));
