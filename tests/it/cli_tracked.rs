@@ -60,7 +60,8 @@ isolated! {
         let (code, stdout, _) = outcome(child.wait_with_output().unwrap());
         assert_eq!(code, Some(1), "{stdout}");
         assert!(rest.contains("stopped by somebody"), "{rest}");
-        assert!(stdout.contains("2 cancelled"), "{stdout}");
+        // On a busy machine the second one has not begun by then.
+        assert!(stdout.contains("2 cancelled") || stdout.contains("1 cancelled, 1 not started"), "{stdout}");
     }
 }
 

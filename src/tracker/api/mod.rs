@@ -34,7 +34,7 @@
 //!
 //! # The parked beat
 //! `POST /sessions/{id}/heartbeat?wait=SECONDS` counts as a beat when it arrives and is answered
-//! when a kill comes, when the session is deleted (404), when a newer beat of the session arrives,
+//! when a kill comes, when the session is deleted (404), when a newer beat of the session that waits as well arrives,
 //! or after `SECONDS` (at most [`MAX_WAIT`]). A tracker that offers this says so with
 //! [`SessionCreated::max_wait_seconds`]; one that does not answers at once. A tracker with too many
 //! parked beats, or one that stops, answers at once as well: a client keeps to its own interval
