@@ -9,7 +9,8 @@
 //! [`MAX_BATCH_BODY`](super::MAX_BATCH_BODY) bytes, and no session may be in it twice.
 //!
 //! With a wait the request is parked until the first of its sessions has something to hear: a kill, an
-//! order, its end; or until a newer beat of one of them is parked. A session that is being killed keeps the others from waiting only until its client says
+//! order, its end; or until a newer beat of one of them is parked. A session that is being killed keeps the others
+//! from waiting only until its client says
 //! [`heard_kill`](BatchBeat::heard_kill).
 
 use serde::{Deserialize, Serialize};
