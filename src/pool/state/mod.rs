@@ -176,6 +176,7 @@ pub(crate) struct State<S: Resource, W> {
     misses: Misses,
 }
 
+#[allow(clippy::inline_always, reason = "measured: acquire and release take half as long again without it")]
 impl<S: Resource, W> State<S, W> {
     /// An open pool without sessions. `seed` feeds the jitter.
     pub(crate) fn new(bounds: Bounds, seed: u64) -> State<S, W> {
@@ -224,7 +225,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// Somebody asks for a session: the fast path, without allocation.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, claim: &mut Claim, now: Moment, fx: &mut Effects<S, W>) -> Take<S> {
         if self.phase != Phase::Open {
             return self.take_from_closed();
@@ -259,14 +260,20 @@ impl<S: Resource, W> State<S, W> {
     /// The idle session that is lent next; those that leave anyway come last.
     #[inline]
     fn next_idle(&mut self) -> Option<u32> {
-        if self.bounds.idle_order == IdleOrder::Fifo && self.aging_idle < self.idle.len() {
-            return Some(self.idle.remove(self.aging_idle));
+        match self.bounds.idle_order {
+            IdleOrder::Lifo => self.idle.pop(),
+            IdleOrder::Fifo => self.oldest_idle(),
         }
-        self.idle.pop()
+    }
+
+    #[cold]
+    fn oldest_idle(&mut self) -> Option<u32> {
+        let fresh = self.aging_idle < self.idle.len();
+        if fresh { Some(self.idle.remove(self.aging_idle)) } else { self.idle.pop() }
     }
 
     /// The next idle session that is alive, now busy. Dead ones on the way leave.
-    #[inline]
+    #[inline(always)]
     fn pop_idle(&mut self, now: Moment, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
         while let Some(index) = self.next_idle() {
             let slot = &mut self.slots[index as usize];
@@ -288,7 +295,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// A user gives a session back that may be used again as it is.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
         let Some(Lease { slot, session }) = self.current(lease, fx) else { return };
         if let Some(reason) = self.unusable(slot, &session, now) {
