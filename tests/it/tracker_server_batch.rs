@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use serde_json::{Value, json};
 
-use crate::support::{isolated, poll};
+use crate::support::{GENEROUS, isolated, poll};
 use crate::tracker_support::{Http, server};
 
 /// A batch of bare beats.
@@ -89,6 +89,15 @@ isolated! {
     }
 }
 
+/// What a batch acknowledges is written beside the wait.
+fn await_state(operator: &mut Http, kill_id: &Value, state: &str) {
+    let path = format!("/kills/{kill_id}");
+    let began = std::time::Instant::now();
+    while operator.ok("GET", &path, &Value::Null)["state"] != state {
+        assert!(began.elapsed() < GENEROUS, "{path} never got {state}");
+    }
+}
+
 isolated! {
     fn a_kill_that_its_client_has_heard_of_keeps_no_batch_from_waiting() {
         let server = server();
@@ -103,13 +112,13 @@ isolated! {
         beats["beats"][0]["kill"] = json!({"kill_id": kill_id, "step": "stopping"});
         park(&mut http, &mut operator, &beats);
         assert!(!http.has_input());
-        assert_eq!(operator.ok("GET", &format!("/kills/{kill_id}"), &Value::Null)["state"], "stopping");
+        await_state(&mut operator, kill_id, "stopping");
         // Confirmed: the session is wanted to stop still, but nobody waits for more.
         beats["beats"][0]["kill"]["step"] = json!("confirmed");
         let mut renewed = Http::connect(server.local_addr());
         park(&mut renewed, &mut operator, &beats);
         assert_eq!(http.answer().unwrap().json(), json!({"answers": []}), "a newer batch ends the older one");
-        assert_eq!(operator.ok("GET", &format!("/kills/{kill_id}"), &Value::Null)["state"], "confirmed");
+        await_state(&mut operator, kill_id, "confirmed");
         operator.ok("POST", &format!("/sessions/{}/kill", ids[2]), &Value::Null);
         assert_eq!(renewed.answer().unwrap().json()["answers"][0]["session_id"], *ids[2]);
     }
