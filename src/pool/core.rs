@@ -222,16 +222,15 @@ impl Core {
 
     /// Takes a session back from a user who does not return it.
     pub(super) fn reclaim(self: &Arc<Core>, slot: SlotId) {
-        let Some(handle) = self.with(|state, _| state.reclaim(slot)) else { return };
-        let (session, began) = ((handle.id, handle.process.id()), self.clock().now());
+        let began = self.clock().now();
+        let Some(handle) = self.with(|state, fx| state.reclaim(slot, began, fx)) else { return };
+        let session = (handle.id, handle.process.id());
         let core = Arc::clone(self);
         self.keeper.reclaim(&handle.process, move |post_mortem| {
             as_insider(|| {
                 core.gone(slot, session, Removal::Reclaimed, began, post_mortem);
             });
         });
-        // The slot may be needed, and its replacement was ordered.
-        self.with(|state, fx| state.reconsider(self.clock().now(), fx));
     }
 
     fn remember(&self, post_mortem: PostMortem) {

@@ -38,9 +38,8 @@ pub(super) struct Inner<S: Resource> {
     observers: usize,
     /// Everybody in [`Gate::await_decision`], if a test moves the clock.
     sleepers: Vec<Arc<Waiter>>,
-    /// Spawner threads that exist, and those of them that wait for work.
+    /// Spawner threads that exist.
     pub(super) spawners: usize,
-    pub(super) parked_spawners: usize,
 }
 
 /// A start that a spawner has begun.
@@ -82,7 +81,7 @@ impl fmt::Debug for Waiter {
 
 impl<S: Resource> Gate<S> {
     pub(super) fn new(state: State<S, Arc<Waiter>>, clock: Clock) -> Gate<S> {
-        let inner = Inner { state, observers: 0, sleepers: Vec::new(), spawners: 0, parked_spawners: 0 };
+        let inner = Inner { state, observers: 0, sleepers: Vec::new(), spawners: 0 };
         Gate {
             inner: Mutex::new(inner),
             clock,
@@ -203,9 +202,7 @@ impl<S: Resource> Gate<S> {
                 return Some(Begun { slot, began, probe });
             }
             let retry = inner.state.next_attempt(began);
-            inner.parked_spawners += 1;
             self.sleep(&self.starts, &mut inner, retry);
-            inner.parked_spawners -= 1;
         }
     }
 

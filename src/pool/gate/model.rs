@@ -20,7 +20,6 @@ use super::*;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::ManualClock;
 use crate::error::Error;
-use crate::pool::config::IdleOrder;
 use crate::pool::state::{Bounds, Claim, Lease, Look, Refusal, Removal, Take};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -94,18 +93,7 @@ fn bounds(min_idle: usize, max_sessions: usize) -> Bounds {
         max_sessions,
         max_starts: MAX_STARTS,
         max_waiters: usize::MAX,
-        session_timeout: Duration::from_secs(300),
-        reset_timeout: Duration::from_secs(2),
-        health_interval: Duration::from_secs(30),
-        budget: None,
-        max_lifetime: None,
-        restart_if_dead: true,
-        max_retirements: 1,
-        idle_order: IdleOrder::Lifo,
-        ping_interval: None,
-        leak_after: None,
-        max_session_memory: None,
-        idle_memory_budget: None,
+        ..crate::pool::state::bounds()
     }
 }
 

@@ -23,19 +23,17 @@ impl<S: Resource, W> State<S, W> {
     /// A session in the hands of its user has a new process. False if the slot is not the user's any
     /// more, or the pool is closed: nobody watches over that process.
     pub(crate) fn renewed(&mut self, slot: SlotId, handle: S::Handle, now: Moment) -> bool {
-        let budget = self.roll_budget();
-        let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
         let is_open = self.is_open();
         let Some(entry) = self.entry(slot).filter(|entry| is_open && matches!(entry.place, Place::Busy))
         else {
             return false;
         };
-        entry.handle = Some(handle);
-        (entry.ready_at, entry.heard) = (now, now);
-        entry.executions = 0;
-        entry.budget = budget;
-        entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
-        (entry.signalled, entry.memory) = (false, None);
+        entry.signalled = false;
+        if entry.aging.is_none() {
+            // What was due was the old process; one that ages has its replacement ordered.
+            entry.due = None;
+        }
+        self.begin_life(slot.index, handle, now);
         self.counters.sessions_restarted += 1;
         self.check();
         true
@@ -91,9 +89,11 @@ mod tests {
         let mut model = warm(Bounds { budget: Some(5), ..bounds() }, 1);
         model.acquire(None);
         let slot = model.leases[0].slot;
-        model.with(|state, now, _| {
+        model.with(|state, now, fx| {
+            assert_eq!(state.outdate(now, fx), 1);
             let handle = state.handle(slot).expect("a busy slot");
             assert!(state.renewed(slot, handle, now));
+            assert_eq!(state.outdated(), 0, "what was to be replaced has been");
         });
         assert_eq!(model.state.counters().sessions_restarted, 1);
         model.leases[0].session.executions = 0;

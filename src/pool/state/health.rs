@@ -182,9 +182,10 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
-    /// Takes a slot whose lease was reported from a user who does not give it back: its process is to be killed and reaped, then
-    /// [`retired`](State::retired). The session itself is an orphan whenever it comes back.
-    pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<S::Handle> {
+    /// Takes a slot whose lease was reported from a user who does not give it back: its process is to be
+    /// killed and reaped, then [`retired`](State::retired). The session itself is an orphan whenever it
+    /// comes back.
+    pub(crate) fn reclaim(&mut self, slot: SlotId, now: Moment, fx: &mut Effects<S, W>) -> Option<S::Handle> {
         let entry = self.entry(slot)?;
         // Between the pass that reported it and now its user may have returned it, and another one come.
         if !matches!(entry.place, Place::Busy) || !entry.reported {
@@ -203,6 +204,7 @@ impl<S: Resource, W> State<S, W> {
             self.counters.sessions_restarted += 1;
             self.owe_for(slot.index);
         }
+        self.evaluate(now, fx);
         self.check();
         Some(handle)
     }

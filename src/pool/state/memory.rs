@@ -40,7 +40,6 @@ impl<S: Resource, W> State<S, W> {
         // What a session holds in the middle of a lease says nothing about its end.
         let leases = entry.leases - u64::from(matches!(entry.place, Place::Busy));
         entry.memory = Some(Weight { bytes, at: now, leases });
-        // One that served nobody yet stays: its successor would weigh the same.
         if bytes > most && leases > 0 && entry.due.is_none() {
             entry.due = Some(Removal::Memory);
         }

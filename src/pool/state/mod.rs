@@ -69,6 +69,8 @@ pub(crate) use slot::SlotId;
 use slot::{GENERATIONS, Place, Slot, Weight};
 pub(crate) use tenants::TenantRow;
 use tenants::Tenants;
+#[cfg(all(test, shuttle))]
+pub(crate) use tests::bounds;
 pub(crate) use view::Row;
 
 /// What the pool hands out.

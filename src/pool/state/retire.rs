@@ -131,12 +131,6 @@ impl<S: Resource, W> State<S, W> {
         too_many
     }
 
-    /// Something changed that the state could not see the whole of: looks at all of it.
-    pub(crate) fn reconsider(&mut self, now: Moment, fx: &mut Effects<S, W>) {
-        self.evaluate(now, fx);
-        self.check();
-    }
-
     /// Sessions that hold a place and are not leaving.
     pub(super) fn live(&self) -> usize {
         self.total() - self.retiring

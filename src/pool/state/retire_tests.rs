@@ -266,8 +266,9 @@ fn a_forgotten_lease_is_reported_once_and_its_place_can_be_taken_back() {
     assert_eq!(leaks[0].held, 4 * AGE / 3);
     let lease = model.leases.remove(0);
     let id = lease.session.id;
-    model.state.reclaim(lease.slot).expect("it is held");
-    assert!(model.state.reclaim(lease.slot).is_none(), "once");
+    let mut fx = Effects::none();
+    model.state.reclaim(lease.slot, model.now, &mut fx).expect("it is held");
+    assert!(model.state.reclaim(lease.slot, model.now, &mut fx).is_none(), "once");
     model.departing.push((lease.slot, id));
     model.verify();
     model.retired(0);
@@ -368,7 +369,10 @@ fn a_lease_that_began_after_the_report_of_a_leak_is_not_taken_back() {
     // Before the maintenance thread takes it back, its user returns it and somebody else gets it.
     model.with_lease(0, State::release);
     model.acquire(None);
-    assert!(model.state.reclaim(leaks[0].slot).is_none(), "this user has just come");
+    assert!(
+        model.state.reclaim(leaks[0].slot, model.now, &mut Effects::none()).is_none(),
+        "this user has just come"
+    );
     model.verify();
 }
 

@@ -134,6 +134,19 @@ impl<S: Resource, W> State<S, W> {
         self.wanted() > 0 && self.starting < self.bounds.max_starts && self.breaker.failures() == 0
     }
 
+    /// A slot has a new process, with an age and budgets of its own.
+    pub(super) fn begin_life(&mut self, index: u32, handle: S::Handle, now: Moment) {
+        let budget = self.roll_budget();
+        let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
+        let entry = &mut self.slots[index as usize];
+        entry.handle = Some(handle);
+        (entry.ready_at, entry.heard) = (now, now);
+        entry.executions = 0;
+        entry.memory = None;
+        entry.budget = budget;
+        entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
+    }
+
     /// A start brought a session: it serves the first waiter or goes idle, however late it comes.
     pub(crate) fn started(
         &mut self,
@@ -147,16 +160,9 @@ impl<S: Resource, W> State<S, W> {
         self.batch.succeeded = true;
         self.breaker.succeeded();
         self.counters.sessions_created += 1;
-        let budget = self.roll_budget();
-        let lifetime = self.bounds.max_lifetime.map(|lifetime| self.roll.shorten(lifetime));
+        self.begin_life(slot.index, handle, now);
         let entry = &mut self.slots[slot.index as usize];
-        entry.handle = Some(handle);
-        entry.ready_at = now;
-        entry.heard = now;
         entry.leases = 0;
-        entry.executions = 0;
-        entry.budget = budget;
-        entry.expires = lifetime.map_or(Moment::FAR_FUTURE, |lifetime| now + lifetime);
         let open = self.phase != Phase::Closed;
         if !open || entry.died || !session.is_alive() {
             let reason = if open { Removal::Dead } else { Removal::Shutdown };

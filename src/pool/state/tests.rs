@@ -31,7 +31,7 @@ impl Resource for Fake {
 
 pub(super) type Fx = Effects<Fake, u64>;
 
-pub(super) fn bounds() -> Bounds {
+pub(crate) fn bounds() -> Bounds {
     Bounds {
         min_idle: 1,
         max_sessions: 3,
