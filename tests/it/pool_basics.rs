@@ -8,7 +8,7 @@ use std::time::Duration;
 use remuda::testing::{FakeWorker, Hold, ManualClock};
 use remuda::{Error, PlaceName, Reuse, SessionPool};
 
-use crate::support::{GENEROUS, isolated, poll, pool, scripted};
+use crate::support::{ANCESTOR_METRICS, GENEROUS, isolated, poll, pool, scripted};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -361,14 +361,7 @@ isolated! {
         assert_eq!(json["config"]["reuse"], "reset");
         assert_eq!(json["breaker"]["state"], "closed");
         assert_eq!(json["metrics"]["active_sessions"], 1);
-        for name in [
-            "acquisition_attempts", "acquisition_success", "acquisition_timeouts", "total_acquisition_time",
-            "avg_acquisition_time", "pool_hits", "pool_misses", "hit_rate", "sessions_created",
-            "sessions_removed", "sessions_recycled", "sessions_restarted", "idle_sessions", "active_sessions",
-            "total_sessions", "warmup_triggers", "warmup_loop_iterations", "sessions_created_from_warmup",
-            "warmup_efficiency", "health_check_triggers", "health_check_runs", "sessions_removed_by_health",
-            "health_check_efficiency",
-        ] {
+        for name in ANCESTOR_METRICS {
             assert!(json["metrics"][name].is_number(), "{name}");
         }
         drop(held);

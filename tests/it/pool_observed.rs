@@ -9,7 +9,7 @@ use remuda::{
 };
 use serde_json::Value;
 
-use crate::support::{GENEROUS, isolated, poll, pool};
+use crate::support::{ANCESTOR_METRICS, GENEROUS, isolated, poll, pool};
 
 fn await_rest(pool: &SessionPool) {
     let moving = || {
@@ -47,14 +47,7 @@ isolated! {
         assert_eq!(info["executions"]["completed"], 1);
         let metrics = &info["metrics"];
         // The names of the Python ancestor.
-        for key in [
-            "acquisition_attempts", "acquisition_success", "acquisition_timeouts", "total_acquisition_time",
-            "avg_acquisition_time", "pool_hits", "pool_misses", "hit_rate", "sessions_created",
-            "sessions_removed", "sessions_recycled", "sessions_restarted", "idle_sessions", "active_sessions",
-            "total_sessions", "warmup_triggers", "warmup_loop_iterations", "sessions_created_from_warmup",
-            "warmup_efficiency", "health_check_triggers", "health_check_runs", "sessions_removed_by_health",
-            "health_check_efficiency",
-        ] {
+        for key in ANCESTOR_METRICS {
             assert!(metrics[key].is_number(), "{key}: {metrics}");
         }
         let rows = info["sessions"].as_array().unwrap();

@@ -17,6 +17,33 @@ use remuda::{CancelToken, Outcome, PoolConfig, Request, Runtime, Session, Sessio
 /// Far beyond what anything here takes on a loaded machine.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
 
+/// The names of a pool's numbers in the Python ancestor (document 002).
+pub(crate) const ANCESTOR_METRICS: [&str; 23] = [
+    "acquisition_attempts",
+    "acquisition_success",
+    "acquisition_timeouts",
+    "total_acquisition_time",
+    "avg_acquisition_time",
+    "pool_hits",
+    "pool_misses",
+    "hit_rate",
+    "sessions_created",
+    "sessions_removed",
+    "sessions_recycled",
+    "sessions_restarted",
+    "idle_sessions",
+    "active_sessions",
+    "total_sessions",
+    "warmup_triggers",
+    "warmup_loop_iterations",
+    "sessions_created_from_warmup",
+    "warmup_efficiency",
+    "health_check_triggers",
+    "health_check_runs",
+    "sessions_removed_by_health",
+    "health_check_efficiency",
+];
+
 const MARKER: &str = "REMUDA_TEST_IN_CHILD";
 
 /// Defines a test whose body runs in a process of its own, checked for leaks.

@@ -283,34 +283,14 @@ fn who_registers_in_the_same_transaction_as_an_embargo_does_not_slip_through() {
     let session = SessionCreate { app_name: "a".to_owned(), ..SessionCreate::default() };
     let id = TrackedId::random();
     let register = Write::Register { id: id.clone(), session: Box::new(session) };
-    // Whatever is queued while the writer is busy is one transaction.
-    let (go, gate) = crossbeam_channel::bounded::<()>(0);
-    let hold = Command::Read(Box::new(move |_| gate.recv().unwrap()));
-    store.writer.send(hold);
-    let replies = [kill, register].map(|write| {
-        let (reply, answer) = crossbeam_channel::bounded(1);
-        store.writer.send(Command::Write { write, reply });
-        answer
-    });
-    go.send(()).unwrap();
-    for reply in replies {
-        reply.recv().unwrap().unwrap();
-    }
+    in_one_transaction(&store, [kill, register]);
     assert_eq!(store.update_heartbeat(&id), Some(true));
 }
 
-#[test]
-fn a_receipt_goes_through_its_steps_within_one_transaction() {
-    let store = SessionStore::open(":memory:").unwrap();
-    let id = store.create_session("a", None).unwrap();
-    let whom = Whom::Session(id.clone());
-    let killed = store.kill(whom.clone(), KillOrder::default()).unwrap().unwrap();
-    let kill_id = killed.receipts[0].kill_id;
+/// Whatever is queued while the writer is busy is one transaction.
+fn in_one_transaction<const N: usize>(store: &SessionStore, writes: [Write; N]) {
     let (go, gate) = crossbeam_channel::bounded::<()>(0);
     store.writer.send(Command::Read(Box::new(move |_| gate.recv().unwrap())));
-    let word = |step| Write::Acknowledge { id: id.clone(), word: KillAcknowledgement { kill_id, step } };
-    let again = Write::Kill { whom, order: Box::default() };
-    let writes = [word(KillStep::Delivered), word(KillStep::Stopping), again, Write::Delete(id.clone())];
     let replies = writes.map(|write| {
         let (reply, answer) = crossbeam_channel::bounded(1);
         store.writer.send(Command::Write { write, reply });
@@ -320,6 +300,19 @@ fn a_receipt_goes_through_its_steps_within_one_transaction() {
     for reply in replies {
         reply.recv().unwrap().unwrap();
     }
+}
+
+#[test]
+fn a_receipt_goes_through_its_steps_within_one_transaction() {
+    let store = SessionStore::open(":memory:").unwrap();
+    let id = store.create_session("a", None).unwrap();
+    let whom = Whom::Session(id.clone());
+    let killed = store.kill(whom.clone(), KillOrder::default()).unwrap().unwrap();
+    let kill_id = killed.receipts[0].kill_id;
+    let word = |step| Write::Acknowledge { id: id.clone(), word: KillAcknowledgement { kill_id, step } };
+    let again = Write::Kill { whom, order: Box::default() };
+    let writes = [word(KillStep::Delivered), word(KillStep::Stopping), again, Write::Delete(id.clone())];
+    in_one_transaction(&store, writes);
     let receipt = store.receipt(kill_id).unwrap().unwrap();
     assert_eq!(receipt.state, KillState::Confirmed);
     assert!(receipt.delivered_seconds.is_some() && receipt.stopping_seconds.is_some());
