@@ -106,6 +106,7 @@ fn contestant<G: Send + 'static>(
             while Instant::now() < end {
                 let Some(held) = acquire(limit) else { continue };
                 most.fetch_max(out.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Stands for the work that a holder does.
                 thread::sleep(Duration::from_micros(50));
                 out.fetch_sub(1, Ordering::SeqCst);
                 drop(held);
