@@ -12,13 +12,23 @@ use crate::tracker::api::{HTTP_TIMEOUT, HeartbeatResponse, MAX_ATTACHED};
 
 /// A server that has just closed a connection that was in use gets a second chance within this
 /// time, before the client calls itself offline.
-pub(super) const SECOND_CHANCE: Duration = Duration::from_millis(250);
+const SECOND_CHANCE: Duration = Duration::from_millis(250);
 /// The first rest after a parked beat that came back early: the server stops, or cannot park more.
 pub(super) const EARLY_REST: Duration = Duration::from_secs(2);
 /// A server that has more news in a row than this is not beaten at once.
 pub(super) const MOST_NEWS: u32 = 20;
 /// The first parked beat after a registration takes no longer.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// How long to rest before a connection that broke is tried again, if that was the first time: so much is
+/// nothing to tell of. `left` says whether there is a second chance, and is used up.
+pub(super) fn second_chance(left: &mut bool, trouble: &Trouble) -> Option<Duration> {
+    let Trouble::Unreachable(reason) = trouble else { return None };
+    std::mem::take(left).then(|| {
+        log::debug!("the connection to the tracker broke: {reason}");
+        between(Duration::ZERO, SECOND_CHANCE, random())
+    })
+}
 
 /// The beat thread.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -93,12 +103,10 @@ impl Beater<'_> {
                 self.shared.forgotten();
                 Duration::ZERO
             }
-            Err(Trouble::Unreachable(reason)) if self.second_chance => {
-                self.second_chance = false;
-                log::debug!("the connection to the tracker broke: {reason}");
-                between(Duration::ZERO, SECOND_CHANCE, random())
-            }
             Err(trouble) => {
+                if let Some(pause) = second_chance(&mut self.second_chance, &trouble) {
+                    return pause;
+                }
                 self.shared.troubled(&trouble);
                 self.backoff.next(random())
             }

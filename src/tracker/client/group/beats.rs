@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::super::beat::{EARLY_REST, MOST_NEWS, SECOND_CHANCE};
+use super::super::beat::{EARLY_REST, MOST_NEWS, second_chance};
 use super::super::link::Trouble;
-use super::super::pace::{Backoff, between, jittered, random};
+use super::super::pace::{Backoff, jittered, random};
 use super::super::pulse::memory_bytes;
 use super::super::shared::{Shared, Standing};
 use super::{Group, Member};
@@ -118,12 +118,10 @@ impl Beater<'_> {
                 self.takes_batches = false;
                 Duration::ZERO
             }
-            Err(Trouble::Unreachable(reason)) if self.second_chance => {
-                self.second_chance = false;
-                log::debug!("the connection to the tracker broke: {reason}");
-                between(Duration::ZERO, SECOND_CHANCE, random())
-            }
             Err(trouble) => {
+                if let Some(pause) = second_chance(&mut self.second_chance, &trouble) {
+                    return pause;
+                }
                 self.troubled(members.iter().map(|(_, shared, _)| shared), &trouble);
                 self.backoff.next(random())
             }
