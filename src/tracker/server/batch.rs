@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::routes::{
-    Reading, Refusal, Tracker, body, check_beat, check_status, missed_word, unprocessable, wait,
-};
+use super::input::{body, check_beat, check_status, wait};
+use super::replies::{GO_ON, Refusal, missed_word, unprocessable};
+use super::tracker::{Reading, Tracker};
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     BatchAnswer, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse, KillAcknowledgement,
@@ -147,7 +147,7 @@ impl Parked {
     /// A newer beat has come.
     pub(super) fn send_nothing(&self) {
         match self {
-            Parked::Alone(ticket) => ticket.send(super::routes::GO_ON),
+            Parked::Alone(ticket) => ticket.send(GO_ON),
             Parked::Batch(ticket) => ticket.send(nothing()),
         }
     }

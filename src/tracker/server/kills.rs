@@ -1,11 +1,12 @@
 //! The routes about kills and their receipts.
 
-use super::routes::{Refusal, Tracker, body, duration, not_found, refusal, unprocessable};
+use super::input::{body, duration};
+use super::replies::{Refusal, not_found, refusal, unprocessable};
+use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
-use crate::tracker::api::Whom;
 use crate::tracker::api::{
-    KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply, ReceiptList, Verb,
+    KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply, ReceiptList, Verb, Whom,
 };
 use crate::tracker::http::{Request, Response};
 use crate::tracker::preview::preview;

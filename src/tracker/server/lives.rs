@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::kills::{before, limit};
-use super::routes::{Refusal, Tracker};
+use super::replies::Refusal;
+use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{EndReason, HistoryPage, PURGE_AFTER, TrackerState};

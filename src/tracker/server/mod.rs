@@ -1,10 +1,17 @@
-//! The tracker's server: options, start, end. What it answers is in [`routes`].
+//! The tracker's server: options, start, end.
+//!
+//! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
+//! (`kills`, `lives` and `batch` are parts of it).
 
 mod batch;
+mod input;
 mod kills;
 mod lives;
+mod pages;
 mod reaper;
-mod routes;
+mod replies;
+mod routing;
+mod tracker;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,7 +22,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use self::reaper::Reaper;
-use self::routes::Tracker;
+use self::tracker::Tracker;
 use super::TrackedId;
 use super::api::Whom;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
@@ -212,7 +219,7 @@ impl TrackerServerBuilder {
             connections,
             // Some connections are kept for whoever comes to look or to kill.
             parked: connections - connections.div_ceil(10),
-            body_bytes: routes::max_body,
+            body_bytes: routing::max_body,
             idle_time: CONNECTION_IDLE,
             ..Limits::default()
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::routes::Tracker;
+use super::tracker::Tracker;
 use crate::background::Background;
 use crate::cancel::Wake;
 use crate::clock::Moment;

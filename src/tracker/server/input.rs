@@ -1,0 +1,95 @@
+//! What requests bring, read and checked.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::replies::{Refusal, unprocessable};
+use crate::tracker::api::{Heartbeat, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable};
+use crate::tracker::http::Request;
+
+pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // An object first: serde would also read a list of the fields' values.
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)
+        .map_err(|error| unprocessable(&format!("the body is not a JSON object: {error}")))?;
+    T::deserialize(serde_json::Value::Object(object))
+        .map_err(|error| unprocessable(&format!("the body: {error}")))
+}
+
+/// A beat without a body is the usual one.
+pub(super) fn heartbeat(bytes: &[u8]) -> Result<Heartbeat, Refusal> {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Heartbeat::default());
+    }
+    let beat: Heartbeat = body(bytes)?;
+    check_beat(&beat, bytes.len()).map_err(|refusal| unprocessable(&refusal))?;
+    Ok(beat)
+}
+
+/// Whether a beat makes sense that came in a body of that many bytes.
+pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
+    if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
+        return Err("progress: must be from 0 to 1".to_owned());
+    }
+    if let Some(attached) = &beat.attached
+        && bytes > MAX_ATTACHED
+        && serde_json::to_string(attached).is_ok_and(|json| json.len() > MAX_ATTACHED)
+    {
+        return Err(format!("attached: must have at most {MAX_ATTACHED} bytes"));
+    }
+    Ok(())
+}
+
+pub(super) fn registration(session: SessionCreate) -> Result<SessionCreate, Refusal> {
+    if session.app_name.is_empty() || session.app_name.len() > 1_024 {
+        return Err(unprocessable("app_name: must have 1 to 1024 bytes"));
+    }
+    if is_unspeakable(&session.app_name) {
+        return Err(unprocessable("app_name: must not contain NUL, because no path can name that"));
+    }
+    if session.session_id.as_ref().is_some_and(|id| !id.is_uuid()) {
+        return Err(unprocessable("session_id: must be a UUID"));
+    }
+    if session.uptime_seconds.is_some_and(|uptime| !uptime.is_finite() || uptime < 0.0) {
+        return Err(unprocessable("uptime_seconds: must not be negative"));
+    }
+    if session.interval_seconds.is_some_and(|interval| !(0.001..=31_536_000.0).contains(&interval)) {
+        return Err(unprocessable("interval_seconds: must be from 0.001 to 31536000 (a year)"));
+    }
+    if session.version.as_ref().is_some_and(|version| version.len() > 256) {
+        return Err(unprocessable("version: must have at most 256 bytes"));
+    }
+    if let Some(status) = &session.status {
+        check_status(status).map_err(|refusal| unprocessable(&refusal))?;
+    }
+    Ok(session)
+}
+
+pub(super) fn check_status(status: &str) -> Result<(), String> {
+    if status.is_empty() || status.len() > 64 {
+        return Err("status: must have 1 to 64 bytes".to_owned());
+    }
+    Ok(())
+}
+
+/// The `wait` parameter, at most [`MAX_WAIT`].
+pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
+    Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
+}
+
+/// The `older_than_minutes` parameter, 10 by default.
+pub(super) fn older_than(request: &Request) -> Result<Duration, Refusal> {
+    Ok(number(request, "older_than_minutes")?.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
+}
+
+pub(super) fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
+    let Some(text) = request.parameter(name) else { return Ok(None) };
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(Some(number)),
+        _ => Err(unprocessable(&format!("{name}: must be a number that is not negative"))),
+    }
+}
+
+pub(super) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}

@@ -1,0 +1,263 @@
+//! Requests to calls of the store, and the beats that are parked.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::batch::{Parked, batch_answer};
+use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::pages::page;
+use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
+use super::routing::{Route, find};
+use crate::Result;
+use crate::sync::Mutex;
+use crate::tracker::TrackedId;
+use crate::tracker::api::{
+    CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
+    SessionList, SessionStatus,
+};
+use crate::tracker::http::{Action, Request, Response, Service, Ticket};
+use crate::tracker::life::Guard;
+use crate::tracker::store::{Missed, SessionStore};
+
+const UPDATED: Response = Response::fixed_json(r#"{"status":"updated"}"#);
+const DELETED: Response = Response::fixed_json(r#"{"status":"deleted"}"#);
+const ALIVE: Response = Response::fixed_json(r#"{"status":"alive"}"#);
+const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
+
+/// The store, and who waits for a kill.
+///
+/// A kill, and a session's end, look at `parked` after the store has changed; a beat enters itself
+/// in `parked` before it looks at the store for the last time. So one of the two always sees the
+/// other. An entry outlives its wait until the session's next beat or end: at most one for each
+/// session, and answering it does nothing.
+pub(super) struct Tracker {
+    store: SessionStore,
+    parked: Mutex<HashMap<TrackedId, Parked>>,
+    /// Keeps sessions during a mass silence.
+    pub(super) guard: Mutex<Guard>,
+    /// How often clients shall beat that can be told.
+    interval: Option<Duration>,
+}
+
+/// What a beat tells of how its client reads answers.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    /// It numbers its beats, and so reads why one counts for nothing.
+    is_numbered: bool,
+    /// The last verbs that it has read; nothing if it never reads them.
+    verbs: Option<u64>,
+}
+
+impl Reading {
+    pub(super) fn of(beat: &Heartbeat) -> Reading {
+        Reading { is_numbered: beat.beat_number.is_some(), verbs: beat.verbs_number }
+    }
+
+    /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
+    /// by them.
+    fn is_news(self, reply: &HeartbeatResponse) -> bool {
+        reply.kill_requested || self.has_new_verbs(reply)
+    }
+
+    pub(super) fn has_new_verbs(self, reply: &HeartbeatResponse) -> bool {
+        self.verbs.is_some_and(|read| reply.verbs_number.is_some_and(|now| now > read))
+    }
+}
+
+impl Tracker {
+    pub(super) fn new(store: SessionStore, interval: Option<Duration>) -> Tracker {
+        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
+    }
+
+    pub(super) fn store(&self) -> &SessionStore {
+        &self.store
+    }
+
+    /// Moves sessions that have been silent for `older_than` to the history.
+    pub(super) fn clean_up(&self, older_than: Duration, reason: EndReason) -> Result<Vec<TrackedId>> {
+        let gone = self.store.remove_silent(older_than, reason)?;
+        for id in &gone {
+            self.tell_parked(id);
+        }
+        Ok(gone)
+    }
+
+    /// Answers whoever waits for news of this session with what it shall hear now, or that it is gone.
+    pub(super) fn tell_parked(&self, id: &TrackedId) {
+        let entry = self.parked.lock().remove(id);
+        match entry {
+            Some(Parked::Alone(ticket)) => {
+                ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
+            }
+            Some(Parked::Batch(ticket)) => ticket.send(batch_answer(id, self.store.tell(id))),
+            None => {}
+        }
+    }
+
+    /// Enters who waits for news of this session; returns who did before, unless it is the same.
+    pub(super) fn park(&self, id: &TrackedId, entry: Parked) -> Option<Parked> {
+        self.parked.lock().insert(id.clone(), entry)
+    }
+
+    /// Takes an entry back, if it is still there.
+    pub(super) fn unpark(&self, id: &TrackedId, entry: &Parked) {
+        let mut parked = self.parked.lock();
+        if parked.get(id).is_some_and(|found| found.same(entry)) {
+            parked.remove(id);
+        }
+    }
+
+    /// Notes a beat that has nothing for the disk, and answers or parks it.
+    fn beat(&self, id: &TrackedId, beat: Heartbeat, wait: Duration, ticket: &Ticket) -> Action {
+        let reading = Reading::of(&beat);
+        match self.store.beat(id, beat, wait) {
+            Ok(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Err(missed) => Action::Respond(missed_beat(missed, reading.is_numbered)),
+        }
+    }
+
+    /// Notes a beat with a status or a word about a kill: neither counts if the beat is late.
+    fn beat_with_news(
+        &self,
+        id: &TrackedId,
+        mut beat: Heartbeat,
+        wait: Duration,
+        ticket: &Ticket,
+    ) -> Result<Action> {
+        let reading = Reading::of(&beat);
+        let (kill, status, task) = (beat.kill.take(), beat.status.take(), beat.current_task.take());
+        let number = beat.status_number;
+        if let Err(missed) = self.store.note_beat(id, beat, wait) {
+            return Ok(Action::Respond(missed_beat(missed, reading.is_numbered)));
+        }
+        if let Some(word) = kill {
+            self.store.acknowledge(id, word)?;
+        }
+        if let Some(status) = status {
+            self.store.update_numbered_status(id, &status, task.as_deref(), number)?;
+        }
+        Ok(match self.store.tell(id) {
+            Some(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            None => Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)),
+        })
+    }
+
+    /// Answers a beat with this reply, or parks it.
+    fn answer_beat(
+        &self,
+        id: &TrackedId,
+        reply: &HeartbeatResponse,
+        reading: Reading,
+        wait: Duration,
+        ticket: &Ticket,
+    ) -> Action {
+        if wait.is_zero() || reading.is_news(reply) {
+            return Action::Respond(heard(reply));
+        }
+        if let Some(older) = self.park(id, Parked::Alone(ticket.clone())) {
+            older.send_nothing();
+        }
+        let response = match self.store.tell(id) {
+            Some(reply) if !reading.is_news(&reply) => {
+                return Action::Park { wait, otherwise: heard(&reply) };
+            }
+            Some(reply) => heard(&reply),
+            None => missed_beat(Missed::Gone(None), reading.is_numbered),
+        };
+        self.unpark(id, &Parked::Alone(ticket.clone()));
+        Action::Respond(response)
+    }
+
+    /// Answers what waits for the disk.
+    fn answer(&self, route: Route, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
+        let response = match route {
+            Route::Register => {
+                let mut session = registration(body::<SessionCreate>(&request.body)?)?;
+                // Whoever says how often it beats reads how often it shall.
+                let told = self.interval.filter(|_| session.interval_seconds.is_some());
+                let interval_seconds = told.map(|interval| interval.as_secs_f64());
+                session.interval_seconds = interval_seconds.or(session.interval_seconds);
+                let session_id = self.store.register(session)?;
+                let max_wait_seconds = Some(MAX_WAIT.as_secs());
+                Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
+            }
+            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
+            Route::CleanUp => {
+                let age = older_than(request)?;
+                let deleted_count = self.clean_up_by_hand(age)?.len() as u64;
+                Response::json(&CleanupResponse { deleted_count })
+            }
+            Route::Delete(id) => {
+                let known = self.store.delete_session(&id)?;
+                self.tell_parked(&id);
+                if known { DELETED } else { not_found() }
+            }
+            Route::Heartbeat(id) => {
+                let (beat, wait) = (heartbeat(&request.body)?, wait(request)?);
+                if let Some(status) = &beat.status {
+                    check_status(status).map_err(|refusal| unprocessable(&refusal))?;
+                }
+                return Ok(self.beat_with_news(&id, beat, wait, ticket)?);
+            }
+            Route::Batch => return self.answer_batch(request, ticket),
+            Route::Status(id) => {
+                let new: SessionStatus = body(&request.body)?;
+                check_status(&new.status).map_err(|refusal| unprocessable(&refusal))?;
+                let task = new.current_task.as_deref();
+                let known = self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
+                if known { UPDATED } else { not_found() }
+            }
+            Route::Kill(whom) => self.answer_kill(whom, request)?,
+            Route::Order(whom, verb) => self.answer_order(whom, verb)?,
+            Route::Receipts => self.answer_receipts(request)?,
+            Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
+            Route::History => self.answer_history(request)?,
+            Route::State => Response::json(&self.state()),
+            Route::Alive => ALIVE,
+            // Not logged: it is asked every few seconds.
+            Route::Ready => match self.store.check() {
+                Ok(()) => READY,
+                Err(error) => Response::detail(503, &error.to_string()),
+            },
+            Route::Asset(asset) => page(asset),
+        };
+        Ok(Action::Respond(response))
+    }
+}
+
+impl Service for Tracker {
+    /// Beats and files never wait for the disk.
+    fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
+        let route = match find(&request) {
+            Ok((_, route)) => route,
+            Err(Refusal(response)) => return Ok(Action::Respond(response)),
+        };
+        match route {
+            Route::Heartbeat(id) => {
+                let parsed = heartbeat(&request.body).and_then(|beat| Ok((beat, wait(&request)?)));
+                match parsed {
+                    Ok((beat, _)) if beat.status.is_some() || beat.kill.is_some() => Err(request),
+                    Ok((beat, wait)) => Ok(self.beat(&id, beat, wait, ticket)),
+                    Err(Refusal(response)) => Ok(Action::Respond(response)),
+                }
+            }
+            Route::Asset(asset) => Ok(Action::Respond(page(asset))),
+            Route::Alive => Ok(Action::Respond(ALIVE)),
+            _ => Err(request),
+        }
+    }
+
+    /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
+    fn takes_long(&self, request: &Request) -> bool {
+        match find(request) {
+            Ok((_, Route::List | Route::Receipts | Route::History)) => true,
+            Ok((_, Route::Kill(_))) => super::kills::is_dry_run(request),
+            _ => false,
+        }
+    }
+
+    fn handle(&self, request: Request, ticket: &Ticket) -> Action {
+        let answered = find(&request).and_then(|(_, route)| self.answer(route, &request, ticket));
+        answered.unwrap_or_else(|Refusal(response)| Action::Respond(response))
+    }
+}
