@@ -72,6 +72,7 @@ mod tracker_client_lost;
 mod tracker_client_trouble;
 mod tracker_crash;
 mod tracker_disk;
+mod tracker_events;
 mod tracker_http_rows;
 mod tracker_life;
 mod tracker_pair;

@@ -19,8 +19,8 @@
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
 //! about kills and their receipts ([`KillReceipt`]) and about the
-//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
-//! where those are described.
+//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), and what
+//! happens as it happens ([`TrackerEvent`]), listed where those are described.
 //!
 //! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
 //! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 409 for a
@@ -48,10 +48,12 @@ use serde::{Deserialize, Serialize};
 use super::{TrackedId, TrackedSession};
 
 mod batch;
+mod events;
 mod kills;
 mod life;
 
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
+pub use events::{EVENT_COMMENT, EventKind, EventList, MAX_EVENTS, TrackerEvent};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
     Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,

@@ -7,18 +7,21 @@
 //!    remembers that, in the connection (`unread`) or here (`again`).
 //! 3. After every step of a connection its alarm stands at its deadline.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Waiting};
 use super::deadlines::Deadlines;
 use super::parse::Refusal;
 use super::response::Response;
+use super::stream::{Doorbell, Stream};
 use super::{Action, Limits, Request, Service};
 use crate::background::shielded;
 use crate::clock::{Moment, wall};
@@ -43,6 +46,8 @@ pub(super) struct Mailbox {
 #[derive(Default)]
 struct Inbox {
     posts: Vec<Post>,
+    /// Streams may have something.
+    rung: bool,
     stop: Option<Moment>,
 }
 
@@ -58,12 +63,22 @@ impl Mailbox {
     }
 
     fn post(&self, post: Post) {
+        self.put(|inbox| inbox.posts.push(post));
+    }
+
+    /// Has all streams asked whether they have something.
+    pub(super) fn ring(&self) {
+        self.put(|inbox| inbox.rung = true);
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Inbox)) {
         let first = {
             let mut inbox = self.inbox.lock();
-            inbox.posts.push(post);
-            inbox.posts.len() == 1
+            let first = inbox.posts.is_empty() && !inbox.rung;
+            put(&mut inbox);
+            first
         };
-        // Later posts find the loop awake, or on its way to the inbox.
+        // Who comes later finds the loop awake, or on its way to the inbox.
         if first {
             self.wake();
         }
@@ -100,6 +115,11 @@ impl Ticket {
         self.mailbox.post(Post { slot: self.slot, exchange: self.exchange, action });
     }
 
+    /// Has all streams asked again.
+    pub(crate) fn doorbell(&self) -> Doorbell {
+        Doorbell(Arc::clone(&self.mailbox))
+    }
+
     /// Whether both answer the same request.
     pub(crate) fn same(&self, other: &Ticket) -> bool {
         self.exchange == other.exchange && Arc::ptr_eq(&self.mailbox, &other.mailbox)
@@ -129,6 +149,8 @@ pub(super) struct EventLoop<S> {
     slots: Vec<Option<Connection>>,
     free: Vec<usize>,
     parked: usize,
+    /// The slots with a stream.
+    streams: HashSet<usize>,
     /// Grows with every connection and every request, so that no two share a number.
     counter: u64,
     deadlines: Deadlines,
@@ -160,6 +182,7 @@ impl<S: Service> EventLoop<S> {
             slots: Vec::new(),
             free: Vec::new(),
             parked: 0,
+            streams: HashSet::new(),
             counter: 0,
             deadlines: Deadlines::default(),
             again: Vec::new(),
@@ -232,15 +255,44 @@ impl<S: Service> EventLoop<S> {
     /// Runs one step of a connection, then keeps it or, if the step failed, drops it.
     fn with(&mut self, slot: usize, step: impl FnOnce(&mut EventLoop<S>, &mut Connection) -> io::Result<()>) {
         let Some(mut connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
-        let kept = step(self, &mut connection).is_ok();
-        if kept {
-            let deadline = connection.deadline(&self.limits);
-            self.deadlines.set(&mut connection.alarm, deadline, slot, connection.serial);
-            self.slots[slot] = Some(connection);
-        } else {
-            self.unpark(&mut connection);
-            self.free.push(slot);
+        let before = connection.phase.waiting();
+        let result = step(self, &mut connection);
+        let after = if result.is_ok() { connection.phase.waiting() } else { None };
+        self.recount(slot, before, after);
+        match result {
+            Ok(()) => {
+                let deadline = connection.deadline(&self.limits);
+                self.deadlines.set(&mut connection.alarm, deadline, slot, connection.serial);
+                self.slots[slot] = Some(connection);
+            }
+            Err(error) => {
+                let was_streaming = connection.phase.waiting() == Some(Waiting::Streaming);
+                if was_streaming && error.kind() == ErrorKind::TimedOut {
+                    self.service.counts().streams_cut.fetch_add(1, Ordering::Relaxed);
+                    log::info!("a client takes what is streamed to it too slowly and is cut off");
+                }
+                self.free.push(slot);
+            }
         }
+    }
+
+    /// Keeps count of the connections that wait.
+    fn recount(&mut self, slot: usize, before: Option<Waiting>, after: Option<Waiting>) {
+        if before == after {
+            return;
+        }
+        for (waiting, comes) in [(before, false), (after, true)] {
+            match waiting {
+                Some(Waiting::Parked) if comes => self.parked += 1,
+                Some(Waiting::Parked) => self.parked -= 1,
+                Some(Waiting::Streaming) if comes => _ = self.streams.insert(slot),
+                Some(Waiting::Streaming) => _ = self.streams.remove(&slot),
+                None => {}
+            }
+        }
+        let counts = self.service.counts();
+        counts.parked.store(self.parked, Ordering::Relaxed);
+        counts.streams.store(self.streams.len(), Ordering::Relaxed);
     }
 
     fn accept(&mut self) {
@@ -330,6 +382,9 @@ impl<S: Service> EventLoop<S> {
                     Ok(None) => {}
                     Err(refusal) => connection.refuse(&refusal, &self.date.1, self.now),
                 }
+            } else if connection.is_due() {
+                self.pull(connection, false)?;
+                taken = true;
             }
             if !taken {
                 if connection.has_more() {
@@ -345,14 +400,10 @@ impl<S: Service> EventLoop<S> {
 
     /// Writes what is owed and decides what the client's end of the stream means now.
     fn settle(&mut self, connection: &mut Connection) -> io::Result<()> {
-        if connection.has_ended() && self.unpark(connection) {
-            // Whoever hangs up in the middle of a parked reply wants it no more; whoever only
-            // finished sending gets the answer of a wait that is over.
-            let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy)
-            else {
-                return Ok(());
-            };
-            connection.answer(&otherwise, &self.date.1, true, self.now);
+        if connection.has_ended() {
+            // Whoever hangs up while it waits wants no answer any more; whoever only finished sending
+            // gets that of a wait that is over.
+            self.end_wait(connection)?;
         }
         connection.flush(&self.limits, self.now)?;
         let stopping = self.stop.is_some();
@@ -388,30 +439,48 @@ impl<S: Service> EventLoop<S> {
 
     fn act(&mut self, connection: &mut Connection, action: Action) {
         let stopping = self.stop.is_some();
+        let has_room = self.parked + self.streams.len() < self.limits.waiting;
         match action {
-            Action::Park { wait, otherwise }
-                if !stopping && !wait.is_zero() && self.parked < self.limits.parked =>
-            {
-                self.parked += 1;
+            Action::Park { wait, otherwise } if !stopping && !wait.is_zero() && has_room => {
                 connection.phase = Phase::Parked { until: self.now + wait, otherwise };
             }
             Action::Park { otherwise: response, .. } | Action::Respond(response) => {
                 connection.answer(&response, &self.date.1, stopping, self.now);
             }
+            Action::Stream(stream) if has_room && self.streams.len() < self.limits.streams => {
+                connection.begin_stream(stream, &self.date.1, stopping, self.now);
+            }
+            Action::Stream(Stream { otherwise, .. }) => {
+                self.service.counts().streams_refused.fetch_add(1, Ordering::Relaxed);
+                connection.answer(&otherwise, &self.date.1, stopping, self.now);
+            }
         }
     }
 
-    /// Counts a reply as no longer parked; true if it was.
-    fn unpark(&mut self, connection: &mut Connection) -> bool {
-        let parked = matches!(connection.phase, Phase::Parked { .. });
-        self.parked -= usize::from(parked);
-        parked
+    /// Asks a stream's source for its next piece, or for its end.
+    fn pull(&self, connection: &mut Connection, last: bool) -> io::Result<()> {
+        connection.pull(last || self.stop.is_some(), &self.date.1, self.stop.is_some(), self.now)
+    }
+
+    /// Nothing is waited for any more: answers a parked reply with its other answer, and has a stream
+    /// come to its end.
+    fn end_wait(&self, connection: &mut Connection) -> io::Result<()> {
+        match std::mem::replace(&mut connection.phase, Phase::Busy) {
+            Phase::Parked { otherwise, .. } => {
+                connection.answer(&otherwise, &self.date.1, self.stop.is_some(), self.now);
+                Ok(())
+            }
+            other => {
+                connection.phase = other;
+                self.pull(connection, true)
+            }
+        }
     }
 
     fn read_inbox(&mut self) {
-        let (posts, stop) = {
+        let (posts, rung, stop) = {
             let mut inbox = self.mailbox.inbox.lock();
-            (std::mem::take(&mut inbox.posts), inbox.stop)
+            (std::mem::take(&mut inbox.posts), std::mem::take(&mut inbox.rung), inbox.stop)
         };
         for Post { slot, exchange, action } in posts {
             self.with(slot, |this, connection| {
@@ -420,10 +489,17 @@ impl<S: Service> EventLoop<S> {
                 if connection.exchange != exchange || !waiting {
                     return Ok(());
                 }
-                this.unpark(connection);
                 this.act(connection, action);
                 this.advance(slot, connection)
             });
+        }
+        if rung {
+            for slot in self.streams.iter().copied().collect::<Vec<_>>() {
+                self.with(slot, |this, connection| {
+                    connection.make_due();
+                    this.advance(slot, connection)
+                });
+            }
         }
         if stop.is_some() && self.stop.is_none() {
             self.begin_stop(stop);
@@ -431,8 +507,8 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// No new connections, but for those that the kernel has let in already; requests that have
-    /// arrived are answered, parked replies as well; what is idle or half read is closed; what a
-    /// handler has is waited for.
+    /// arrived are answered, parked replies as well, streams come to their end; what is idle or half
+    /// read is closed; what a handler has is waited for.
     fn begin_stop(&mut self, deadline: Option<Moment>) {
         self.accept();
         self.stop = deadline;
@@ -440,12 +516,7 @@ impl<S: Service> EventLoop<S> {
         self.accept_again = None;
         for slot in 0..self.slots.len() {
             self.with(slot, |this, connection| {
-                if this.unpark(connection)
-                    && let Phase::Parked { otherwise, .. } =
-                        std::mem::replace(&mut connection.phase, Phase::Busy)
-                {
-                    connection.answer(&otherwise, &this.date.1, true, this.now);
-                }
+                this.end_wait(connection)?;
                 this.ready(slot, connection)
             });
         }
@@ -466,9 +537,10 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn overdue(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
-        if !connection.has_output() && self.unpark(connection) {
-            if let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy) {
-                connection.answer(&otherwise, &self.date.1, self.stop.is_some(), self.now);
+        if let Some(waiting) = connection.phase.waiting().filter(|_| !connection.has_output()) {
+            match waiting {
+                Waiting::Parked => self.end_wait(connection)?,
+                Waiting::Streaming => connection.make_due(),
             }
             return self.advance(slot, connection);
         }

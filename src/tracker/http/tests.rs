@@ -8,17 +8,27 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::*;
 
+mod streams;
+
+use streams::Made;
+
 const SHORT: Duration = Duration::from_millis(30);
 const NEVER: Duration = Duration::from_secs(600);
 
-/// `/quick` answers at once, `/park` parks, `/panic` panics, anything else waits for a permit.
+/// `/quick` answers at once, `/park` parks, `/stream` streams, `/panic` panics, anything else waits for a permit.
 struct Scripted {
     permits: Receiver<()>,
     entered: Sender<String>,
     tickets: Sender<Ticket>,
+    pieces: Receiver<Made>,
+    counts: Counts,
 }
 
 impl Service for Scripted {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
         match request.path[0].as_str() {
             "quick" => Ok(Action::Respond(Response::fixed_json("1"))),
@@ -28,6 +38,10 @@ impl Service for Scripted {
             }
             "park-briefly" => Ok(Action::Park { wait: SHORT, otherwise: Response::fixed_json("0") }),
             "panic" => panic!("on purpose"),
+            "stream" => {
+                self.tickets.send(ticket.clone()).unwrap();
+                Ok(Action::Stream(self.stream()))
+            }
             "block" => {
                 self.entered.send("block".to_owned()).unwrap();
                 self.permits.recv().unwrap();
@@ -51,9 +65,11 @@ impl Service for Scripted {
 
 struct Fixture {
     server: HttpServer,
+    service: Arc<Scripted>,
     permits: Sender<()>,
     entered: Receiver<String>,
     tickets: Receiver<Ticket>,
+    make: Sender<Made>,
 }
 
 /// No deadline comes unless a test shortens it.
@@ -69,10 +85,13 @@ fn endless() -> Limits {
 }
 
 fn start(limits: Limits) -> Fixture {
-    let ((permits, permitted), (enter, entered), (give, tickets)) = (unbounded(), unbounded(), unbounded());
-    let service = Arc::new(Scripted { permits: permitted, entered: enter, tickets: give });
-    let server = HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), service, limits).unwrap();
-    Fixture { server, permits, entered, tickets }
+    let ((permits, permitted), (enter, entered)) = (unbounded(), unbounded());
+    let ((give, tickets), (make, pieces)) = (unbounded(), unbounded());
+    let counts = Counts::default();
+    let service = Arc::new(Scripted { permits: permitted, entered: enter, tickets: give, pieces, counts });
+    let server =
+        HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Arc::clone(&service), limits).unwrap();
+    Fixture { server, service, permits, entered, tickets, make }
 }
 
 impl Fixture {
@@ -209,7 +228,7 @@ fn a_ticket_answers_once_and_never_a_later_request() {
 
 #[test]
 fn more_parked_replies_than_the_cap_are_answered_at_once() {
-    let fixture = start(Limits { parked: 2, ..endless() });
+    let fixture = start(Limits { waiting: 2, ..endless() });
     let parked = [fixture.send("park"), fixture.send("park")];
     let tickets: Vec<Ticket> = (0..2).map(|_| fixture.tickets.recv().unwrap()).collect();
     assert!(answer(&fixture.send("park")).ends_with('0'));

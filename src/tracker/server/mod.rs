@@ -1,9 +1,10 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`kills`, `lives` and `batch` are parts of it).
+//! (`kills`, `lives`, `batch` and `events` are parts of it).
 
 mod batch;
+mod events;
 mod input;
 mod kills;
 mod lives;
@@ -78,7 +79,7 @@ pub struct TrackerServerBuilder {
     /// [`MassSilence`](super::api::MassSilence).
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
-    /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
+    /// ten may be parked beats or streams of events, one of ten streams; of the others, one that has been idle for the longest time makes room
     /// for a new one.
     pub max_connections: usize,
     /// How often clients shall beat that can be told (those of this crate); default: as they like.
@@ -218,7 +219,8 @@ impl TrackerServerBuilder {
         Limits {
             connections,
             // Some connections are kept for whoever comes to look or to kill.
-            parked: connections - connections.div_ceil(10),
+            waiting: connections - connections.div_ceil(10),
+            streams: connections.div_ceil(10),
             body_bytes: routing::max_body,
             idle_time: CONNECTION_IDLE,
             ..Limits::default()

@@ -24,6 +24,7 @@ pub(super) enum Route {
     Receipt(u64),
     History,
     State,
+    Events,
     Alive,
     Ready,
     Asset(&'static Asset),
@@ -112,6 +113,7 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
         }),
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
+        endpoint(Method::Get, "/events", Access::Viewer, |_| Some(Route::Events)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
         endpoint(Method::Get, "/", Access::Everybody, |_| Some(Route::Asset(&PAGE))),
@@ -212,7 +214,7 @@ mod tests {
 
     fn request(method: Method, path: &str) -> Request {
         let path = path[1..].split('/').map(str::to_owned).collect();
-        Request { method, path, query: Vec::new(), body: Vec::new() }
+        Request { method, path, query: Vec::new(), headers: None, body: Vec::new() }
     }
 
     fn found(method: Method, path: &str) -> Result<Route, u16> {

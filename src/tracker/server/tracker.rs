@@ -15,7 +15,7 @@ use crate::tracker::api::{
     CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
     SessionList, SessionStatus,
 };
-use crate::tracker::http::{Action, Request, Response, Service, Ticket};
+use crate::tracker::http::{Action, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
 use crate::tracker::store::{Missed, SessionStore};
 
@@ -32,6 +32,7 @@ const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 /// session, and answering it does nothing.
 pub(super) struct Tracker {
     store: SessionStore,
+    http: Counts,
     parked: Mutex<HashMap<TrackedId, Parked>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
@@ -66,7 +67,13 @@ impl Reading {
 
 impl Tracker {
     pub(super) fn new(store: SessionStore, interval: Option<Duration>) -> Tracker {
-        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
+        Tracker {
+            store,
+            http: Counts::default(),
+            parked: Mutex::new(HashMap::new()),
+            guard: Mutex::default(),
+            interval,
+        }
     }
 
     pub(super) fn store(&self) -> &SessionStore {
@@ -213,6 +220,7 @@ impl Tracker {
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
             Route::State => Response::json(&self.state()),
+            Route::Events => return self.answer_events(request, ticket),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
             Route::Ready => match self.store.check() {
@@ -226,7 +234,11 @@ impl Tracker {
 }
 
 impl Service for Tracker {
-    /// Beats and files never wait for the disk.
+    fn counts(&self) -> &Counts {
+        &self.http
+    }
+
+    /// Beats, events and files never wait for the disk.
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
         let route = match find(&request) {
             Ok((_, route)) => route,
@@ -243,6 +255,10 @@ impl Service for Tracker {
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
             Route::Alive => Ok(Action::Respond(ALIVE)),
+            Route::Events => {
+                let answered = self.answer_events(&request, ticket);
+                Ok(answered.unwrap_or_else(|Refusal(response)| Action::Respond(response)))
+            }
             _ => Err(request),
         }
     }

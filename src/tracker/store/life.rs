@@ -1,9 +1,13 @@
 //! What the server asks of the store beyond the operations that everybody has: beats with all they
 //! carry, kills with receipts, orders, silence, the history.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::memory::Missed;
+use rusqlite::OptionalExtension;
+
+use super::memory::{Missed, Turned};
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
 use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kills};
@@ -15,6 +19,7 @@ use crate::tracker::api::{
     Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry, KillAcknowledgement, KillReceipt,
     KillStats, Verb,
 };
+use crate::tracker::feed::Feed;
 use crate::tracker::receipts::Receipt;
 
 impl SessionStore {
@@ -107,6 +112,37 @@ impl SessionStore {
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
         self.memory.lock().count_stale(self.thresholds, self.clock.now())
+    }
+
+    /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
+    /// not block.
+    pub(in crate::tracker) fn turned(&self, told: &HashSet<TrackedId>, most: usize) -> Turned {
+        self.memory.lock().turned(told, self.thresholds, self.clock.now(), most)
+    }
+
+    /// The apps of these sessions, as far as they are there.
+    pub(in crate::tracker) fn app_names<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a TrackedId>,
+    ) -> Result<HashMap<TrackedId, String>> {
+        let ids: Vec<TrackedId> = ids.cloned().collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.read("reading the apps of sessions", move |tables| {
+            let mut query = tables.prepare_cached("SELECT app_name FROM sessions WHERE session_id = ?")?;
+            let mut apps = HashMap::with_capacity(ids.len());
+            for id in ids {
+                let app_name = query.query_row([id.as_str()], |row| row.get(0)).optional()?;
+                apps.extend(app_name.map(|app_name| (id, app_name)));
+            }
+            Ok(apps)
+        })
+    }
+
+    /// What happens here, as it happens.
+    pub(in crate::tracker) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// For so long yet nobody can be stale, because nobody was heard before the store was opened.

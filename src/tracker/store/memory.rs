@@ -3,7 +3,7 @@
 //! Rows come and go only by the writer, after its commit and in the order of its commits; beats
 //! only move times. So a session is known here no earlier than it is on the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -72,6 +72,15 @@ pub(super) struct Held {
     pub(super) until_millis: i64,
     pub(super) requested_by: Option<String>,
     pub(super) reason: Option<String>,
+}
+
+/// Who has become stale, and who was and is no more.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Turned {
+    /// And for how long it has been silent.
+    pub(in crate::tracker) stale: Vec<(TrackedId, Duration)>,
+    pub(in crate::tracker) back: Vec<TrackedId>,
+    pub(in crate::tracker) gone: Vec<TrackedId>,
 }
 
 /// Why a beat counts for nothing.
@@ -322,6 +331,28 @@ impl Memory {
     pub(super) fn count_stale(&self, thresholds: Thresholds, now: Moment) -> (usize, usize) {
         let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace());
         (self.sessions.values().filter(is_stale).count(), self.sessions.len())
+    }
+
+    /// Who is stale and not among `told`, at most so many, and who of those is stale no more.
+    pub(super) fn turned(
+        &self,
+        told: &HashSet<TrackedId>,
+        thresholds: Thresholds,
+        now: Moment,
+        most: usize,
+    ) -> Turned {
+        let is_stale = |live: &Live| thresholds.is_stale(live.silence(now), live.pace());
+        let stale = self.sessions.iter().filter(|(id, live)| is_stale(live) && !told.contains(*id));
+        let stale = stale.take(most).map(|(id, live)| (id.clone(), live.silence(now))).collect();
+        let mut turned = Turned { stale, back: Vec::new(), gone: Vec::new() };
+        for id in told {
+            match self.sessions.get(id) {
+                None => turned.gone.push(id.clone()),
+                Some(live) if !is_stale(live) && turned.back.len() < most => turned.back.push(id.clone()),
+                Some(_) => {}
+            }
+        }
+        turned
     }
 
     /// Who has been silent for `older_than`, or longer if it beats more seldom.

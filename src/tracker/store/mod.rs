@@ -43,6 +43,7 @@ use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
 use super::api::Whom;
 use super::api::{EndReason, Heartbeat, STALE_AFTER, SessionCreate};
+use super::feed::Feed;
 use super::life::Thresholds;
 use super::{TrackedId, TrackedSession, civil};
 use crate::clock::{Clock, Moment, wall};
@@ -78,6 +79,7 @@ pub struct SessionStore {
     readers: Readers,
     thresholds: Thresholds,
     clock: Clock,
+    feed: Arc<Feed>,
     opened: Moment,
     /// Held as long as the database is open.
     _lock: Option<File>,
@@ -134,14 +136,16 @@ impl SessionStore {
             rows::load(&connection, now).map_err(|error| Error::store("loading the sessions", error))?;
         let memory = Arc::new(Mutex::new(memory));
         let trouble = Trouble::none((!in_memory).then_some(path));
-        let writer = Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble)?;
+        let feed = Arc::new(Feed::new());
+        let writer =
+            Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble, Arc::clone(&feed))?;
         let readers = if in_memory {
             Readers::Writer
         } else {
             Readers::Own { path: path.clone(), idle: Mutex::new(Vec::new()) }
         };
         let thresholds = Thresholds { stale: stale_after };
-        Ok(SessionStore { memory, writer, readers, thresholds, clock, opened: now.moment, _lock: lock })
+        Ok(SessionStore { memory, writer, readers, thresholds, clock, feed, opened: now.moment, _lock: lock })
     }
 
     /// Registers a tracked session and returns its new id. Durable when it returns.

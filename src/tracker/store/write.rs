@@ -11,8 +11,10 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::Whom;
 use crate::tracker::api::{
-    EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
+    EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, MAX_EMBARGO, SessionCreate,
+    TrackerEvent, Verb,
 };
+use crate::tracker::events::At;
 use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
@@ -151,27 +153,39 @@ impl Lesson {
     }
 }
 
+impl Now {
+    fn at(self) -> At {
+        At { millis: self.millis }
+    }
+}
+
 impl Write {
-    /// Changes the tables, inside a transaction.
+    /// Changes the tables, inside a transaction. Adds to `told` what there is to tell after the commit.
     pub(super) fn apply(
         &self,
         connection: &Connection,
         memory: &Mutex<Memory>,
         now: Now,
+        told: &mut Vec<TrackerEvent>,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
-            Write::Register { id, session } => register(connection, memory, id, session, now),
+            Write::Register { id, session } => register(connection, memory, id, session, now, told),
             Write::Delete(id) => {
-                let (known, closed) = bury(connection, memory, id, None, now)?;
+                let (known, closed) = bury(connection, memory, id, None, now, told)?;
                 let ids = if known { vec![id.clone()] } else { Vec::new() };
                 let gone = Lesson::Gone { ids, how: Gone::Ended, closed: closed.into_iter().collect() };
                 Ok((Outcome::Changed(known), gone))
             }
             Write::Status { id, status, current_task, number } => {
-                let known = set_status(connection, id, status, current_task.as_deref(), *number)?;
+                let current_task = current_task.as_deref();
+                let changed = set_status(connection, id, status, current_task, *number)?;
+                if let Some(app_name) = &changed {
+                    told.push(now.at().status(id, app_name, status, current_task));
+                }
+                let known = changed.is_some() || is_known(connection, id)?;
                 Ok((Outcome::Changed(known), Lesson::Nothing))
             }
-            Write::Kill { whom, order } => kill(connection, memory, whom, order, now),
+            Write::Kill { whom, order } => kill(connection, memory, whom, order, now, told),
             Write::Acknowledge { id, word } => {
                 let receipt = kills::open_one(connection, memory, id, now)?;
                 let Some(mut receipt) = receipt.filter(|receipt| receipt.kill_id == word.kill_id) else {
@@ -179,6 +193,7 @@ impl Write {
                 };
                 let passed = receipt.acknowledge(word.step, now.moment);
                 kills::save(connection, &receipt)?;
+                told.extend(now.at().kill_passed(&receipt, &passed));
                 Ok((Outcome::Changed(true), Lesson::MovedOn(vec![(receipt, passed)])))
             }
             Write::ExpireKills { before } => {
@@ -189,19 +204,20 @@ impl Write {
                     if let Some(mut receipt) = receipt {
                         let passed = receipt.expire(now.moment);
                         kills::save(connection, &receipt)?;
+                        told.extend(now.at().kill_passed(&receipt, &passed));
                         moved.push((receipt, passed));
                     }
                 }
                 Ok((Outcome::Ids(ids), Lesson::MovedOn(moved)))
             }
-            Write::Order { whom, verb } => give_order(connection, whom, *verb),
+            Write::Order { whom, verb } => give_order(connection, whom, *verb, now, told),
             Write::Purge { older_than, reason } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
                 let mut ids = memory.lock().silent(*older_than, now.moment);
                 ids.sort_unstable();
                 let mut closed = Vec::new();
                 for id in &ids {
-                    closed.extend(bury(connection, memory, id, Some(*reason), now)?.1);
+                    closed.extend(bury(connection, memory, id, Some(*reason), now, told)?.1);
                 }
                 Ok((Outcome::Ids(ids.clone()), Lesson::Gone { ids, how: Gone::Lost, closed }))
             }
@@ -220,6 +236,7 @@ fn kill(
     whom: &Whom,
     order: &KillOrder,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let refused = |why| Ok((Outcome::Kills(Err(why)), Lesson::Nothing));
     let (scope, single) = match whom {
@@ -253,10 +270,13 @@ fn kill(
         let asked = (order.requested_by.as_deref(), order.reason.as_deref());
         let receipt = kills::open(connection, (&target.id, &target.app_name), scope, asked, now)?;
         receipts.push(receipt.shown());
+        told.push(now.at().kill_requested(&receipt));
         opened.push(receipt);
     }
     let embargo = match (whom, order.embargo) {
         (Whom::App(app_name), Some(lasts)) => {
+            let asked = (order.requested_by.as_ref(), order.reason.as_ref());
+            told.push(now.at().embargo(app_name, lasts.min(MAX_EMBARGO), asked));
             Some((app_name.clone(), kills::lay_embargo(connection, app_name, lasts, order, now)?))
         }
         _ => None,
@@ -266,15 +286,25 @@ fn kill(
 }
 
 /// Changes what whoever is meant is ordered to do. A verb that changes nothing counts nothing up.
-fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Result<(Outcome, Lesson)> {
-    let meant: Vec<TrackedId> =
-        kills::targets(connection, whom)?.into_iter().map(|target| target.id).collect();
+fn give_order(
+    connection: &Connection,
+    whom: &Whom,
+    verb: Verb,
+    now: Now,
+    told: &mut Vec<TrackerEvent>,
+) -> rusqlite::Result<(Outcome, Lesson)> {
+    let meant = kills::targets(connection, whom)?;
     let mut changes = Vec::new();
-    for id in &meant {
+    for Target { id, app_name, protected } in &meant {
+        let mut tell = || told.push(now.at().ordered(id, app_name, verb));
         if let Verb::Protect | Verb::Unprotect = verb {
+            let protect = verb == Verb::Protect;
             connection
                 .prepare_cached("UPDATE sessions SET protected = ?2 WHERE session_id = ?1")?
-                .execute(params![id.as_str(), verb == Verb::Protect])?;
+                .execute(params![id.as_str(), protect])?;
+            if protect != *protected {
+                tell();
+            }
             continue;
         }
         let (bits, number): (u8, u32) = connection
@@ -293,9 +323,10 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
         connection
             .prepare_cached("UPDATE sessions SET verbs = ?2, verbs_number = ?3 WHERE session_id = ?1")?
             .execute(params![id.as_str(), after.bits(), number])?;
+        tell();
         changes.push((id.clone(), after, number));
     }
-    Ok((Outcome::Ids(meant), Lesson::Verbs(changes)))
+    Ok((Outcome::Ids(meant.into_iter().map(|target| target.id).collect()), Lesson::Verbs(changes)))
 }
 
 fn trim(connection: &Connection, age: Duration, most: usize, now: Now) -> rusqlite::Result<()> {
@@ -324,6 +355,7 @@ fn register(
     id: &TrackedId,
     session: &SessionCreate,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let uptime = session.uptime_seconds.unwrap_or(0.0).clamp(0.0, 1e9);
     #[allow(clippy::cast_possible_truncation, reason = "at most 10^12")]
@@ -331,8 +363,7 @@ fn register(
     let interval = session.interval_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let interval = interval.unwrap_or(HEARTBEAT_INTERVAL);
     let labels = (!session.labels.is_empty()).then(|| serde_json::json!(session.labels).to_string());
-    let is_new =
-        !connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])?;
+    let is_new = !is_known(connection, id)?;
     let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
     let (row, kill_requested, bits, verbs_number) = connection
         .prepare_cached(
@@ -378,7 +409,10 @@ fn register(
         }
         None => None,
     };
-    let opened = is_new && kill.is_some();
+    told.push(now.at().registered(id, session));
+    let opened = kill.as_ref().filter(|_| is_new);
+    told.extend(opened.map(|receipt| now.at().kill_requested(receipt)));
+    let opened = opened.is_some();
     let known = Known {
         row,
         kill_requested,
@@ -421,22 +455,25 @@ fn wanted(
     Ok(laid.map(|(_, requested_by, reason)| (KillScope::Embargo, requested_by, reason)))
 }
 
+/// Returns the session's app; nothing if there is no such session, or the status comes late.
 fn set_status(
     connection: &Connection,
     id: &TrackedId,
     status: &str,
     current_task: Option<&str>,
     number: Option<i64>,
-) -> rusqlite::Result<bool> {
-    let changed = connection
+) -> rusqlite::Result<Option<String>> {
+    connection
         .prepare_cached(
             "UPDATE sessions SET status = ?2, current_task = ?3, status_number = coalesce(?4, status_number)
-             WHERE session_id = ?1 AND coalesce(status_number <= ?4, TRUE)",
+             WHERE session_id = ?1 AND coalesce(status_number <= ?4, TRUE)
+             RETURNING app_name",
         )?
-        .execute(params![id.as_str(), status, current_task, number])?;
-    if changed > 0 {
-        return Ok(true);
-    }
+        .query_row(params![id.as_str(), status, current_task, number], |row| row.get(0))
+        .optional()
+}
+
+fn is_known(connection: &Connection, id: &TrackedId) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])
 }
 
@@ -448,12 +485,13 @@ fn bury(
     id: &TrackedId,
     reason: Option<EndReason>,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(bool, Option<Moved>)> {
-    let kill: Option<bool> = connection
-        .prepare_cached("SELECT kill_requested FROM sessions WHERE session_id = ?")?
-        .query_row([id.as_str()], |row| row.get(0))
+    let found: Option<(bool, String)> = connection
+        .prepare_cached("SELECT kill_requested, app_name FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some(kill_requested) = kill else { return Ok((false, None)) };
+    let Some((kill_requested, app_name)) = found else { return Ok((false, None)) };
     let last = if kill_requested { kills::last_one(connection, id, now)? } else { None };
     let open = if kill_requested { kills::open_one(connection, memory, id, now)? } else { None };
     let was_told =
@@ -475,8 +513,14 @@ fn bury(
         .prepare_cached("DELETE FROM beats WHERE row = (SELECT row FROM sessions WHERE session_id = ?)")?
         .execute([id.as_str()])?;
     connection.prepare_cached("DELETE FROM sessions WHERE session_id = ?")?.execute([id.as_str()])?;
-    let Some(mut receipt) = open else { return Ok((true, None)) };
-    let passed = if reason.is_some() { receipt.expire(now.moment) } else { receipt.leave(now.moment) };
-    kills::save(connection, &receipt)?;
-    Ok((true, Some((receipt, passed))))
+    let closed = open.map(|mut receipt| {
+        let passed = if reason.is_some() { receipt.expire(now.moment) } else { receipt.leave(now.moment) };
+        (receipt, passed)
+    });
+    if let Some((receipt, passed)) = &closed {
+        kills::save(connection, receipt)?;
+        told.extend(now.at().kill_passed(receipt, passed));
+    }
+    told.push(now.at().ended(id, &app_name, why));
+    Ok((true, closed))
 }
