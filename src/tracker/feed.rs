@@ -74,6 +74,11 @@ impl Feed {
         self.ring.lock().read(cursor, filter, take)
     }
 
+    /// How many events there have been.
+    pub(super) fn recorded(&self) -> u64 {
+        self.ring.lock().end() - 1
+    }
+
     /// See [`Ring::id_before`].
     pub(super) fn id_before(&self, cursor: Cursor) -> String {
         self.ring.lock().id_before(cursor)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
 mod hostile_worker;
+mod metrics_text;
 mod scripted_server;
 mod support;
 
@@ -75,6 +76,7 @@ mod tracker_disk;
 mod tracker_events;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_metrics;
 mod tracker_pair;
 mod tracker_receipts;
 mod tracker_server_batch;

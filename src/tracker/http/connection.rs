@@ -30,6 +30,8 @@ pub(super) struct Connection {
     input: Requests,
     output: Vec<u8>,
     written: usize,
+    /// What is told of the current request when it is answered.
+    pub(super) asked: Asked,
     /// What the current request said about its answer.
     rendering: Rendering,
     inflow: Inflow,
@@ -40,6 +42,21 @@ pub(super) struct Connection {
     started: Option<Moment>,
     /// When the last answer was given, or bytes of it were taken.
     since: Moment,
+}
+
+/// What a request is, for whoever counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) subject: Option<u16>,
+    pub(super) method: Method,
+    /// When it was complete, until it waits.
+    pub(super) at: Option<Moment>,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked { subject: None, method: Method::Other, at: None }
+    }
 }
 
 /// What more may come from the client.
@@ -97,6 +114,7 @@ impl Connection {
             input: Requests::default(),
             output: Vec::new(),
             written: 0,
+            asked: Asked::default(),
             rendering: Rendering { keep_alive: true, head_only: false, framing: Framing::Chunked },
             inflow: Inflow::Open,
             unread: false,

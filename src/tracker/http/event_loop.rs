@@ -10,19 +10,19 @@
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::connection::{Connection, Phase, Waiting};
+use super::connection::{Asked, Connection, Phase, Waiting};
 use super::deadlines::Deadlines;
 use super::parse::Refusal;
 use super::response::Response;
 use super::stream::{Doorbell, Stream};
-use super::{Action, Limits, Request, Service};
+use super::{Action, Answered, Limits, Request, Service};
 use crate::background::shielded;
 use crate::clock::{Moment, wall};
 use crate::sync::Mutex;
@@ -98,11 +98,22 @@ impl Mailbox {
 }
 
 /// The right to answer one request, from any thread, once. Later calls do nothing.
-#[derive(Clone)]
 pub(crate) struct Ticket {
     mailbox: Arc<Mailbox>,
     slot: usize,
     exchange: u64,
+    /// For the loop, which looks when [`Service::quick`] has returned.
+    subject: AtomicU16,
+}
+
+/// No subject.
+const NOTHING: u16 = u16::MAX;
+
+impl Clone for Ticket {
+    fn clone(&self) -> Ticket {
+        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
+        Ticket { mailbox, slot: self.slot, exchange: self.exchange, subject }
+    }
 }
 
 impl Ticket {
@@ -113,6 +124,12 @@ impl Ticket {
 
     pub(super) fn act(&self, action: Action) {
         self.mailbox.post(Post { slot: self.slot, exchange: self.exchange, action });
+    }
+
+    /// Says what the request is about, for [`Service::answered`]: to be called in
+    /// [`Service::quick`], with the ticket given there.
+    pub(crate) fn is_about(&self, subject: u16) {
+        self.subject.store(subject, Ordering::Relaxed);
     }
 
     /// Has all streams asked again.
@@ -272,8 +289,14 @@ impl<S: Service> EventLoop<S> {
                     log::info!("a client takes what is streamed to it too slowly and is cut off");
                 }
                 self.free.push(slot);
+                self.count_connections();
             }
         }
+    }
+
+    fn count_connections(&self) {
+        let open = self.slots.len() - self.free.len();
+        self.service.counts().connections.store(open, Ordering::Relaxed);
     }
 
     /// Keeps count of the connections that wait.
@@ -316,6 +339,7 @@ impl<S: Service> EventLoop<S> {
         if self.slots.len() - self.free.len() >= self.limits.connections && !self.make_room() {
             // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
             let _ = stream.write(FULL);
+            self.service.counts().connections_refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let _ = stream.set_nodelay(true);
@@ -330,6 +354,7 @@ impl<S: Service> EventLoop<S> {
             Ok(()) => {
                 self.slots[slot] = Some(connection);
                 self.with(slot, |_, _| Ok(()));
+                self.count_connections();
             }
             Err(error) => {
                 log::warn!("a connection cannot be watched: {error}");
@@ -380,7 +405,7 @@ impl<S: Service> EventLoop<S> {
                         taken = true;
                     }
                     Ok(None) => {}
-                    Err(refusal) => connection.refuse(&refusal, &self.date.1, self.now),
+                    Err(refusal) => self.refuse(connection, &refusal),
                 }
             } else if connection.is_due() {
                 self.pull(connection, false)?;
@@ -419,20 +444,25 @@ impl<S: Service> EventLoop<S> {
         self.counter += 1;
         connection.exchange = self.counter;
         connection.phase = Phase::Busy;
-        let ticket = Ticket { mailbox: Arc::clone(&self.mailbox), slot, exchange: connection.exchange };
-        match shielded("answering a request", || self.service.quick(request, &ticket)) {
+        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
+        let ticket = Ticket { mailbox, slot, exchange: connection.exchange, subject };
+        let (method, at) = (request.method, Some(Moment::now()));
+        let quick = shielded("answering a request", || self.service.quick(request, &ticket));
+        let subject = Some(ticket.subject.load(Ordering::Relaxed)).filter(|subject| *subject != NOTHING);
+        connection.asked = Asked { subject, method, at };
+        match quick {
             Some(Ok(action)) => self.act(connection, action),
             Some(Err(request)) => {
                 let long = self.service.takes_long(&request);
                 let jobs = if long { &self.jobs.long } else { &self.jobs.short };
                 if jobs.send(Job { request, ticket }).is_err() {
                     let gone = Response::detail(503, "the server is stopping");
-                    connection.answer(&gone, &self.date.1, true, self.now);
+                    self.answer(connection, &gone, true);
                 }
             }
             None => {
                 let broken = Response::detail(500, "Internal Server Error");
-                connection.answer(&broken, &self.date.1, true, self.now);
+                self.answer(connection, &broken, true);
             }
         }
     }
@@ -442,19 +472,41 @@ impl<S: Service> EventLoop<S> {
         let has_room = self.parked + self.streams.len() < self.limits.waiting;
         match action {
             Action::Park { wait, otherwise } if !stopping && !wait.is_zero() && has_room => {
+                connection.asked.at = None;
                 connection.phase = Phase::Parked { until: self.now + wait, otherwise };
             }
             Action::Park { otherwise: response, .. } | Action::Respond(response) => {
-                connection.answer(&response, &self.date.1, stopping, self.now);
+                self.answer(connection, &response, stopping);
             }
             Action::Stream(stream) if has_room && self.streams.len() < self.limits.streams => {
+                connection.asked.at = None;
+                self.count(connection, stream.head.status);
                 connection.begin_stream(stream, &self.date.1, stopping, self.now);
             }
             Action::Stream(Stream { otherwise, .. }) => {
                 self.service.counts().streams_refused.fetch_add(1, Ordering::Relaxed);
-                connection.answer(&otherwise, &self.date.1, stopping, self.now);
+                self.answer(connection, &otherwise, stopping);
             }
         }
+    }
+
+    /// Answers the current request; `close` makes it the last one.
+    fn answer(&self, connection: &mut Connection, response: &Response, close: bool) {
+        connection.answer(response, &self.date.1, close, self.now);
+        self.count(connection, response.status);
+    }
+
+    /// Refuses the request that is being read.
+    fn refuse(&self, connection: &mut Connection, refusal: &Refusal) {
+        connection.asked = Asked::default();
+        connection.refuse(refusal, &self.date.1, self.now);
+        self.count(connection, refusal.status);
+    }
+
+    fn count(&self, connection: &Connection, status: u16) {
+        let Asked { subject, method, at } = connection.asked;
+        let took = at.map(|at| Moment::now().saturating_since(at));
+        self.service.answered(Answered { subject, method, status, took });
     }
 
     /// Asks a stream's source for its next piece, or for its end.
@@ -467,7 +519,7 @@ impl<S: Service> EventLoop<S> {
     fn end_wait(&self, connection: &mut Connection) -> io::Result<()> {
         match std::mem::replace(&mut connection.phase, Phase::Busy) {
             Phase::Parked { otherwise, .. } => {
-                connection.answer(&otherwise, &self.date.1, self.stop.is_some(), self.now);
+                self.answer(connection, &otherwise, self.stop.is_some());
                 Ok(())
             }
             other => {
@@ -546,7 +598,7 @@ impl<S: Service> EventLoop<S> {
         }
         if !connection.has_output() && connection.is_in_a_request() {
             let late = Refusal::new(408, "the request took too long to arrive");
-            connection.refuse(&late, &self.date.1, self.now);
+            self.refuse(connection, &late);
             return self.settle(connection);
         }
         Err(ErrorKind::TimedOut.into())

@@ -131,18 +131,36 @@ pub(crate) enum Action {
 /// them.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    pub(crate) connections: AtomicUsize,
     pub(crate) parked: AtomicUsize,
     pub(crate) streams: AtomicUsize,
+    /// Connections that were one too many.
+    pub(crate) connections_refused: AtomicU64,
     /// Streams that were one too many.
     pub(crate) streams_refused: AtomicU64,
     /// Streams whose clients were too slow.
     pub(crate) streams_cut: AtomicU64,
 }
 
+/// A request that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    /// What the service said with [`Ticket::is_about`].
+    pub(crate) subject: Option<u16>,
+    /// `Other` for what was no request.
+    pub(crate) method: Method,
+    pub(crate) status: u16,
+    /// From its last byte to its answer; nothing if it waited, or was no request.
+    pub(crate) took: Option<Duration>,
+}
+
 /// What stands behind the server.
 pub(crate) trait Service: Send + Sync + 'static {
     /// Where the server counts.
     fn counts(&self) -> &Counts;
+
+    /// Hears of each answer, a stream's when it begins, on the thread that owns all connections.
+    fn answered(&self, answered: Answered);
 
     /// Answers on the thread that owns all connections: must not block. `Err` passes the request
     /// on to [`handle`](Service::handle).

@@ -12,6 +12,8 @@ mod streams;
 
 use streams::Made;
 
+use crate::sync::Mutex;
+
 const SHORT: Duration = Duration::from_millis(30);
 const NEVER: Duration = Duration::from_secs(600);
 
@@ -22,6 +24,7 @@ struct Scripted {
     tickets: Sender<Ticket>,
     pieces: Receiver<Made>,
     counts: Counts,
+    answers: Mutex<Vec<Answered>>,
 }
 
 impl Service for Scripted {
@@ -30,6 +33,7 @@ impl Service for Scripted {
     }
 
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
+        ticket.is_about(u16::try_from(request.path[0].len()).unwrap());
         match request.path[0].as_str() {
             "quick" => Ok(Action::Respond(Response::fixed_json("1"))),
             "park" => {
@@ -49,6 +53,10 @@ impl Service for Scripted {
             }
             _ => Err(request),
         }
+    }
+
+    fn answered(&self, answered: Answered) {
+        self.answers.lock().push(answered);
     }
 
     fn takes_long(&self, request: &Request) -> bool {
@@ -88,7 +96,14 @@ fn start(limits: Limits) -> Fixture {
     let ((permits, permitted), (enter, entered)) = (unbounded(), unbounded());
     let ((give, tickets), (make, pieces)) = (unbounded(), unbounded());
     let counts = Counts::default();
-    let service = Arc::new(Scripted { permits: permitted, entered: enter, tickets: give, pieces, counts });
+    let service = Arc::new(Scripted {
+        permits: permitted,
+        entered: enter,
+        tickets: give,
+        pieces,
+        counts,
+        answers: Mutex::default(),
+    });
     let server =
         HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Arc::clone(&service), limits).unwrap();
     Fixture { server, service, permits, entered, tickets, make }
@@ -407,4 +422,25 @@ fn empty_lines_do_not_keep_a_connection() {
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(rest(&stream).starts_with("HTTP/1.1 400 "));
     }
+}
+
+#[test]
+fn each_answer_is_told_with_what_it_is_about() {
+    let fixture = start(endless());
+    assert!(answer(&fixture.send("quick")).ends_with('1'));
+    let parked = fixture.send("park");
+    fixture.tickets.recv().unwrap().send(Response::fixed_json("7"));
+    answer(&parked);
+    let mut garbage = fixture.connect();
+    garbage.write_all(b"\x16\x03").unwrap();
+    rest(&garbage);
+    fixture.permits.send(()).unwrap();
+    answer(&fixture.send("slower"));
+    let told: Vec<_> = fixture.service.answers.lock().iter().map(summary).collect();
+    let get = |length: u16, timed: bool| (Some(length), Method::Get, 200, timed);
+    assert_eq!(told, [get(5, true), get(4, false), (None, Method::Other, 400, false), get(6, true)]);
+}
+
+fn summary(answered: &Answered) -> (Option<u16>, Method, u16, bool) {
+    (answered.subject, answered.method, answered.status, answered.took.is_some())
 }

@@ -65,29 +65,30 @@ impl Tracker {
         Ok(Action::Stream(Stream { head, source: Box::new(poll), otherwise }))
     }
 
-    /// Tells who has become stale since the last time, and who is not any more; `told` are those of
-    /// whom it was told.
-    pub(super) fn tell_of_silence(&self, told: &mut HashSet<TrackedId>) -> RemudaResult<()> {
+    /// Tells who has become stale since the last time, and who is not any more; `told` are the rows of
+    /// those of whom it was told.
+    pub(super) fn tell_of_silence(&self, told: &mut HashSet<i64>) -> RemudaResult<()> {
         let turned = self.store().turned(told, TURNED_AT_ONCE);
         let at = now();
-        let apps = self.store().app_names(turned.stale.iter().map(|(id, _)| id).chain(&turned.back))?;
+        let rows = turned.stale.iter().map(|(row, _)| row).chain(&turned.back).copied().collect();
+        let names = self.store().names(rows)?;
         let mut events = Vec::new();
-        for (id, silence) in turned.stale {
-            // One without a row has just gone: that is told otherwise.
-            if let Some(app_name) = apps.get(&id) {
+        // One without a name has just gone: that is told otherwise.
+        for (row, silence) in turned.stale {
+            if let Some((id, app_name)) = names.get(&row) {
                 let seconds = Some(silence.as_secs_f64());
-                events.push(TrackerEvent { seconds, ..at.of_session(EventKind::Stale, &id, app_name) });
-                told.insert(id);
+                events.push(TrackerEvent { seconds, ..at.of_session(EventKind::Stale, id, app_name) });
+                told.insert(row);
             }
         }
-        for id in turned.back {
-            if let Some(app_name) = apps.get(&id) {
-                events.push(at.of_session(EventKind::Back, &id, app_name));
+        for row in turned.back {
+            if let Some((id, app_name)) = names.get(&row) {
+                events.push(at.of_session(EventKind::Back, id, app_name));
             }
-            told.remove(&id);
+            told.remove(&row);
         }
-        for id in turned.gone {
-            told.remove(&id);
+        for row in turned.gone {
+            told.remove(&row);
         }
         self.store().feed().record(events);
         Ok(())

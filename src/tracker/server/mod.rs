@@ -1,13 +1,14 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`kills`, `lives`, `batch` and `events` are parts of it).
+//! (`kills`, `lives`, `batch`, `events` and `metrics` are parts of it).
 
 mod batch;
 mod events;
 mod input;
 mod kills;
 mod lives;
+mod metrics;
 mod pages;
 mod reaper;
 mod replies;

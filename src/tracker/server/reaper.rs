@@ -12,7 +12,6 @@ use crate::background::Background;
 use crate::cancel::Wake;
 use crate::clock::Moment;
 use crate::sync::{Condvar, Mutex, wait_by};
-use crate::tracker::TrackedId;
 use crate::tracker::api::{EndReason, KILL_EXPIRES_AFTER};
 
 /// How long ended sessions are remembered.
@@ -98,7 +97,7 @@ fn reap(
     tracker: &Tracker,
     purge_after: Duration,
     mass_silence: Duration,
-    told: &mut HashSet<TrackedId>,
+    told: &mut HashSet<i64>,
     trim_at: &mut Moment,
 ) -> crate::Result<()> {
     let store = tracker.store();

@@ -25,6 +25,7 @@ pub(super) enum Route {
     History,
     State,
     Events,
+    Metrics,
     Alive,
     Ready,
     Asset(&'static Asset),
@@ -114,6 +115,7 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
         endpoint(Method::Get, "/events", Access::Viewer, |_| Some(Route::Events)),
+        endpoint(Method::Get, "/metrics", Access::Viewer, |_| Some(Route::Metrics)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
         endpoint(Method::Get, "/", Access::Everybody, |_| Some(Route::Asset(&PAGE))),
@@ -127,6 +129,14 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
     &asked_of_sessions!("protect", |whom| Route::Order(whom, Verb::Protect)),
     &asked_of_sessions!("unprotect", |whom| Route::Order(whom, Verb::Unprotect)),
 ];
+
+impl Endpoint {
+    /// Its place in the table.
+    pub(super) fn number(&'static self) -> u16 {
+        let place = endpoints().position(|endpoint| std::ptr::eq(endpoint, self));
+        place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX)
+    }
+}
 
 /// Everything that can be asked for.
 pub(super) fn endpoints() -> impl Iterator<Item = &'static Endpoint> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::batch::{Parked, batch_answer};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::metrics::Numbers;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
 use super::routing::{Route, find};
@@ -15,7 +16,7 @@ use crate::tracker::api::{
     CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
     SessionList, SessionStatus,
 };
-use crate::tracker::http::{Action, Counts, Request, Response, Service, Ticket};
+use crate::tracker::http::{Action, Answered, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
 use crate::tracker::store::{Missed, SessionStore};
 
@@ -32,7 +33,8 @@ const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 /// session, and answering it does nothing.
 pub(super) struct Tracker {
     store: SessionStore,
-    http: Counts,
+    pub(super) http: Counts,
+    pub(super) numbers: Numbers,
     parked: Mutex<HashMap<TrackedId, Parked>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
@@ -70,6 +72,7 @@ impl Tracker {
         Tracker {
             store,
             http: Counts::default(),
+            numbers: Numbers::new(),
             parked: Mutex::new(HashMap::new()),
             guard: Mutex::default(),
             interval,
@@ -220,6 +223,7 @@ impl Tracker {
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
             Route::State => Response::json(&self.state()),
+            Route::Metrics => self.answer_metrics(request),
             Route::Events => return self.answer_events(request, ticket),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
@@ -238,10 +242,17 @@ impl Service for Tracker {
         &self.http
     }
 
+    fn answered(&self, answered: Answered) {
+        self.numbers.answered(answered);
+    }
+
     /// Beats, events and files never wait for the disk.
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
         let route = match find(&request) {
-            Ok((_, route)) => route,
+            Ok((endpoint, route)) => {
+                ticket.is_about(endpoint.number());
+                route
+            }
             Err(Refusal(response)) => return Ok(Action::Respond(response)),
         };
         match route {
@@ -250,7 +261,10 @@ impl Service for Tracker {
                 match parsed {
                     Ok((beat, _)) if beat.status.is_some() || beat.kill.is_some() => Err(request),
                     Ok((beat, wait)) => Ok(self.beat(&id, beat, wait, ticket)),
-                    Err(Refusal(response)) => Ok(Action::Respond(response)),
+                    Err(Refusal(response)) => {
+                        self.numbers.beat_rejected();
+                        Ok(Action::Respond(response))
+                    }
                 }
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
@@ -266,7 +280,7 @@ impl Service for Tracker {
     /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
     fn takes_long(&self, request: &Request) -> bool {
         match find(request) {
-            Ok((_, Route::List | Route::Receipts | Route::History)) => true,
+            Ok((_, Route::List | Route::Receipts | Route::History | Route::Metrics)) => true,
             Ok((_, Route::Kill(_))) => super::kills::is_dry_run(request),
             _ => false,
         }

@@ -20,7 +20,7 @@ use crate::tracker::api::{
     KillStats, Verb,
 };
 use crate::tracker::feed::Feed;
-use crate::tracker::receipts::Receipt;
+use crate::tracker::receipts::{KillCounts, Receipt};
 
 impl SessionStore {
     pub(in crate::tracker) fn clock(&self) -> &Clock {
@@ -35,8 +35,9 @@ impl SessionStore {
         wait: Duration,
     ) -> Result<(), Missed> {
         let now = self.clock.now();
-        let first = self.memory.lock().beat(id, beat, wait, now)?;
-        self.beat_came(first);
+        let noted = self.memory.lock().beat(id, beat, wait, now);
+        self.beats.note(&noted);
+        self.beat_came(noted?);
         Ok(())
     }
 
@@ -49,10 +50,12 @@ impl SessionStore {
         wait: Duration,
     ) -> Result<HeartbeatResponse, Missed> {
         let now = self.clock.now();
-        let (first, reply) = {
+        let noted = {
             let mut memory = self.memory.lock();
-            (memory.beat(id, beat, wait, now)?, memory.tell(id))
+            memory.beat(id, beat, wait, now).map(|first| (first, memory.tell(id)))
         };
+        self.beats.note(&noted);
+        let (first, reply) = noted?;
         self.beat_came(first);
         reply.ok_or(Missed::Gone(None))
     }
@@ -116,27 +119,26 @@ impl SessionStore {
 
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
     /// not block.
-    pub(in crate::tracker) fn turned(&self, told: &HashSet<TrackedId>, most: usize) -> Turned {
+    pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, most: usize) -> Turned {
         self.memory.lock().turned(told, self.thresholds, self.clock.now(), most)
     }
 
-    /// The apps of these sessions, as far as they are there.
-    pub(in crate::tracker) fn app_names<'a>(
-        &self,
-        ids: impl Iterator<Item = &'a TrackedId>,
-    ) -> Result<HashMap<TrackedId, String>> {
-        let ids: Vec<TrackedId> = ids.cloned().collect();
-        if ids.is_empty() {
+    /// The ids and apps of the sessions in these rows, as far as they are there.
+    pub(in crate::tracker) fn names(&self, rows: Vec<i64>) -> Result<HashMap<i64, (TrackedId, String)>> {
+        if rows.is_empty() {
             return Ok(HashMap::new());
         }
-        self.read("reading the apps of sessions", move |tables| {
-            let mut query = tables.prepare_cached("SELECT app_name FROM sessions WHERE session_id = ?")?;
-            let mut apps = HashMap::with_capacity(ids.len());
-            for id in ids {
-                let app_name = query.query_row([id.as_str()], |row| row.get(0)).optional()?;
-                apps.extend(app_name.map(|app_name| (id, app_name)));
+        self.read("reading the names of sessions", move |tables| {
+            let mut query =
+                tables.prepare_cached("SELECT session_id, app_name FROM sessions WHERE row = ?")?;
+            let mut names = HashMap::with_capacity(rows.len());
+            for row in rows {
+                let name = query
+                    .query_row([row], |found| Ok((found.get::<_, String>(0)?.into(), found.get(1)?)))
+                    .optional()?;
+                names.extend(name.map(|name| (row, name)));
             }
-            Ok(apps)
+            Ok(names)
         })
     }
 
@@ -157,6 +159,11 @@ impl SessionStore {
 
     pub(in crate::tracker) fn kill_stats(&self) -> KillStats {
         self.memory.lock().kill_stats()
+    }
+
+    /// The same for metrics.
+    pub(in crate::tracker) fn kill_counts(&self) -> KillCounts {
+        self.memory.lock().kill_counts()
     }
 
     /// The embargoes that are on.

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::{Moment, wall};
-use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
+use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
 use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
-use crate::tracker::receipts::{Passed, Receipt, Tally};
-use crate::tracker::{TrackedId, civil};
+use crate::tracker::receipts::{KillCounts, Passed, Receipt, Tally};
+use crate::tracker::{TrackedId, TrackedStatus, civil};
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -77,10 +77,10 @@ pub(super) struct Held {
 /// Who has become stale, and who was and is no more.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Turned {
-    /// And for how long it has been silent.
-    pub(in crate::tracker) stale: Vec<(TrackedId, Duration)>,
-    pub(in crate::tracker) back: Vec<TrackedId>,
-    pub(in crate::tracker) gone: Vec<TrackedId>,
+    /// Rows, and for how long they have been silent.
+    pub(in crate::tracker) stale: Vec<(i64, Duration)>,
+    pub(in crate::tracker) back: Vec<i64>,
+    pub(in crate::tracker) gone: HashSet<i64>,
 }
 
 /// Why a beat counts for nothing.
@@ -195,7 +195,7 @@ impl Memory {
 
     /// A receipt was opened: its session shall stop.
     pub(super) fn opened(&mut self, receipt: Receipt) {
-        self.tally.opened();
+        self.tally.opened(receipt.scope);
         if let Some(live) = self.sessions.get_mut(&receipt.session_id) {
             self.open_kills.insert(receipt.kill_id, receipt.session_id.clone());
             live.known.kill_requested = true;
@@ -204,13 +204,13 @@ impl Memory {
     }
 
     /// For a receipt that was opened by a registration: [`insert`](Memory::insert) has it.
-    pub(super) fn count_opened(&mut self) {
-        self.tally.opened();
+    pub(super) fn count_opened(&mut self, scope: KillScope) {
+        self.tally.opened(scope);
     }
 
     /// A receipt has moved on.
     pub(super) fn moved_on(&mut self, mut receipt: Receipt, passed: &[Passed]) {
-        self.tally.note(passed);
+        self.tally.note(receipt.scope, passed);
         if !receipt.is_open() {
             self.open_kills.remove(&receipt.kill_id);
         }
@@ -245,6 +245,10 @@ impl Memory {
 
     pub(super) fn kill_stats(&self) -> KillStats {
         self.tally.stats(self.open_kills.len())
+    }
+
+    pub(super) fn kill_counts(&self) -> KillCounts {
+        self.tally.counts(self.open_kills.len())
     }
 
     pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u32) {
@@ -333,26 +337,41 @@ impl Memory {
         (self.sessions.values().filter(is_stale).count(), self.sessions.len())
     }
 
-    /// Who is stale and not among `told`, at most so many, and who of those is stale no more.
+    /// The rows of those who are stale and not among `told`, at most so many, and of those who were and
+    /// are no more.
     pub(super) fn turned(
         &self,
-        told: &HashSet<TrackedId>,
+        told: &HashSet<i64>,
         thresholds: Thresholds,
         now: Moment,
         most: usize,
     ) -> Turned {
-        let is_stale = |live: &Live| thresholds.is_stale(live.silence(now), live.pace());
-        let stale = self.sessions.iter().filter(|(id, live)| is_stale(live) && !told.contains(*id));
-        let stale = stale.take(most).map(|(id, live)| (id.clone(), live.silence(now))).collect();
-        let mut turned = Turned { stale, back: Vec::new(), gone: Vec::new() };
-        for id in told {
-            match self.sessions.get(id) {
-                None => turned.gone.push(id.clone()),
-                Some(live) if !is_stale(live) && turned.back.len() < most => turned.back.push(id.clone()),
-                Some(_) => {}
+        let mut turned = Turned { gone: told.clone(), ..Turned::default() };
+        for live in self.sessions.values() {
+            let (row, silence) = (live.known.row, live.silence(now));
+            let (is_stale, was_told) = (thresholds.is_stale(silence, live.pace()), told.contains(&row));
+            if was_told {
+                turned.gone.remove(&row);
+            }
+            if is_stale && !was_told && turned.stale.len() < most {
+                turned.stale.push((row, silence));
+            } else if !is_stale && was_told && turned.back.len() < most {
+                turned.back.push(row);
             }
         }
         turned
+    }
+
+    /// The rows of those whose beats are overdue, and whether they are stale.
+    pub(super) fn overdue(&self, thresholds: Thresholds, now: Moment) -> Vec<(i64, bool)> {
+        let overdue = self.sessions.values().filter_map(|live| {
+            match thresholds.state(live.silence(now), live.pace(), &TrackedStatus::Idle) {
+                TrackedStatus::Stale => Some((live.known.row, true)),
+                TrackedStatus::Late => Some((live.known.row, false)),
+                _ => None,
+            }
+        });
+        overdue.collect()
     }
 
     /// Who has been silent for `older_than`, or longer if it beats more seldom.

@@ -14,6 +14,7 @@
 
 mod ancestor;
 mod batch;
+mod census;
 mod history;
 mod kills;
 mod life;
@@ -33,6 +34,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub(super) use self::batch::News;
+use self::census::BeatCounts;
+pub(super) use self::census::{BeatOutcome, Census};
 pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
 use self::memory::Memory;
@@ -80,6 +83,7 @@ pub struct SessionStore {
     thresholds: Thresholds,
     clock: Clock,
     feed: Arc<Feed>,
+    beats: BeatCounts,
     opened: Moment,
     /// Held as long as the database is open.
     _lock: Option<File>,
@@ -145,7 +149,17 @@ impl SessionStore {
             Readers::Own { path: path.clone(), idle: Mutex::new(Vec::new()) }
         };
         let thresholds = Thresholds { stale: stale_after };
-        Ok(SessionStore { memory, writer, readers, thresholds, clock, feed, opened: now.moment, _lock: lock })
+        Ok(SessionStore {
+            memory,
+            writer,
+            readers,
+            thresholds,
+            clock,
+            feed,
+            beats: BeatCounts::default(),
+            opened: now.moment,
+            _lock: lock,
+        })
     }
 
     /// Registers a tracked session and returns its new id. Durable when it returns.

@@ -106,7 +106,7 @@ type Moved = (Receipt, Vec<Passed>);
 #[derive(Debug)]
 pub(super) enum Lesson {
     Nothing,
-    Registered { id: TrackedId, known: Known, number: Option<u64>, opened: bool, now: Moment },
+    Registered { id: TrackedId, known: Known, number: Option<u64>, opened: Option<KillScope>, now: Moment },
     Gone { ids: Vec<TrackedId>, how: Gone, closed: Vec<Moved> },
     Killed { opened: Vec<Receipt>, embargo: Option<(String, Held)> },
     MovedOn(Vec<Moved>),
@@ -119,8 +119,8 @@ impl Lesson {
             Lesson::Nothing => {}
             Lesson::Registered { id, known, number, opened, now } => {
                 memory.insert(id, known, number, now);
-                if opened {
-                    memory.count_opened();
+                if let Some(scope) = opened {
+                    memory.count_opened(scope);
                 }
             }
             Lesson::Gone { ids, how, closed } => {
@@ -412,7 +412,7 @@ fn register(
     told.push(now.at().registered(id, session));
     let opened = kill.as_ref().filter(|_| is_new);
     told.extend(opened.map(|receipt| now.at().kill_requested(receipt)));
-    let opened = opened.is_some();
+    let opened = opened.map(|receipt| receipt.scope);
     let known = Known {
         row,
         kill_requested,
