@@ -5,7 +5,7 @@
 
 use crate::tracker::http::Response;
 
-/// An OpenAPI 3.1 document.
+/// The document, as `/openapi.json` answers it.
 pub(super) const DESCRIPTION: Response = Response::fixed_json(include_str!("openapi.json"));
 
 #[cfg(test)]
