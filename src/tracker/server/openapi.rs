@@ -61,16 +61,16 @@ mod tests {
     #[test]
     fn each_path_has_the_parameters_that_it_names_and_each_operation_a_name_of_its_own() {
         let document = document();
-        let mut names = BTreeSet::new();
+        let mut operations = BTreeSet::new();
         for (path, methods) in document["paths"].as_object().expect("paths") {
-            let named = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+            let free = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
             let expected: Vec<_> =
-                named.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})).collect();
+                free.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})).collect();
             let given = methods.get("parameters").unwrap_or(&Value::Null);
             assert_eq!(given.as_array().cloned().unwrap_or_default(), expected, "{path}");
             for method in keys(methods).into_iter().filter(|key| *key != "parameters") {
                 let name = methods[method]["operationId"].as_str().expect("a name");
-                assert!(names.insert(name.to_owned()), "{name} is there twice");
+                assert!(operations.insert(name.to_owned()), "{name} is there twice");
             }
         }
     }
