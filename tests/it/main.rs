@@ -76,6 +76,7 @@ mod tracker_http_rows;
 mod tracker_life;
 mod tracker_pair;
 mod tracker_receipts;
+mod tracker_security;
 mod tracker_server_batch;
 mod tracker_server_http;
 mod tracker_server_parked;

@@ -47,10 +47,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{TrackedId, TrackedSession};
 
+mod access;
 mod batch;
 mod kills;
 mod life;
 
+pub use access::Role;
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,

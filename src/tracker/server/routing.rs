@@ -42,13 +42,24 @@ pub(super) enum Access {
     Operator,
 }
 
+#[cfg(feature = "testing")]
+impl Access {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Access::Everybody => "everybody",
+            Access::App => "app",
+            Access::Viewer => "viewer",
+            Access::Operator => "operator",
+        }
+    }
+}
+
 /// What can be asked for.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) method: Method,
     /// As the API's description writes it: `{name}` stands for any part that is not empty.
     pub(super) path: &'static str,
-    #[expect(dead_code, reason = "access tokens come with the next commits")]
     pub(super) access: Access,
     /// From the texts in the place of `{…}`; nothing if they make no sense there.
     route: fn(&Filled<'_>) -> Option<Route>,
@@ -212,7 +223,7 @@ mod tests {
 
     fn request(method: Method, path: &str) -> Request {
         let path = path[1..].split('/').map(str::to_owned).collect();
-        Request { method, path, query: Vec::new(), body: Vec::new() }
+        Request::new(method, path)
     }
 
     fn found(method: Method, path: &str) -> Result<Route, u16> {

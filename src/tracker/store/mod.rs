@@ -18,6 +18,7 @@ mod history;
 mod kills;
 mod life;
 mod memory;
+mod owners;
 mod rows;
 mod schema;
 mod trouble;
@@ -162,9 +163,29 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn register(&self, session: SessionCreate) -> Result<TrackedId> {
+        self.register_for(None, session)
+    }
+
+    /// Registers a session that belongs to `owner`. If its id is that of a session of somebody else, it gets
+    /// another one.
+    pub(super) fn register_for(&self, owner: Option<&str>, session: SessionCreate) -> Result<TrackedId> {
         let id = session.session_id.clone().unwrap_or_else(TrackedId::random);
-        self.write("registering a session", Write::Register { id: id.clone(), session: Box::new(session) })?;
+        let (owner, session) = (owner.map(str::to_owned), Box::new(session));
+        let write = |id: &TrackedId| {
+            let (owner, session) = (owner.clone(), session.clone());
+            self.changed("registering a session", Write::Register { id: id.clone(), owner, session })
+        };
+        if write(&id)? {
+            return Ok(id);
+        }
+        let id = TrackedId::random();
+        write(&id)?;
         Ok(id)
+    }
+
+    /// Whether this is a session of somebody else. Does not block.
+    pub(super) fn is_foreign(&self, id: &TrackedId, owner: &str) -> bool {
+        self.memory.lock().is_foreign(id, owner)
     }
 
     /// Ends a tracked session: it moves to the history. False if there is no such session.

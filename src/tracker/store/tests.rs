@@ -282,7 +282,7 @@ fn who_registers_in_the_same_transaction_as_an_embargo_does_not_slip_through() {
     let kill = Write::Kill { whom, order: Box::new(order(Duration::from_secs(60))) };
     let session = SessionCreate { app_name: "a".to_owned(), ..SessionCreate::default() };
     let id = TrackedId::random();
-    let register = Write::Register { id: id.clone(), session: Box::new(session) };
+    let register = Write::Register { id: id.clone(), owner: None, session: Box::new(session) };
     in_one_transaction(&store, [kill, register]);
     assert_eq!(store.update_heartbeat(&id), Some(true));
 }

@@ -20,8 +20,10 @@ use crate::tracker::receipts::{Passed, Receipt};
 /// A change that is durable before anybody hears of it.
 #[derive(Clone, Debug)]
 pub(super) enum Write {
+    /// Refused if somebody else has a session with this id.
     Register {
         id: TrackedId,
+        owner: Option<String>,
         session: Box<SessionCreate>,
     },
     Delete(TrackedId),
@@ -160,7 +162,9 @@ impl Write {
         now: Now,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
-            Write::Register { id, session } => register(connection, memory, id, session, now),
+            Write::Register { id, owner, session } => {
+                register(connection, memory, (id, owner.as_deref()), session, now)
+            }
             Write::Delete(id) => {
                 let (known, closed) = bury(connection, memory, id, None, now)?;
                 let ids = if known { vec![id.clone()] } else { Vec::new() };
@@ -321,7 +325,7 @@ fn trim(connection: &Connection, age: Duration, most: usize, now: Now) -> rusqli
 fn register(
     connection: &Connection,
     memory: &Mutex<Memory>,
-    id: &TrackedId,
+    (id, owner): (&TrackedId, Option<&str>),
     session: &SessionCreate,
     now: Now,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
@@ -331,20 +335,30 @@ fn register(
     let interval = session.interval_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let interval = interval.unwrap_or(HEARTBEAT_INTERVAL);
     let labels = (!session.labels.is_empty()).then(|| serde_json::json!(session.labels).to_string());
-    let is_new =
-        !connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])?;
+    let before: Option<Option<String>> = connection
+        .prepare_cached("SELECT owner FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let is_new = before.is_none();
+    // What belongs to nobody yet was registered before there were tokens.
+    if let (Some(Some(before)), Some(owner)) = (&before, owner)
+        && before != owner
+    {
+        return Ok((Outcome::Changed(false), Lesson::Nothing));
+    }
     let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
-    let (row, kill_requested, bits, verbs_number) = connection
+    let (row, kill_requested, bits, verbs_number, owner) = connection
         .prepare_cached(
             "INSERT INTO sessions (session_id, app_name, user_id, start_time, status, current_task,
-                                   kill_requested, host, pid, labels, version, interval_ms, protected)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                   kill_requested, host, pid, labels, version, interval_ms, protected, owner)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (session_id) DO UPDATE SET
                 app_name = excluded.app_name, user_id = excluded.user_id, status = excluded.status,
                 current_task = excluded.current_task, status_number = NULL, host = excluded.host,
                 pid = excluded.pid, labels = excluded.labels, version = excluded.version,
-                interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected)
-             RETURNING row, kill_requested, verbs, verbs_number",
+                interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected),
+                owner = coalesce(owner, excluded.owner)
+             RETURNING row, kill_requested, verbs, verbs_number, owner",
         )?
         .query_row(
             params![
@@ -361,8 +375,17 @@ fn register(
                 session.version,
                 i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
                 session.protected,
+                owner,
             ],
-            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get(3)?)),
+            |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get::<_, bool>(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get::<_, Option<String>>(4)?,
+                ))
+            },
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
@@ -386,6 +409,7 @@ fn register(
         interval: Interval::of(interval),
         verbs: Verbs::from_bits(bits),
         verbs_number,
+        owner: owner.and_then(|name| memory.lock().owner(&name)),
     };
     let (id, number) = (id.clone(), session.beat_number);
     Ok((Outcome::Changed(true), Lesson::Registered { id, known, number, opened, now: now.moment }))
