@@ -83,3 +83,4 @@ mod tracker_server_parked;
 mod tracker_server_program;
 mod tracker_server_routes;
 mod tracker_support;
+mod tracker_tokens;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use remuda::{AccessToken, Error, Tokens, TrackedId, TrackerServer, TrackerServerBuilder};
 use serde_json::{Value, json};
 
-use crate::support::isolated;
+use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Answer, Http};
 
 const OPERATOR: &str = "operator-0123456789";
@@ -77,7 +77,7 @@ isolated! {
         for (method, path, access) in TrackerServer::endpoints() {
             let expected = match (method, path) {
                 ("GET", "/" | "/livez" | "/readyz" | "/openapi.json") => "everybody",
-                ("GET", file) if file.ends_with(".js") || file.ends_with(".css") => "everybody",
+                ("GET", file) if [Some("js"), Some("css")].contains(&file.rsplit('.').next()) => "everybody",
                 ("POST", "/sessions" | "/heartbeats" | "/sessions/{session_id}/heartbeat")
                 | ("PUT", "/sessions/{session_id}/status")
                 | ("DELETE", "/sessions/{session_id}") => "app",
@@ -167,8 +167,8 @@ isolated! {
     /// Owners are on the disk; what was registered before there were tokens belongs to whoever comes back
     /// with its id first.
     fn owners_outlive_the_server_and_what_nobody_owns_is_adopted() {
-        let directory = tempdir();
-        let database = directory.join("tracker.db");
+        let directory = ScratchDir::new();
+        let database = directory.path().join("tracker.db");
         let free = TrackerServer::builder().listen("127.0.0.1:0").database(&database).start().unwrap();
         let orphan = Http::connect(free.local_addr()).register("orphan");
         free.shutdown();
@@ -195,15 +195,7 @@ isolated! {
         assert_eq!(connect(&server, OTHER).call("POST", &beat(&id), "").status, 404);
         assert_eq!(connect(&server, APP).call("POST", &beat(&id), "").status, 200);
         server.shutdown();
-        fs::remove_dir_all(directory).unwrap();
     }
-}
-
-/// A directory of this test, which it removes.
-fn tempdir() -> std::path::PathBuf {
-    let directory = std::env::temp_dir().join(TrackedId::random().as_str());
-    fs::create_dir(&directory).unwrap();
-    directory
 }
 
 isolated! {
@@ -340,9 +332,8 @@ isolated! {
 
 isolated! {
     fn a_file_of_tokens_that_others_may_read_is_refused() {
-        let directory = tempdir();
-        let file = directory.join("tokens");
-        fs::write(&file, format!("# ours\noperator ops {OPERATOR}\n")).unwrap();
+        let directory = ScratchDir::new();
+        let file = directory.write("tokens", format!("# ours\noperator ops {OPERATOR}\n"));
         for (mode, fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o610, false)] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             match Tokens::from_file(&file) {
@@ -360,8 +351,7 @@ isolated! {
         assert!(matches!(Tokens::from_file(&file), Err(Error::InvalidConfig { .. })));
         fs::write(&file, format!("  {APP}\n")).unwrap();
         assert_eq!(AccessToken::from_file(&file).unwrap().as_str(), APP);
-        assert!(AccessToken::from_file(directory.join("missing")).is_err());
-        fs::remove_dir_all(directory).unwrap();
+        assert!(AccessToken::from_file(directory.path().join("missing")).is_err());
     }
 }
 

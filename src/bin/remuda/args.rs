@@ -16,7 +16,7 @@ use crate::tracker_args::{self, CleanupArgs, KillArgs, OrderArgs, PsArgs, ServeA
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
 
-const COMMANDS: &str = "run, exec, serve, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
+const COMMANDS: &str = "run, exec, serve, token, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
                         protocol";
 
 /// What the command line asks for.
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     Exec(ExecArgs),
     Serve(ServeArgs),
+    /// A new access token.
+    Token,
     Ps(PsArgs),
     Kill(KillArgs),
     Order(OrderArgs),
@@ -110,6 +112,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
         "run" => run(parser),
         "exec" => exec(parser),
         "serve" => tracker_args::serve(parser),
+        "token" => tracker_args::token(parser),
         "ps" => tracker_args::ps(parser),
         "kill" => tracker_args::kill(parser),
         "cleanup" => tracker_args::cleanup(parser),
@@ -134,6 +137,7 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("run") => Topic::Run,
             Some("exec") => Topic::Exec,
             Some("serve") => Topic::Serve,
+            Some("token") => Topic::Token,
             Some("ps") => Topic::Ps,
             Some("kill") => Topic::Kill,
             Some(verb) if Verb::named(verb).is_some() => Topic::Order,

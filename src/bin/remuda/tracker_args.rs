@@ -15,6 +15,9 @@ pub(crate) struct ServeArgs {
     /// `None`: the library's default.
     pub(crate) listen: Option<String>,
     pub(crate) database: Option<PathBuf>,
+    /// The file of access tokens. `None`: those of the environment, if there are any.
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) hosts: Vec<String>,
 }
 
 /// `remuda ps`.
@@ -67,10 +70,21 @@ pub(crate) fn serve(mut parser: Parser) -> Result<Command, UsageError> {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Serve)),
             Arg::Long("listen") => args.listen = Some(string(&mut parser, Topic::Serve)?),
             Arg::Long("db") => args.database = Some(parser.value().map_err(usage)?.into()),
+            Arg::Long("tokens") => args.tokens = Some(parser.value().map_err(usage)?.into()),
+            Arg::Long("allow-host") => args.hosts.push(string(&mut parser, Topic::Serve)?),
             other => return Err(usage(other.unexpected())),
         }
     }
     Ok(Command::Serve(args))
+}
+
+pub(crate) fn token(mut parser: Parser) -> Result<Command, UsageError> {
+    let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Token);
+    match parser.next().map_err(usage)? {
+        None => Ok(Command::Token),
+        Some(Arg::Short('h') | Arg::Long("help")) => Ok(Command::Help(Topic::Token)),
+        Some(other) => Err(usage(other.unexpected())),
+    }
 }
 
 pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
@@ -264,6 +278,11 @@ mod tests {
         };
         assert_eq!(args.listen.as_deref(), Some("127.0.0.1:9"));
         assert_eq!(args.database, Some(PathBuf::from(":memory:")));
+        assert_eq!((args.tokens, args.hosts.len()), (None, 0));
+        let line = ["serve", "--tokens", "t", "--allow-host", "a", "--allow-host=b"];
+        let Ok(Command::Serve(args)) = parsed(&line) else { panic!("not understood") };
+        assert_eq!(args.tokens, Some(PathBuf::from("t")));
+        assert_eq!(args.hosts, ["a", "b"]);
         let Ok(Command::Ps(args)) = parsed(&["ps", "--json"]) else { panic!("not understood") };
         assert_eq!(args, PsArgs { server: "http://localhost:8000".to_owned(), json: true });
         let Ok(Command::Kill(args)) = parsed(&["kill", "--server=u", "a", "b"]) else {

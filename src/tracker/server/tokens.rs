@@ -46,9 +46,8 @@ pub struct Tokens {
     all: Arc<[Token]>,
 }
 
-/// A token's bytes with zeros behind them. No byte of a token is zero, so tokens of different lengths
-/// differ as well.
-type Padded = [u64; LONGEST / 8];
+/// A token's bytes with zeros behind them, and how many they are.
+type Padded = [u64; LONGEST / 8 + 1];
 
 /// One token.
 pub(super) struct Token {
@@ -144,7 +143,8 @@ impl fmt::Debug for Tokens {
 fn padded(text: &[u8]) -> Option<Padded> {
     let mut bytes = [0; LONGEST];
     bytes.get_mut(..text.len())?.copy_from_slice(text);
-    let mut words = [0; LONGEST / 8];
+    let mut words = [0; LONGEST / 8 + 1];
+    words[LONGEST / 8] = text.len() as u64;
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
         *word = u64::from_ne_bytes(*bytes);
     }
@@ -250,7 +250,10 @@ mod tests {
         }
         let long = format!("operator {} {OPS}", "n".repeat(LONGEST_NAME + 1));
         assert_eq!(refused(&long).0, 1);
-        let many: String = (0..=MOST).map(|number| format!("viewer {OPS}{number}\n")).collect();
-        assert!(matches!(Tokens::parse(&many), Err(Error::InvalidConfig { option: "tokens", .. })));
+        let many: Vec<String> = (0..=MOST).map(|number| format!("viewer {OPS}{number}")).collect();
+        assert!(matches!(
+            Tokens::parse(&many.join("\n")),
+            Err(Error::InvalidConfig { option: "tokens", .. })
+        ));
     }
 }
