@@ -2,12 +2,21 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use remuda::{AccessToken, ClientConfig, SessionGroup, Tokens, TrackerOperator, TrackerServer};
+use serde_json::json;
 
 use crate::cli_run::{outcome, remuda};
+use crate::scripted_server::{Memory, Reply, ScriptedServer, eventually};
 use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Http, Served};
 
 const OPERATOR: &str = "operator-0123456789";
+const VIEWER: &str = "viewer-0123456789";
+const APP: &str = "app-one-0123456789";
 
 /// Writes a file that only its owner may read.
 fn private(directory: &ScratchDir, name: &str, text: &str) {
@@ -77,5 +86,123 @@ isolated! {
         assert!(one.trim_end().len() == 64 && one.ends_with('\n'), "{one}");
         assert_eq!(remuda::Tokens::parse(&format!("viewer {one}")).unwrap().len(), 1);
         assert_eq!(outcome(remuda(directory.path(), &["token", "x"]).output().unwrap()).0, Some(2));
+    }
+}
+
+isolated! {
+    fn the_command_line_shows_a_token_from_a_file_or_else_the_environment() {
+        let directory = ScratchDir::new();
+        private(&directory, "tokens", &format!("operator ops {OPERATOR}\nviewer {VIEWER}\napp reports {APP}\n"));
+        private(&directory, "operator", &format!("{OPERATOR}\n"));
+        private(&directory, "viewer", VIEWER);
+        let args = ["serve", "--listen", "127.0.0.1:0", "--db", ":memory:", "--tokens", "tokens"];
+        let server = Served::from(remuda(directory.path(), &args));
+        let id = Http::connect(server.address).with_token(APP).register("reports");
+        let url = server.url();
+        let ask = |args: &[&str], variable: Option<&str>| {
+            let mut command = remuda(directory.path(), &[args, &["--server", &url]].concat());
+            command.envs(variable.map(|token| ("REMUDA_TOKEN", token)));
+            outcome(command.output().unwrap())
+        };
+        let (status, _, stderr) = ask(&["ps"], None);
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains("401") && stderr.contains("--token-file"), "{stderr}");
+        let (status, stdout, _) = ask(&["ps", "--token-file", "viewer"], None);
+        assert!(status == Some(0) && stdout.contains("reports"), "{stdout}");
+        assert_eq!(ask(&["ps"], Some(VIEWER)).0, Some(0));
+        let (status, _, stderr) = ask(&["kill", &id], Some(VIEWER));
+        assert!(status == Some(1) && stderr.contains("403"), "{stderr}");
+        let (status, _, stderr) = ask(&["pause", &id, "--token-file", "operator"], Some(VIEWER));
+        assert_eq!((status, stderr.as_str()), (Some(0), ""), "the file counts, not the variable");
+        assert_eq!(ask(&["cleanup", "--token-file", "operator"], None).0, Some(0));
+        assert_eq!(ask(&["kill", "--app", "reports"], Some(OPERATOR)).0, Some(0));
+        assert_eq!(ask(&["ps", "--token-file", "missing"], Some(OPERATOR)).0, Some(1));
+        assert_eq!(ask(&["ps"], Some("short")).0, Some(1));
+    }
+}
+
+fn tracker() -> TrackerServer {
+    let text = format!("operator ops {OPERATOR}\nviewer {VIEWER}\napp reports {APP}\n");
+    let tokens = Tokens::parse(&text).unwrap();
+    TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").tokens(tokens).start().unwrap()
+}
+
+fn client(server: &TrackerServer) -> ClientConfig {
+    ClientConfig::new("reports").server_url(format!("http://{}", server.local_addr()))
+}
+
+fn access(text: &str) -> AccessToken {
+    AccessToken::new(text).unwrap()
+}
+
+isolated! {
+    fn clients_and_operators_with_tokens_do_all_that_they_do_without() {
+        let server = tracker();
+        let url = format!("http://{}", server.local_addr());
+        let single = client(&server).token(access(APP)).start().unwrap();
+        let group = SessionGroup::with_token(&url, access(APP)).unwrap();
+        let member = group.start(client(&server)).unwrap();
+        assert!(single.is_connected() && member.is_connected());
+        assert_eq!((single.last_trouble(), member.last_trouble()), (None, None));
+        let task = single.task("work");
+        let operator = TrackerOperator::new(&url).unwrap().with_token(&access(OPERATOR));
+        assert!(operator.sessions().unwrap().iter().any(|row| row.current_task.as_deref() == Some("work")));
+        drop(task);
+        assert_eq!(operator.kill_app("reports").unwrap(), 2);
+        eventually("both hear their kill", || single.is_killed() && member.is_killed());
+        drop((single, member, group));
+        eventually("both have left", || operator.sessions().unwrap().is_empty());
+        let viewer = TrackerOperator::new(&url).unwrap().with_token(&access(VIEWER));
+        assert!(viewer.sessions().is_ok() && viewer.kill_app("reports").is_err());
+        assert!(TrackerOperator::new(&url).unwrap().sessions().is_err());
+    }
+}
+
+isolated! {
+    fn a_client_that_is_not_let_in_says_why_and_goes_on() {
+        let server = tracker();
+        for (token, said) in [(None, "401"), (Some("wrong-0123456789abcdef"), "401"), (Some(VIEWER), "403")] {
+            let mut config = client(&server);
+            config.token = token.map(access);
+            assert!(!format!("{config:?}").contains("0123456789"), "{config:?}");
+            let client = config.start().unwrap();
+            assert!(!client.is_connected() && !client.is_killed());
+            let trouble = client.last_trouble().expect("the registration was refused");
+            assert!(trouble.contains(said) && !trouble.contains("0123456789"), "{trouble}");
+            drop(client.task("work"));
+        }
+        assert_eq!(server.store().get_all_sessions().unwrap().len(), 0);
+    }
+}
+
+isolated! {
+    /// A token that is taken away in the middle: one beat is refused, and the client does not come again
+    /// for half a minute, neither to register nor to report.
+    fn a_client_whose_token_is_taken_away_does_not_storm_the_tracker() {
+        let memory = Memory::default();
+        let (plain, closed) = (memory.plain(), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&closed);
+        let server = ScriptedServer::start(move |asked| {
+            let token = asked.headers.get("authorization").map(String::as_str);
+            assert_eq!(token, Some(format!("Bearer {APP}").as_str()));
+            if seen.load(Ordering::SeqCst) {
+                return Reply::Json(401, json!({"detail": "an access token is needed", "reason": "unauthorized"}));
+            }
+            plain(asked)
+        });
+        let config = ClientConfig::new("reports").server_url(server.url()).token(access(APP));
+        let client = config.heartbeat_interval(Duration::from_millis(20)).start().unwrap();
+        assert!(client.is_connected());
+        closed.store(true, Ordering::SeqCst);
+        eventually("it is told", || client.last_trouble().is_some());
+        assert!(!client.is_connected());
+        let refused = server.asked().len();
+        // Tasks come and go, and the client leaves: only its farewell is sent.
+        for number in 0..20 {
+            drop(client.task(format!("task {number}")));
+        }
+        drop(client);
+        assert_eq!(server.count("POST", "/sessions"), 1, "it has registered once");
+        assert!(server.asked().len() <= refused + 1, "{} {refused}", server.asked().len());
     }
 }

@@ -98,6 +98,8 @@ Options:
       --json             print one JSON object per script on standard output as each ends, and
                          nothing else there
       --server URL       show the run at this tracker instead of one of its own
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
       --no-tracker       show it at none
   -h, --help             show this
 
@@ -172,9 +174,11 @@ Lists the tracked sessions, newest first.
 Usage: remuda ps [OPTIONS]
 
 Options:
-      --json        print one JSON object for each, on a line of its own
-      --server URL  the tracker [default: http://localhost:8000]
-  -h, --help        show this
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
+  -h, --help             show this
 
 Exit status: 0, or 1 if the tracker does not answer.
 ";
@@ -203,6 +207,8 @@ Options:
       --force            kill a session by its ID even if it is protected
       --json             print receipts (or the preview) as JSON objects, each on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session or app, it is protected, a kill has expired, or the
@@ -228,6 +234,8 @@ Options:
       --app NAME         all sessions of this app
       --label KEY=VALUE  all sessions with this label
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session, or the tracker does not answer.
@@ -241,6 +249,8 @@ Usage: remuda cleanup [OPTIONS]
 Options:
       --older-than MINUTES  how long [default: 10]
       --server URL          the tracker [default: http://localhost:8000]
+      --token-file FILE     the access token for it, in a file that only its owner may read
+                            [default: the variable REMUDA_TOKEN]
   -h, --help                show this
 
 Exit status: 0, or 1 if the tracker does not answer.

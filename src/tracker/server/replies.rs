@@ -12,7 +12,7 @@ pub(super) const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":fal
 pub(super) const UNAUTHORIZED: Response = Response::fixed_refusal(
     401,
     &[("WWW-Authenticate", "Bearer")],
-    r#"{"detail":"an access token is needed: Authorization: Bearer TOKEN","reason":"unauthorized"}"#,
+    r#"{"detail":"an access token that is known here is needed: Authorization: Bearer TOKEN","reason":"unauthorized"}"#,
 );
 /// Who asks may not.
 pub(super) const FORBIDDEN: Response = Response::fixed_refusal(
