@@ -84,7 +84,7 @@ isolated! {
         assert_eq!(status, Some(0));
         assert_ne!(one, two);
         assert!(one.trim_end().len() == 64 && one.ends_with('\n'), "{one}");
-        assert_eq!(remuda::Tokens::parse(&format!("viewer {one}")).unwrap().len(), 1);
+        assert_eq!(Tokens::parse(&format!("viewer {one}")).unwrap().len(), 1);
         assert_eq!(outcome(remuda(directory.path(), &["token", "x"]).output().unwrap()).0, Some(2));
     }
 }

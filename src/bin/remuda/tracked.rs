@@ -30,7 +30,8 @@ impl Tracked {
         let (url, access, server) = match choice {
             TrackerChoice::None => return None,
             TrackerChoice::Server(tracker) => {
-                let access = tracker.token().inspect_err(|error| complain(format!("the run is not tracked: {error}")));
+                let access =
+                    tracker.token().inspect_err(|error| complain(format!("the run is not tracked: {error}")));
                 (tracker.server.clone(), access.ok()?, None)
             }
             TrackerChoice::Own => {
