@@ -65,6 +65,7 @@ mod template_ends;
 mod template_pool;
 mod testing_kit;
 mod tidy;
+mod tracker_audit;
 mod tracker_client_basics;
 mod tracker_client_beats;
 mod tracker_client_group;

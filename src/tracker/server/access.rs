@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::replies::{FORBIDDEN, Refusal, UNAUTHORIZED};
+use super::replies::{FORBIDDEN, UNAUTHORIZED};
 use super::routing::{Access, Endpoint};
 use super::tokens::{Token, Tokens};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::api::Role;
-use crate::tracker::http::Request;
+use crate::tracker::http::{Request, Response};
 
 /// A source of refused requests is told of once in this time.
 const QUIET: Duration = Duration::from_secs(60);
@@ -32,6 +32,13 @@ pub(super) struct Caller {
     pub(super) role: Option<Role>,
     pub(super) name: Option<Arc<str>>,
     pub(super) address: IpAddr,
+}
+
+/// A request that is refused.
+pub(super) struct Denied {
+    pub(super) response: Response,
+    /// Who asked, if he is known and this is to be told: once in a while for each.
+    pub(super) to_tell: Option<Caller>,
 }
 
 impl Caller {
@@ -60,7 +67,7 @@ impl Door {
     }
 
     /// Who asks, if he may ask for this. Does not block; costs a comparison with each token.
-    pub(super) fn admit(&self, endpoint: &Endpoint, request: &Request) -> Result<Caller, Refusal> {
+    pub(super) fn admit(&self, endpoint: &Endpoint, request: &Request) -> Result<Caller, Denied> {
         let stranger = Caller { role: None, name: None, address: request.peer };
         let Some(tokens) = self.tokens.as_ref().filter(|_| endpoint.access != Access::Everybody) else {
             return Ok(stranger);
@@ -68,21 +75,22 @@ impl Door {
         let given = request.token.as_ref();
         let Some(Token { role, name, .. }) = given.and_then(|given| tokens.find(given.bytes())) else {
             self.tell(&stranger, if given.is_some() { "an unknown access token" } else { "no access token" });
-            return Err(Refusal(UNAUTHORIZED));
+            return Err(Denied { response: UNAUTHORIZED, to_tell: None });
         };
         let caller = Caller { role: Some(*role), name: name.clone(), ..stranger };
         if endpoint.access.admits(*role) {
             return Ok(caller);
         }
-        self.tell(&caller, "an access token that is not for this");
-        Err(Refusal(FORBIDDEN))
+        let is_told = self.tell(&caller, "an access token that is not for this");
+        Err(Denied { response: FORBIDDEN, to_tell: is_told.then_some(caller) })
     }
 
-    /// Tells of a refused request, unless one from there was told of a short time ago.
-    fn tell(&self, caller: &Caller, came_with: &str) {
+    /// Tells of a refused request, unless one of the same caller was told of a short time ago.
+    fn tell(&self, caller: &Caller, came_with: &str) -> bool {
         let address = caller.address;
-        let untold = self.refused.lock().note(address, Moment::now());
-        let Some(untold) = untold else { return };
+        let source = (address, caller.name.clone());
+        let untold = self.refused.lock().note(source, Moment::now());
+        let Some(untold) = untold else { return false };
         let before = match untold {
             0 => String::new(),
             _ => format!(", after {untold} that were not told of"),
@@ -92,20 +100,24 @@ impl Door {
             address = address.to_string().as_str(), token = name;
             "a request from {address} is refused: it came with {came_with} (name: {name}){before}"
         );
+        true
     }
 }
 
 /// Refused requests: for each source when it was told of, and how many came since.
 #[derive(Default)]
 struct Refused {
-    sources: HashMap<IpAddr, (Moment, u64)>,
+    sources: HashMap<Source, (Moment, u64)>,
 }
+
+/// An address, and the name of the token that came from there.
+type Source = (IpAddr, Option<Arc<str>>);
 
 impl Refused {
     /// Notes one; if it is to be told, returns how many before it were not.
-    fn note(&mut self, address: IpAddr, now: Moment) -> Option<u64> {
-        let address = if self.has_room(address, now) { address } else { IpAddr::from([0; 4]) };
-        let (told, since) = self.sources.entry(address).or_insert((Moment::LONG_AGO, 0));
+    fn note(&mut self, source: Source, now: Moment) -> Option<u64> {
+        let source = if self.has_room(&source, now) { source } else { (IpAddr::from([0; 4]), None) };
+        let (told, since) = self.sources.entry(source).or_insert((Moment::LONG_AGO, 0));
         if *told != Moment::LONG_AGO && now.saturating_since(*told) < QUIET {
             *since += 1;
             return None;
@@ -114,11 +126,11 @@ impl Refused {
         Some(std::mem::take(since))
     }
 
-    fn has_room(&mut self, address: IpAddr, now: Moment) -> bool {
-        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(&address) {
+    fn has_room(&mut self, source: &Source, now: Moment) -> bool {
+        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(source) {
             self.sources.retain(|_, (told, _)| now.saturating_since(*told) < QUIET);
         }
-        self.sources.len() < MOST_SOURCES || self.sources.contains_key(&address)
+        self.sources.len() < MOST_SOURCES || self.sources.contains_key(source)
     }
 }
 
@@ -130,9 +142,9 @@ mod tests {
         Moment::LONG_AGO + Duration::from_secs(10_000 + seconds)
     }
 
-    fn source(number: u16) -> IpAddr {
+    fn source(number: u16) -> Source {
         let [high, low] = number.to_be_bytes();
-        IpAddr::from([10, 0, high, low])
+        (IpAddr::from([10, 0, high, low]), None)
     }
 
     #[test]
@@ -142,6 +154,7 @@ mod tests {
         assert_eq!(refused.note(source(1), at(1)), None);
         assert_eq!(refused.note(source(1), at(59)), None);
         assert_eq!(refused.note(source(2), at(59)), Some(0));
+        assert_eq!(refused.note((source(1).0, Some("a".into())), at(59)), Some(0), "a known one apart");
         assert_eq!(refused.note(source(1), at(60)), Some(2));
         assert_eq!(refused.note(source(1), at(61)), None);
     }

@@ -4,6 +4,7 @@
 //! (`kills`, `lives` and `batch` are parts of it).
 
 mod access;
+mod audit;
 mod batch;
 mod input;
 mod kills;
@@ -303,7 +304,7 @@ impl TrackerServer {
     /// [`Error::Store`].
     pub fn kill(&self, id: &TrackedId) -> Result<bool> {
         let order = KillOrder { force: true, ..KillOrder::default() };
-        Ok(self.tracker.kill(Whom::Session(id.clone()), order)?.is_ok())
+        Ok(self.tracker.kill(&Whom::Session(id.clone()), order)?.is_ok())
     }
 
     /// Ends the server: answers the requests that have arrived, parked beats at once, for at most

@@ -23,6 +23,7 @@ pub(super) enum Route {
     Receipts,
     Receipt(u64),
     History,
+    Audit,
     State,
     Alive,
     Ready,
@@ -122,6 +123,7 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
             number.parse().ok().map(Route::Receipt)
         }),
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
+        endpoint(Method::Get, "/audit", Access::Operator, |_| Some(Route::Audit)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),

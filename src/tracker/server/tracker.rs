@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::access::{Caller, Door};
+use super::access::{Caller, Denied, Door};
+use super::audit::tell;
 use super::batch::{Parked, batch_answer};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
 use super::pages::page;
@@ -12,8 +13,8 @@ use super::routing::{Route, find};
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
-    SessionList, SessionStatus,
+    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT,
+    Role, SessionCreate, SessionCreated, SessionList, SessionStatus, Whom,
 };
 use crate::tracker::http::{Action, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -73,7 +74,15 @@ impl Tracker {
     /// What a request asks for, and who asks, if he may.
     fn admit(&self, request: &Request) -> Result<(Route, Caller), Refusal> {
         let (endpoint, route) = find(request)?;
-        Ok((route, self.door.admit(endpoint, request)?))
+        match self.door.admit(endpoint, request) {
+            Ok(caller) => Ok((route, caller)),
+            Err(Denied { response, to_tell }) => {
+                if let Some(caller) = to_tell {
+                    self.note_forbidden(&route, &caller);
+                }
+                Err(Refusal(response))
+            }
+        }
     }
 
     /// Whether this session is nothing to this caller: for him it is like none.
@@ -86,8 +95,13 @@ impl Tracker {
     }
 
     /// Moves sessions that have been silent for `older_than` to the history.
-    pub(super) fn clean_up(&self, older_than: Duration, reason: EndReason) -> crate::Result<Vec<TrackedId>> {
-        let gone = self.store.remove_silent(older_than, reason)?;
+    pub(super) fn clean_up(
+        &self,
+        older_than: Duration,
+        reason: EndReason,
+        asked_by: Option<Asker>,
+    ) -> crate::Result<Vec<TrackedId>> {
+        let gone = self.store.remove_silent(older_than, reason, asked_by)?;
         for id in &gone {
             self.tell_parked(id);
         }
@@ -216,13 +230,20 @@ impl Tracker {
             Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
             Route::CleanUp => {
                 let age = older_than(request)?;
-                let deleted_count = self.clean_up_by_hand(age)?.len() as u64;
+                let deleted_count = self.clean_up_by_hand(age, caller)?.len() as u64;
                 Response::json(&CleanupResponse { deleted_count })
             }
             Route::Delete(id) if self.is_foreign(caller, &id) => not_found(),
             Route::Delete(id) => {
-                let known = self.store.delete_session(&id)?;
+                // An app ends itself; an operator, with a token, ends somebody else.
+                let asker = (caller.role == Some(Role::Operator)).then(|| caller.asker());
+                let known = self.store.delete_for(asker.clone(), &id)?;
                 self.tell_parked(&id);
+                if let Some(asker) = asker {
+                    let result = if known { AuditResult::Done } else { AuditResult::Unknown };
+                    let whom = Whom::Session(id);
+                    tell(AuditAction::Remove, Some(&whom), Some(&asker), result, usize::from(known));
+                }
                 if known { DELETED } else { not_found() }
             }
             Route::Heartbeat(id) => {
@@ -241,11 +262,12 @@ impl Tracker {
                     && self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
                 if known { UPDATED } else { not_found() }
             }
-            Route::Kill(whom) => self.answer_kill(whom, request)?,
-            Route::Order(whom, verb) => self.answer_order(whom, verb)?,
+            Route::Kill(whom) => self.answer_kill(&whom, caller, request)?,
+            Route::Order(whom, verb) => self.answer_order(&whom, verb, caller)?,
             Route::Receipts => self.answer_receipts(request)?,
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
+            Route::Audit => self.answer_audit(request)?,
             Route::State => Response::json(&self.state()),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
@@ -284,7 +306,7 @@ impl Service for Tracker {
     /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
     fn takes_long(&self, request: &Request) -> bool {
         match find(request) {
-            Ok((_, Route::List | Route::Receipts | Route::History)) => true,
+            Ok((_, Route::List | Route::Receipts | Route::History | Route::Audit)) => true,
             Ok((_, Route::Kill(_))) => super::kills::is_dry_run(request),
             _ => false,
         }

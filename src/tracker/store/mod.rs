@@ -13,6 +13,7 @@
 //! are stored and shown, and decide nothing.
 
 mod ancestor;
+mod audit;
 mod batch;
 mod history;
 mod kills;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub(super) use self::audit::AuditFilter;
 pub(super) use self::batch::News;
 pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
@@ -42,8 +44,7 @@ use self::trouble::Trouble;
 pub(super) use self::write::{Killed, NotKilled};
 use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
-use super::api::Whom;
-use super::api::{EndReason, Heartbeat, STALE_AFTER, SessionCreate};
+use super::api::{Asker, EndReason, Heartbeat, STALE_AFTER, SessionCreate, Whom};
 use super::life::Thresholds;
 use super::{TrackedId, TrackedSession, civil};
 use crate::clock::{Clock, Moment, wall};
@@ -194,7 +195,13 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn delete_session(&self, id: &TrackedId) -> Result<bool> {
-        self.changed("deleting a session", Write::Delete(id.clone()))
+        self.delete_for(None, id)
+    }
+
+    /// [`delete_session`](SessionStore::delete_session), for somebody who is not the session itself.
+    pub(super) fn delete_for(&self, asked_by: Option<Asker>, id: &TrackedId) -> Result<bool> {
+        let write = Write::Delete { id: id.clone(), asked_by: asked_by.map(Box::new) };
+        self.changed("deleting a session", write)
     }
 
     /// Notes a sign of life and tells whether somebody wants the session to stop; `None` if there
@@ -276,7 +283,7 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn cleanup_stale_sessions(&self, older_than: Duration) -> Result<usize> {
-        Ok(self.remove_silent(older_than, EndReason::CleanedUp)?.len())
+        Ok(self.remove_silent(older_than, EndReason::CleanedUp, None)?.len())
     }
 
     /// Whether the database takes changes, as far as is known: an error from the first write that fails

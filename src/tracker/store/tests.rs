@@ -311,7 +311,12 @@ fn a_receipt_goes_through_its_steps_within_one_transaction() {
     let kill_id = killed.receipts[0].kill_id;
     let word = |step| Write::Acknowledge { id: id.clone(), word: KillAcknowledgement { kill_id, step } };
     let again = Write::Kill { whom, order: Box::default() };
-    let writes = [word(KillStep::Delivered), word(KillStep::Stopping), again, Write::Delete(id.clone())];
+    let writes = [
+        word(KillStep::Delivered),
+        word(KillStep::Stopping),
+        again,
+        Write::Delete { id: id.clone(), asked_by: None },
+    ];
     in_one_transaction(&store, writes);
     let receipt = store.receipt(kill_id).unwrap().unwrap();
     assert_eq!(receipt.state, KillState::Confirmed);
