@@ -334,7 +334,7 @@ fn an_address_that_others_can_reach_is_refused() {
         let refused = TrackerServer::builder().listen(listen).database(":memory:").start();
         match refused {
             Err(Error::InvalidConfig { option: "listen", reason }) => {
-                assert!(reason.contains("no access tokens yet"), "{reason}");
+                assert!(reason.contains("takes access tokens"), "{reason}");
             }
             other => panic!("{listen}: {other:?}"),
         }

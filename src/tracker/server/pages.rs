@@ -26,7 +26,6 @@ const PAGE_FIELDS: &[(&str, &str)] = &[
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
 ];
 
 pub(super) fn page(asset: &Asset) -> Response {

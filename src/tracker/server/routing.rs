@@ -23,6 +23,7 @@ pub(super) enum Route {
     Receipts,
     Receipt(u64),
     History,
+    Audit,
     State,
     Alive,
     Ready,
@@ -43,13 +44,24 @@ pub(super) enum Access {
     Operator,
 }
 
+#[cfg(feature = "testing")]
+impl Access {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Access::Everybody => "everybody",
+            Access::App => "app",
+            Access::Viewer => "viewer",
+            Access::Operator => "operator",
+        }
+    }
+}
+
 /// What can be asked for.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) method: Method,
     /// As the API's description writes it: `{name}` stands for any part that is not empty.
     pub(super) path: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "access tokens come with the next commits"))]
     pub(super) access: Access,
     /// From the texts in the place of `{…}`; nothing if they make no sense there.
     route: fn(&Filled<'_>) -> Option<Route>,
@@ -112,6 +124,7 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
             number.parse().ok().map(Route::Receipt)
         }),
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
+        endpoint(Method::Get, "/audit", Access::Operator, |_| Some(Route::Audit)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
@@ -214,7 +227,7 @@ mod tests {
 
     fn request(method: Method, path: &str) -> Request {
         let path = path[1..].split('/').map(str::to_owned).collect();
-        Request { method, path, query: Vec::new(), body: Vec::new() }
+        Request::new(method, path)
     }
 
     fn found(method: Method, path: &str) -> Result<Route, u16> {
