@@ -1,0 +1,64 @@
+// The page of the tracker: which part of it is shown, and what is wired to what.
+
+import { startKills } from "./kills.js";
+import { reload, setLoader, showFreshness, start } from "./live.js";
+import { loadHistory, loadKills, loadTracker, startPanes } from "./panes.js";
+import { loadSessions, showAllAges, showSelection, startSessions } from "./sessions.js";
+import { askAgain, forget, onAccess, showAccess } from "./wire.js";
+import { element } from "./words.js";
+
+/** What each part of the page reads. */
+const PANES = { sessions: loadSessions, kills: loadKills, history: loadHistory, tracker: () => Promise.resolve() };
+
+/** The part that the address names. */
+function pane() {
+  const named = location.hash.slice(1);
+  return Object.hasOwn(PANES, named) ? named : "sessions";
+}
+
+function showPane() {
+  for (const name of Object.keys(PANES)) {
+    element(`pane-${name}`).hidden = name !== pane();
+    const link = document.querySelector(`nav a[href="#${name}"]`);
+    if (name === pane()) {
+      link.setAttribute("aria-current", "page");
+    } else {
+      link.removeAttribute("aria-current");
+    }
+  }
+}
+
+addEventListener("hashchange", () => {
+  showPane();
+  reload();
+});
+onAccess(() => {
+  showAccess();
+  showSelection();
+});
+element("give").addEventListener("click", () => {
+  askAgain();
+  reload();
+});
+element("forget").addEventListener("click", () => {
+  forget();
+  reload();
+});
+element("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  element("token").close("given");
+});
+setInterval(() => {
+  if (!document.hidden) {
+    showFreshness();
+    showAllAges();
+  }
+}, 1000);
+
+startSessions();
+startKills();
+startPanes();
+showPane();
+showAccess();
+setLoader(() => Promise.all([loadTracker(), PANES[pane()]()]));
+start();
