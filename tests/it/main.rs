@@ -17,6 +17,7 @@ mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
 mod dashboard;
+mod dashboard_kills;
 mod native_basics;
 mod native_stop;
 mod native_support;

@@ -217,8 +217,8 @@ async function confirmed() {
     request.reason = why;
   }
   try {
-    const { sessions, app } = about.resolved;
-    const said = app === undefined ? await killEach(sessions, { ...request, force: element("force").checked }) : await killApp(app, about.generation, request);
+    const { app } = about.resolved;
+    const said = app === undefined ? await killEach(about.resolved, { ...request, force: element("force").checked }) : await killApp(app, about.generation, request);
     report(said);
     close();
   } catch (error) {
@@ -249,8 +249,9 @@ async function killApp(app, generation, request) {
   return words.join(" ");
 }
 
-async function killEach(sessions, request) {
+async function killEach({ sessions, asked }, request) {
   const results = await forEach(sessions, (session) => ask("POST", ofSession(session.session_id, "kill"), request));
+  results.forEach((result, place) => result.status === "fulfilled" && asked?.(sessions[place]));
   return told(results, "asked to stop");
 }
 
@@ -306,7 +307,10 @@ export function steps(kill) {
 export function startKills() {
   element("confirm-no").addEventListener("click", close);
   element("confirm").addEventListener("close", () => {
-    open = null;
+    // It is told late: the dialog may be open again, about something else.
+    if (!element("confirm").open) {
+      open = null;
+    }
   });
   element("confirm-form").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -127,8 +127,8 @@ const CELLS = [
   ["process", "process roomy"],
   ["version", "text wide"],
   ["labels", "text wide"],
-  ["since", "number"],
   ["beat", "number"],
+  ["since", "number"],
 ];
 
 function newRow(id) {
@@ -295,7 +295,11 @@ export function showSelection() {
   }
 }
 
-const chosen = () => ({ sessions: [...selected].map((id) => rows.get(id).session) });
+/** The selected ones, as a target; who has been asked to stop is selected no more. */
+const chosen = () => ({
+  sessions: [...selected].map((id) => rows.get(id).session),
+  asked: (session) => selected.delete(session.session_id),
+});
 
 /** Keeps the list of apps and the choice in it. */
 function showApps() {
@@ -368,9 +372,11 @@ export function startSessions() {
     });
   }
   element("select-all").addEventListener("change", (event) => {
-    for (const id of rows.keys()) {
-      select(id, event.target.checked);
+    selected.clear();
+    if (event.target.checked) {
+      [...rows.keys()].forEach((id) => selected.add(id));
     }
+    showSelection();
   });
   element("sessions-rows").addEventListener("keydown", onKey);
   element("kill-selected").addEventListener("click", () => confirmKill(chosen()));

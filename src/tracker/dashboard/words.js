@@ -66,7 +66,7 @@ export function duration(seconds) {
   }
   const minutes = Math.floor(whole / 60);
   if (minutes < 120) {
-    return `${minutes} min ${whole % 60} s`;
+    return minutes < 10 ? `${minutes} min ${whole % 60} s` : `${minutes} min`;
   }
   const hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;

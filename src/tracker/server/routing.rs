@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn every_endpoint_is_found_by_its_own_path() {
         for endpoint in endpoints() {
-            let path = endpoint.path.replace("{kill_id}", "7").replace("{file}", "main.js").replace(['{', '}'], "");
+            let path =
+                endpoint.path.replace("{kill_id}", "7").replace("{file}", "main.js").replace(['{', '}'], "");
             let found = find(&request(endpoint.method, &path));
             let Ok((found, _)) = found else { panic!("{path}") };
             assert!(std::ptr::eq(found, endpoint), "{path} is {}", found.path);
