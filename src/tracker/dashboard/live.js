@@ -2,13 +2,19 @@
 //
 // A hidden page rests. What is not known to be fresh is never shown as if it were.
 
+import { follow, followAtOnce, isLive, listen, rest } from "./events.js";
 import { element, setText } from "./words.js";
 import { Refused, reason } from "./wire.js";
 
+/** However much happens, the lists are read no more often than this. */
+const SOONEST = 1_000;
 const REMEMBERED = "remuda-refresh-seconds";
 
 let loader = () => Promise.resolve();
 let timer = null;
+/** A refresh because of an event. */
+let soon = null;
+let lastBegan = 0;
 /** The refresh that is under way; whoever wants another one waits for it. */
 let refreshing = null;
 /** When the last answer came, and when the first one after it did not. */
@@ -22,6 +28,9 @@ export function setLoader(wanted) {
 
 /** Brings the page up to date, then waits for the next time. */
 export function refresh() {
+  clearTimeout(soon);
+  soon = null;
+  lastBegan = performance.now();
   refreshing ??= load().finally(() => {
     refreshing = null;
     schedule();
@@ -35,11 +44,19 @@ export async function reload() {
   await refresh();
 }
 
+/** Brings the page up to date because something has happened. */
+export function refreshSoon() {
+  soon ??= setTimeout(reload, Math.max(50, lastBegan + SOONEST - performance.now()));
+}
+
 async function load() {
   try {
     await loader();
     lastAnswer = Date.now();
-    missedSince = null;
+    if (missedSince !== null) {
+      missedSince = null;
+      followAtOnce();
+    }
     element("trouble").hidden = true;
   } catch (error) {
     missedSince ??= Date.now();
@@ -54,11 +71,14 @@ async function load() {
 
 const interval = () => Number(element("interval").value);
 
-/** Plans the next refresh; none while nobody looks. */
+/** Plans the next refresh, because beats are no events; none while nobody looks. */
 function schedule() {
   clearTimeout(timer);
   if (interval() > 0 && !document.hidden) {
     timer = setTimeout(refresh, interval() * 1000);
+    follow();
+  } else {
+    rest();
   }
 }
 
@@ -88,6 +108,9 @@ function freshness() {
   if (!isFresh()) {
     return [`⚠ as of ${new Date(lastAnswer).toLocaleTimeString()}`, "bad"];
   }
+  if (isLive()) {
+    return ["● live", "running"];
+  }
   return [interval() > 0 ? "◐ polling" : "◌ by hand", ""];
 }
 
@@ -112,7 +135,8 @@ function recall() {
   }
 }
 
-export function start() {
+/** `told` hears of every event. */
+export function start(told) {
   recall();
   element("refresh").addEventListener("click", reload);
   element("interval").addEventListener("change", (event) => {
@@ -121,11 +145,24 @@ export function start() {
   });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
-      clearTimeout(timer);
+      schedule();
     } else {
       showFreshness();
       refresh();
     }
+  });
+  // Also when they end: that tells early that the tracker is gone.
+  listen({
+    told: (event) => {
+      told(event);
+      refreshSoon();
+    },
+    changed: () => {
+      showFreshness();
+      if (!document.hidden) {
+        refreshSoon();
+      }
+    },
   });
   refresh();
 }

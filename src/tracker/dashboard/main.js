@@ -1,14 +1,16 @@
 // The page of the tracker: which part of it is shown, and what is wired to what.
 
+import { followAtOnce, rest } from "./events.js";
 import { startKills } from "./kills.js";
 import { reload, setLoader, showFreshness, start } from "./live.js";
+import { note, showLog } from "./log.js";
 import { loadHistory, loadKills, loadTracker, startPanes } from "./panes.js";
 import { loadSessions, showAllAges, showSelection, startSessions } from "./sessions.js";
 import { askAgain, forget, onAccess, showAccess } from "./wire.js";
 import { element } from "./words.js";
 
 /** What each part of the page reads. */
-const PANES = { sessions: loadSessions, kills: loadKills, history: loadHistory, tracker: () => Promise.resolve() };
+const PANES = { sessions: loadSessions, kills: loadKills, history: loadHistory, events: showLog, tracker: () => Promise.resolve() };
 
 /** The part that the address names. */
 function pane() {
@@ -38,10 +40,13 @@ onAccess(() => {
 });
 element("give").addEventListener("click", () => {
   askAgain();
+  followAtOnce();
   reload();
 });
 element("forget").addEventListener("click", () => {
   forget();
+  // What comes by the old token ends.
+  rest();
   reload();
 });
 element("token-form").addEventListener("submit", (event) => {
@@ -61,4 +66,4 @@ startPanes();
 showPane();
 showAccess();
 setLoader(() => Promise.all([loadTracker(), PANES[pane()]()]));
-start();
+start(note);

@@ -24,7 +24,7 @@ macro_rules! asset {
 pub(super) static PAGE: Asset = asset!("index.html", "text/html");
 
 /// What the page loads, from `/dashboard/`.
-static PARTS: [Asset; 10] = [
+static PARTS: [Asset; 12] = [
     asset!("style.css", "text/css"),
     asset!("icon.svg", "image/svg+xml"),
     asset!("main.js", "text/javascript"),
@@ -32,7 +32,9 @@ static PARTS: [Asset; 10] = [
     asset!("details.js", "text/javascript"),
     asset!("kills.js", "text/javascript"),
     asset!("panes.js", "text/javascript"),
+    asset!("log.js", "text/javascript"),
     asset!("live.js", "text/javascript"),
+    asset!("events.js", "text/javascript"),
     asset!("wire.js", "text/javascript"),
     asset!("words.js", "text/javascript"),
 ];
