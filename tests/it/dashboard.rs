@@ -150,15 +150,15 @@ isolated! {
         page.click("#previous");
         until_rows(&mut page, 100);
 
-        page.click("[data-sort=user_id]");
+        page.click("[data-sort=user]");
         page.until(&format!("document.querySelector({ROWS:?}).innerText.includes('user000')"));
         assert_eq!(page.value("document.querySelector('[aria-sort]').innerText.trim()"), "User");
-        page.click("[data-sort=user_id]");
+        page.click("[data-sort=user]");
         page.until(&format!("document.querySelector({ROWS:?}).innerText.includes('zoe')"));
         assert_eq!(page.text("document.querySelector('[aria-sort]').getAttribute('aria-sort')"), "descending");
 
         for (field, value, count) in
-            [("#q", "q3 CLOSE", 1), ("#q", "", 100), ("#app", "a", 60), ("#app", "", 100), ("#state", "running", 1)]
+            [("#q", "q3 CLOSE", 1), ("#q", "", 100), ("#app", "a", 60), ("#app", "", 100), ("#label", "team:risk", 1), ("#label", "", 100), ("#state", "running", 1)]
         {
             page.choose(field, value);
             until_rows(&mut page, count);

@@ -74,10 +74,10 @@ isolated! {
         let guarded = protected(app, &url);
         let mut page = Page::open(browser, &url);
         until_rows(&mut page, 4);
-        assert_eq!(page.value("document.querySelector('#kill-app').disabled"), true);
+        assert_eq!(page.value("document.querySelector('#kill-group').disabled"), true);
         page.choose("#app", app);
         until_rows(&mut page, 3);
-        page.tab_to("#kill-app");
+        page.tab_to("#kill-group");
         page.press("Enter");
         until_previewed(&mut page);
         let text = page.shown("#confirm");
@@ -87,7 +87,7 @@ isolated! {
         page.press("Enter");
         page.until("!document.querySelector('#confirm').open");
         assert!(!one.is_killed() && !two.is_killed());
-        page.tab_to("#kill-app");
+        page.tab_to("#kill-group");
         page.press("Enter");
         until_previewed(&mut page);
         page.choose("#embargo", "600");
@@ -109,6 +109,40 @@ isolated! {
 }
 
 isolated! {
+    fn all_with_a_label_are_killed_also_if_its_name_is_odd() {
+        let Some(browser) = installed() else { return };
+        let server = server();
+        let mut http = Http::connect(server.local_addr());
+        let mut register = |labels: Value| {
+            let created = http.ok("POST", "/sessions", &json!({"app_name": "app", "labels": labels}));
+            created["session_id"].as_str().unwrap().to_owned()
+        };
+        let ids = [register(json!({"a:b/c": "<i>ü"})), register(json!({"team": "."})), register(json!({"team": ".."}))];
+        let mut page = Page::open(browser, &url(&server));
+        until_rows(&mut page, 3);
+        for (id, name) in ids.iter().zip(["a:b/c", "team", "team"]) {
+            page.value(&format!("{}.querySelector('.id').click()", row(id)));
+            page.click(".detail .label");
+            until_rows(&mut page, 1);
+            page.value(&format!("{}.querySelector('.id').click()", row(id)));
+            page.value("document.querySelector('#report').textContent = ''");
+            page.click("#kill-group");
+            until_previewed(&mut page);
+            assert!(page.shown("#confirm-title").contains(name));
+            assert_eq!(page.value("document.querySelector('#embargo-row').hidden"), true);
+            page.click("#confirm-yes");
+            until_report(&mut page, "1 ");
+            assert_eq!(http.row(id).unwrap()["kill_requested"], true);
+            page.choose("#label", "");
+            until_rows(&mut page, 3);
+        }
+        assert_eq!(page.complaints(), [""; 0]);
+        drop(page);
+        server.shutdown();
+    }
+}
+
+isolated! {
     fn nobody_is_killed_when_others_have_come_since_the_preview() {
         let Some(browser) = installed() else { return };
         let server = server();
@@ -117,7 +151,7 @@ isolated! {
         let mut page = Page::open(browser, &url(&server));
         until_rows(&mut page, 1);
         page.choose("#app", "app");
-        page.click("#kill-app");
+        page.click("#kill-group");
         until_previewed(&mut page);
         let second = http.register("app");
         page.click("#confirm-yes");
@@ -195,7 +229,7 @@ isolated! {
             page.value("document.querySelector('#report').textContent = ''");
             page.choose("#app", name);
             until_rows(&mut page, 50);
-            page.click("#kill-app");
+            page.click("#kill-group");
             until_previewed(&mut page);
             page.click("#confirm-yes");
             until_report(&mut page, "50 of ");
@@ -232,12 +266,12 @@ isolated! {
 
         page.choose("#app", "app");
         until_rows(&mut page, 2);
-        page.choose("#verb-app", "drain");
-        page.click("#order-app");
+        page.choose("#verb-group", "drain");
+        page.click("#order-group");
         page.until("document.querySelector('#confirm').open");
         page.press("Escape");
         assert_eq!(row_of(&mut http, 1)["verbs"], Value::Null, "nothing is done before it is confirmed");
-        page.click("#order-app");
+        page.click("#order-group");
         page.until("document.querySelector('#confirm').open");
         page.tab_to("#confirm-yes");
         page.press("Enter");

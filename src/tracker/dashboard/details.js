@@ -1,6 +1,7 @@
 // All that is known of one session, in a row below its own, and what can be done with it.
 
 import { confirmKill, confirmOrder, steps } from "./kills.js";
+import { filterByLabel } from "./list.js";
 import { allow } from "./wire.js";
 import { bytes, button, facts, make, processOf, quoted, shown, when } from "./words.js";
 
@@ -43,7 +44,11 @@ export function details(columns) {
 }
 
 function described(session, opened) {
-  const labels = Object.entries(session.labels ?? {}).map(([name, value]) => `${shown(name)} = ${shown(value)}`);
+  const labels = Object.entries(session.labels ?? {}).map(([name, value]) => {
+    const filter = button(`${shown(name)} = ${shown(value)}`, () => filterByLabel(name, value), "label");
+    filter.title = "Show all with this label";
+    return filter;
+  });
   const parts = [
     facts([
       ["Session", shown(session.session_id)],
@@ -55,7 +60,7 @@ function described(session, opened) {
       ["Memory", bytes(session.memory_bytes)],
       ["Status", shown(session.status)],
       ["Task", shown(session.current_task ?? "", 2_000)],
-      ["Labels", labels.join("\n")],
+      ["Labels", labels.length === 0 ? null : make("span", "", ...labels)],
     ]),
   ];
   if (session.kill != null) {

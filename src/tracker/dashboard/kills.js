@@ -1,14 +1,16 @@
 // Kills and orders: what they would hit is shown first, and what became of the request is said.
 //
-// They are aimed at `{ sessions }`, rows that the reader has chosen, or at `{ app }`, all of an app.
+// They are aimed at `{ sessions }`, rows that the reader has chosen, at `{ app }`, all of an app, or at
+// `{ label }`, all with a label, which is a name and a value.
 
+import { allOf } from "./list.js";
 import { reload } from "./live.js";
 import { ask, forEach, reason } from "./wire.js";
-import { counted, element, latency, make, processOf, quoted, setText, short, shown, when } from "./words.js";
+import { counted, element, groupName, latency, make, processOf, quoted, setText, short, shown, when } from "./words.js";
 
 /** So many are named one by one; the others are counted. */
 const LISTED = 20;
-/** The most sessions of an app with a name that no path can carry. */
+/** The most sessions of a group with a name that no path can carry. */
 const MOST_BY_ID = 1_000;
 
 /** What the open dialog is about: { target, act, generation }. */
@@ -17,25 +19,25 @@ let open = null;
 // ---- paths
 
 /** A browser takes these out of a path, however they are written. */
-const isUnspeakable = (app) => app === "." || app === "..";
+const isUnspeakable = ({ app, label = [] }) => [app, ...label].some((part) => part === "." || part === "..");
 
 const ofSession = (id, verb) => `sessions/${encodeURIComponent(id)}/${verb}`;
-const ofApp = (app, verb) => `apps/${encodeURIComponent(app)}/${verb}-all`;
 
-/** Sessions of an app that no path can name are asked one by one. */
+function ofGroup({ app, label }, verb) {
+  const path = app === undefined ? ["labels", ...label] : ["apps", app];
+  return `${path.map(encodeURIComponent).join("/")}/${verb}-all`;
+}
+
+/** Sessions of a group that no path can name are asked one by one. */
 async function resolved(target) {
-  if (target.app === undefined || !isUnspeakable(target.app)) {
+  if (target.sessions !== undefined || !isUnspeakable(target)) {
     return target;
   }
-  const { sessions } = await ask("GET", "sessions");
-  const named = sessions.filter((session) => session.app_name === target.app);
-  return { sessions: named.filter((session) => !session.protected).slice(0, MOST_BY_ID), named: target.app };
+  const sessions = await allOf(target, MOST_BY_ID);
+  return { sessions: sessions.filter((session) => !session.protected) };
 }
 
-function whom({ sessions, app, named }) {
-  const name = app ?? named;
-  return name === undefined ? counted(sessions.length, "session") : `all of ${quoted(name)}`;
-}
+const whom = (target) => (target.sessions === undefined ? `all ${groupName(target)}` : counted(target.sessions.length, "session"));
 
 function report(text) {
   setText(element("report"), text);
@@ -49,7 +51,7 @@ export function confirmKill(target) {
   setText(element("confirm-title"), `Kill ${whom(target)}?`);
   element("kill-fields").hidden = false;
   element("embargo").value = "";
-  element("embargo-row").hidden = target.app === undefined || isUnspeakable(target.app);
+  element("embargo-row").hidden = target.app === undefined || isUnspeakable(target);
   element("force").checked = false;
   element("force-row").hidden = true;
   show();
@@ -58,7 +60,7 @@ export function confirmKill(target) {
 
 /** Asks whether to give an order that reaches far. */
 export function confirmOrder(target, verb) {
-  if (target.app === undefined && verb !== "drain") {
+  if (target.sessions !== undefined && verb !== "drain") {
     return order(target, verb);
   }
   const what = {
@@ -96,7 +98,7 @@ async function preview(about) {
   element("confirm-lists").replaceChildren();
   try {
     const target = await resolved(about.target);
-    const found = target.app === undefined ? await previewOfEach(target.sessions) : await previewOfApp(target.app);
+    const found = target.sessions === undefined ? await previewOfGroup(target) : await previewOfEach(target.sessions);
     if (open !== about) {
       return;
     }
@@ -112,8 +114,8 @@ async function preview(about) {
   }
 }
 
-async function previewOfApp(app) {
-  const found = await ask("POST", ofApp(app, "kill"), { dry_run: true });
+async function previewOfGroup(target) {
+  const found = await ask("POST", ofGroup(target, "kill"), { dry_run: true });
   return { ...found, count: found.sessions.length, isOne: false };
 }
 
@@ -217,9 +219,8 @@ async function confirmed() {
     request.reason = why;
   }
   try {
-    const { app } = about.resolved;
-    const said = app === undefined ? await killEach(about.resolved, { ...request, force: element("force").checked }) : await killApp(app, about.generation, request);
-    report(said);
+    const isGroup = about.resolved.sessions === undefined;
+    report(isGroup ? await killGroup(about, request) : await killEach(about.resolved, { ...request, force: element("force").checked }));
     close();
   } catch (error) {
     if (error.reason === "stale_generation" && open === about) {
@@ -235,11 +236,11 @@ async function confirmed() {
   await reload();
 }
 
-async function killApp(app, generation, request) {
+async function killGroup({ resolved: target, generation }, request) {
   const embargo = element("embargo").value === "" ? {} : { embargo_seconds: Number(element("embargo").value) };
-  const killed = await ask("POST", ofApp(app, "kill"), { ...request, ...embargo, generation });
+  const killed = await ask("POST", ofGroup(target, "kill"), { ...request, ...embargo, generation });
   const guarded = killed.protected?.length ?? 0;
-  const words = [`${killed.killed_count} of ${quoted(app)} asked to stop.`];
+  const words = [`${killed.killed_count} ${groupName(target)} asked to stop.`];
   if (guarded > 0) {
     words.push(`${guarded} protected ${guarded === 1 ? "goes" : "go"} on.`);
   }
@@ -258,12 +259,13 @@ async function killEach({ sessions, asked }, request) {
 async function order(target, verb) {
   const done = { pause: "told to pause", drain: "told to drain", resume: "told to resume", protect: "protected now", unprotect: "protected no more" }[verb];
   try {
-    const { sessions, app } = await resolved(target);
-    if (app === undefined) {
+    const whole = await resolved(target);
+    if (whole.sessions !== undefined) {
+      const { sessions } = whole;
       report(told(await forEach(sessions, (session) => ask("POST", ofSession(session.session_id, verb))), done));
     } else {
-      const { session_ids } = await ask("POST", ofApp(app, verb));
-      report(`${session_ids.length} of ${quoted(app)} ${done}.`);
+      const { session_ids } = await ask("POST", ofGroup(whole, verb));
+      report(`${session_ids.length} ${groupName(whole)} ${done}.`);
     }
   } catch (error) {
     report(`Nobody was ${done}: ${reason(error)}.`);

@@ -5,76 +5,23 @@
 
 import { details } from "./details.js";
 import { confirmKill, confirmOrder } from "./kills.js";
-import { isFresh, reload } from "./live.js";
-import { allow, ask } from "./wire.js";
-import { bytes, counted, duration, element, make, processOf, quoted, setText, short, shown } from "./words.js";
-
-/** So many apps are offered to choose from; others are found by typing. */
-const MOST_APPS = 500;
+import { chosenGroup, startList, wantedSessions } from "./list.js";
+import { isFresh } from "./live.js";
+import { allow } from "./wire.js";
+import { bytes, duration, element, groupName, make, processOf, setText, short, shown } from "./words.js";
 
 /** Entries by session id: { session, row, box, cells, opener, detail }. */
 const rows = new Map();
 /** Ids of the selected sessions. */
 const selected = new Set();
-/** The apps that were seen. */
-const apps = new Set();
-/** What is asked for; the filters are read from their fields. */
-const view = { sort: "-start_time", page: 0 };
 /** When the page's own clock showed that the rows came. */
 let fetched = 0;
 
-// ---- reading
-
 /** Brings the table up to date. */
 export async function loadSessions() {
-  const { sessions, total } = await wantedPage();
+  const sessions = await wantedSessions();
   fetched = performance.now();
   show(sessions);
-  showPlace(sessions.length, total);
-}
-
-/** How a session's rows are compared, by the name of the column. */
-const SORTED_BY = {
-  start_time: (session) => session.start_time,
-  state: (session) => stateOf(session),
-  app_name: (session) => session.app_name,
-  user_id: (session) => session.user_id,
-  current_task: (session) => session.current_task,
-  progress: (session) => session.progress,
-  memory_bytes: (session) => session.memory_bytes,
-  last_heartbeat: (session) => session.last_heartbeat,
-};
-
-async function wantedPage() {
-  const { sessions } = await ask("GET", "sessions");
-  if (!Array.isArray(sessions)) {
-    throw new Error("it sent no list of sessions");
-  }
-  sessions.forEach((session) => apps.size < MOST_APPS && apps.add(session.app_name));
-  const found = sessions.filter(isWanted);
-  const [key, way] = view.sort.startsWith("-") ? [view.sort.slice(1), -1] : [view.sort, 1];
-  const value = SORTED_BY[key];
-  found.sort((one, other) => way * compare(value(one), value(other)));
-  const size = Number(element("size").value);
-  view.page = Math.min(view.page, Math.max(0, Math.ceil(found.length / size) - 1));
-  return { sessions: found.slice(view.page * size, (view.page + 1) * size), total: found.length };
-}
-
-function isWanted(session) {
-  const [text, state, app] = ["q", "state", "app"].map((id) => element(id).value);
-  if ((state !== "" && stateOf(session) !== state) || (app !== "" && session.app_name !== app)) {
-    return false;
-  }
-  const { session_id, app_name, user_id, current_task, host, pid, version } = session;
-  const all = [session_id, app_name, user_id, current_task, host, pid, version, ...Object.entries(session.labels ?? {}).flat()];
-  return all.some((part) => part != null && String(part).toLowerCase().includes(text.toLowerCase()));
-}
-
-function compare(one, other) {
-  if (one == null || other == null) {
-    return (one == null) - (other == null);
-  }
-  return typeof one === "number" ? one - other : String(one).localeCompare(String(other));
 }
 
 // ---- the table
@@ -112,7 +59,6 @@ function show(sessions) {
       put(entry.detail.row);
     }
   }
-  showApps();
   showSelection();
 }
 
@@ -244,18 +190,7 @@ function toggleDetails(id) {
   entry.opener.setAttribute("aria-expanded", String(entry.detail !== null));
 }
 
-/** Where in the whole list this page is. */
-function showPlace(count, total) {
-  const first = view.page * Number(element("size").value);
-  const filtered = ["q", "state", "app"].some((id) => element(id).value !== "");
-  setText(element("place"), count === 0 ? "" : `${first + 1}–${first + count} of ${total}${filtered ? " that match" : ""}`);
-  element("previous").disabled = view.page === 0;
-  element("next").disabled = first + count >= total;
-  element("none").hidden = count > 0 || filtered;
-  element("no-match").hidden = count > 0 || !filtered;
-}
-
-// ---- selection and the app
+// ---- selection
 
 function select(id, on) {
   if (on) {
@@ -275,10 +210,10 @@ export function showSelection() {
   const all = element("select-all");
   all.checked = rows.size > 0 && selected.size === rows.size;
   all.indeterminate = selected.size > 0 && !all.checked;
-  const app = element("app").value;
+  const group = chosenGroup();
   for (const [names, possible] of [
     [["kill-selected", "order-selected"], selected.size > 0],
-    [["kill-app", "order-app"], app !== ""],
+    [["kill-group", "order-group"], group !== null],
   ]) {
     for (const name of names) {
       // A focused button that is disabled would lose the focus to the top of the page.
@@ -289,7 +224,7 @@ export function showSelection() {
     }
   }
   setText(element("kill-selected"), selected.size > 0 ? `Kill selected (${selected.size}) …` : "Kill selected …");
-  setText(element("kill-app"), app === "" ? "Kill all of an app …" : `Kill all of ${quoted(app)} …`);
+  setText(element("kill-group"), group === null ? "Kill all of an app …" : `Kill all ${groupName(group)} …`);
   for (const { detail } of rows.values()) {
     detail?.showAccess();
   }
@@ -301,37 +236,7 @@ const chosen = () => ({
   asked: (session) => selected.delete(session.session_id),
 });
 
-/** Keeps the list of apps and the choice in it. */
-function showApps() {
-  const list = element("app");
-  const names = [...apps].sort((one, other) => one.localeCompare(other));
-  const there = [...list.options].slice(1).map((option) => option.value);
-  if (names.length !== there.length || names.some((name, place) => name !== there[place])) {
-    const value = list.value;
-    list.replaceChildren(list.options[0], ...names.map((name) => new Option(shown(name, 80), name)));
-    list.value = value;
-  }
-}
-
 // ---- wiring
-
-function viewFromStart() {
-  view.page = 0;
-  reload();
-}
-
-function sortBy(key) {
-  view.sort = view.sort === key ? `-${key}` : key;
-  for (const head of document.querySelectorAll("[data-sort]")) {
-    const way = view.sort === head.dataset.sort ? "ascending" : view.sort === `-${head.dataset.sort}` ? "descending" : null;
-    if (way === null) {
-      head.closest("th").removeAttribute("aria-sort");
-    } else {
-      head.closest("th").setAttribute("aria-sort", way);
-    }
-  }
-  viewFromStart();
-}
 
 /** Up and down go from row to row, Delete asks about killing the selected or this one. */
 function onKey(event) {
@@ -353,23 +258,9 @@ function onKey(event) {
 }
 
 export function startSessions() {
-  let typing = null;
-  element("q").addEventListener("input", () => {
-    clearTimeout(typing);
-    typing = setTimeout(viewFromStart, 200);
-  });
-  for (const name of ["state", "app", "size"]) {
-    element(name).addEventListener("change", viewFromStart);
-  }
-  element("app").addEventListener("change", showSelection);
-  for (const head of document.querySelectorAll("[data-sort]")) {
-    head.addEventListener("click", () => sortBy(head.dataset.sort));
-  }
-  for (const [name, step] of [["previous", -1], ["next", 1]]) {
-    element(name).addEventListener("click", () => {
-      view.page += step;
-      reload();
-    });
+  startList();
+  for (const name of ["app", "label"]) {
+    element(name).addEventListener("input", showSelection);
   }
   element("select-all").addEventListener("change", (event) => {
     selected.clear();
@@ -380,7 +271,7 @@ export function startSessions() {
   });
   element("sessions-rows").addEventListener("keydown", onKey);
   element("kill-selected").addEventListener("click", () => confirmKill(chosen()));
-  element("kill-app").addEventListener("click", () => confirmKill({ app: element("app").value }));
+  element("kill-group").addEventListener("click", () => confirmKill(chosenGroup()));
   element("order-selected").addEventListener("click", () => confirmOrder(chosen(), element("verb-selected").value));
-  element("order-app").addEventListener("click", () => confirmOrder({ app: element("app").value }, element("verb-app").value));
+  element("order-group").addEventListener("click", () => confirmOrder(chosenGroup(), element("verb-group").value));
 }

@@ -18,6 +18,11 @@ export function quoted(name) {
   return `“\u2068${shown(name, 80)}\u2069”`;
 }
 
+/** Whom a kill or an order of many means. */
+export function groupName({ app, label }) {
+  return app === undefined ? `with ${quoted(`${label[0]}: ${label[1]}`)}` : `of ${quoted(app)}`;
+}
+
 /** The beginning of an id is enough for people. */
 export const short = (id) => shown(id).slice(0, 8);
 

@@ -24,11 +24,12 @@ macro_rules! asset {
 pub(super) static PAGE: Asset = asset!("index.html", "text/html");
 
 /// What the page loads, from `/dashboard/`.
-static PARTS: [Asset; 12] = [
+static PARTS: [Asset; 13] = [
     asset!("style.css", "text/css"),
     asset!("icon.svg", "image/svg+xml"),
     asset!("main.js", "text/javascript"),
     asset!("sessions.js", "text/javascript"),
+    asset!("list.js", "text/javascript"),
     asset!("details.js", "text/javascript"),
     asset!("kills.js", "text/javascript"),
     asset!("panes.js", "text/javascript"),
