@@ -50,7 +50,7 @@ export async function send(path, options, limit = () => AbortSignal.timeout(REQU
   if (answer.status === 401 && (used !== token || (await newToken(used !== null)))) {
     return send(path, options, limit);
   }
-  if (answer.status === 403 && refused.reason === "forbidden") {
+  if (answer.status === 403 && refused.reason === "forbidden" && options.method === "POST") {
     setReadOnly(refused.message);
   }
   throw refused;
