@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod description;
 mod hostile_worker;
 mod scripted_server;
 mod support;
@@ -76,6 +77,7 @@ mod tracker_crash;
 mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_openapi;
 mod tracker_pair;
 mod tracker_receipts;
 mod tracker_server_batch;

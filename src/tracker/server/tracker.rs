@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::batch::{Parked, batch_answer};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::openapi::DESCRIPTION;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
 use super::routing::{Route, find};
@@ -219,6 +220,7 @@ impl Tracker {
                 Ok(()) => READY,
                 Err(error) => Response::detail(503, &error.to_string()),
             },
+            Route::Description => DESCRIPTION,
             Route::Asset(asset) => page(asset),
         };
         Ok(Action::Respond(response))
@@ -242,6 +244,7 @@ impl Service for Tracker {
                 }
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
+            Route::Description => Ok(Action::Respond(DESCRIPTION)),
             Route::Alive => Ok(Action::Respond(ALIVE)),
             _ => Err(request),
         }
