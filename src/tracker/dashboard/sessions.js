@@ -69,7 +69,7 @@ const CELLS = [
   ["user", "text"],
   ["task", "text long"],
   ["progress", "number"],
-  ["memory", "number roomy"],
+  ["memory", "number wide"],
   ["process", "process roomy"],
   ["version", "text wide"],
   ["labels", "text wide"],
