@@ -99,14 +99,14 @@ isolated! {
         let text = page.text(&format!("{}.innerText", row(&id)));
         let spelled = evil.replace('\u{202e}', "\\u{202e}");
         assert!(text.matches(&spelled).count() >= 4, "{text}");
-        for part in ["42 %", "5.0 MiB", "(<i>)", "✕ kill requested"] {
+        for part in ["42 %", "(<i>)", "✕ kill requested"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         page.click("#sessions-rows .id");
         page.until("document.querySelector('.detail') !== null");
         page.value("document.querySelector('.detail details').open = true");
         let text = page.shown(".detail");
-        for part in [id.as_str(), "pool_id", "Kill all of", "requested"] {
+        for part in [id.as_str(), "5.0 MiB", "pool_id", "Kill all of", "requested"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         page.value(&format!("{}.click()", row(&id)));
