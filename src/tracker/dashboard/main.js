@@ -4,13 +4,20 @@ import { followAtOnce, rest } from "./events.js";
 import { startKills } from "./kills.js";
 import { reload, setLoader, showFreshness, start } from "./live.js";
 import { note, showLog } from "./log.js";
-import { loadHistory, loadKills, loadTracker, startPanes } from "./panes.js";
+import { loadAudit, loadHistory, loadKills, loadTracker, startPanes } from "./panes.js";
 import { loadSessions, showAllAges, showSelection, startSessions } from "./sessions.js";
-import { askAgain, forget, onAccess, showAccess } from "./wire.js";
+import { askAgain, forget, onAccess, showAccess, tryAccess } from "./wire.js";
 import { element } from "./words.js";
 
-/** What each part of the page reads. */
-const PANES = { sessions: loadSessions, kills: loadKills, history: loadHistory, events: showLog, tracker: () => Promise.resolve() };
+/** What each part of the page reads beside the tracker's state. */
+const PANES = {
+  sessions: loadSessions,
+  kills: loadKills,
+  history: loadHistory,
+  events: showLog,
+  audit: loadAudit,
+  tracker: () => Promise.resolve(),
+};
 
 /** The part that the address names. */
 function pane() {
@@ -65,5 +72,5 @@ startKills();
 startPanes();
 showPane();
 showAccess();
-setLoader(() => Promise.all([loadTracker(), PANES[pane()]()]));
+setLoader(() => Promise.all([loadTracker(), PANES[pane()](), tryAccess()]));
 start(note);

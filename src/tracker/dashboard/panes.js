@@ -1,4 +1,4 @@
-// What else there is to see: kills and their receipts, the history, the tracker itself.
+// What else there is to see: kills and their receipts, the history, the audit, the tracker itself.
 
 import { steps } from "./kills.js";
 import { reload } from "./live.js";
@@ -116,6 +116,39 @@ export async function loadHistory() {
   element("history-none").hidden = rows.length > 0;
 }
 
+// ---- the audit
+
+let auditPage = null;
+
+export async function loadAudit() {
+  const action = element("audit-action").value;
+  let found = { audit: [] };
+  try {
+    found = await auditPage(action === "" ? {} : { action });
+  } catch (error) {
+    if (error.status !== 403) {
+      throw error;
+    }
+  }
+  const rows = found.audit.map((entry) => {
+    const { token, role, address } = entry.asked_by ?? {};
+    const asker = [token ?? role, address == null ? null : `from ${address}`].filter((part) => part != null).join(" ");
+    const named = entry.session_id != null ? short(entry.session_id) : entry.app_name != null ? `all of ${quoted(entry.app_name)}` : entry.label;
+    const why = [entry.requested_by, entry.reason].filter((part) => part != null).map((part) => shown(part));
+    return row(
+      [when(entry.time), "process"],
+      [shown(entry.action).replaceAll("_", " "), ""],
+      [shown(named ?? "", 120), "text"],
+      [shown(entry.result).replaceAll("_", " "), entry.result === "done" ? "running" : "asked"],
+      [shown(entry.sessions), "number"],
+      [shown(asker), "text"],
+      [why.join(": "), "text"],
+    );
+  });
+  showRows(element("audit-rows"), rows);
+  element("audit-none").hidden = rows.length > 0;
+}
+
 // ---- the tracker
 
 /** The head of the page, and the tracker's pane. */
@@ -185,5 +218,6 @@ function showNotice(state) {
 
 export function startPanes() {
   killsPage = pager("kills", "kills", ["kills-open", "kills-app"]);
+  auditPage = pager("audit", "audit", ["audit-action"]);
   historyPage = pager("history", "history", ["history-app"]);
 }

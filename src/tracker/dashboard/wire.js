@@ -23,6 +23,8 @@ let asking = null;
 let declined = false;
 /** Why this token may only look, if it may only look. */
 let readOnly = null;
+/** The token of which it is known whether it may only look. */
+let tried = null;
 const listeners = [];
 
 // ---- requests
@@ -85,7 +87,22 @@ export function onAccess(listener) {
   listeners.push(listener);
 }
 
-export const mayAct = () => readOnly === null;
+/** Finds out whether the token may act, once: what only those may read who may act tells it. */
+export async function tryAccess() {
+  if (token === null || tried === token) {
+    return;
+  }
+  const used = token;
+  try {
+    await ask("GET", "audit?limit=1");
+  } catch (error) {
+    if (error.status !== 403 || error.reason !== "forbidden") {
+      return;
+    }
+    setReadOnly(error.message);
+  }
+  tried = used;
+}
 
 function setReadOnly(why) {
   if (readOnly !== why) {
