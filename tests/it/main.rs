@@ -18,6 +18,8 @@ mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
 mod dashboard;
+mod dashboard_kills;
+mod dashboard_live;
 mod native_basics;
 mod native_stop;
 mod native_support;
