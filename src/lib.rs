@@ -159,9 +159,9 @@ pub use session::{
     SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
     WarmReport, WorkDir,
 };
+#[cfg(any(feature = "client", feature = "server"))]
+pub use tracker::{AccessToken, TrackedId, TrackedSession, TrackedStatus};
 #[cfg(feature = "client")]
 pub use tracker::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard, TrackerOperator};
 #[cfg(feature = "server")]
-pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
-#[cfg(any(feature = "client", feature = "server"))]
-pub use tracker::{TrackedId, TrackedSession, TrackedStatus};
+pub use tracker::{SessionStore, Tokens, TrackerServer, TrackerServerBuilder};

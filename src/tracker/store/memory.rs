@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
 use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
 use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
@@ -27,6 +28,7 @@ pub(super) struct Memory {
     departed: Departed,
     /// Those that were laid, over or not: one for each app at most.
     embargoes: BTreeMap<String, Held>,
+    owners: Owners,
 }
 
 /// One session's part.
@@ -62,6 +64,8 @@ pub(super) struct Known {
     pub(super) interval: Interval,
     pub(super) verbs: Verbs,
     pub(super) verbs_number: u32,
+    /// To whom it belongs; nobody if it was registered without an access token of an app.
+    pub(super) owner: Option<Owner>,
 }
 
 /// An embargo.
@@ -277,6 +281,17 @@ impl Memory {
         self.sessions.get(id)
     }
 
+    /// What stands for an owner's name.
+    pub(super) fn owner(&mut self, name: &str) -> Option<Owner> {
+        self.owners.of(name)
+    }
+
+    /// Whether this is a session of somebody else.
+    pub(super) fn is_foreign(&self, id: &TrackedId, owner: &str) -> bool {
+        let live = self.sessions.get(id);
+        live.is_some_and(|live| live.known.owner.and_then(|found| self.owners.name(found)) != Some(owner))
+    }
+
     pub(super) fn kill_requested(&self, id: &TrackedId) -> Option<bool> {
         self.sessions.get(id).map(|live| live.known.kill_requested)
     }
@@ -360,6 +375,19 @@ impl Memory {
             }
         }
         turned
+    }
+
+    /// The rows behind `after` of those who attach something, or something of this name; in order.
+    pub(super) fn attaching(&self, after: i64, name: Option<&str>) -> Vec<i64> {
+        let is_meant = |said: &Said| match name {
+            Some(name) => said.attached.contains_key(name),
+            None => !said.attached.is_empty(),
+        };
+        let meant = self.sessions.values().filter(|live| live.known.row > after);
+        let meant = meant.filter(|live| live.said().is_some_and(is_meant));
+        let mut rows: Vec<i64> = meant.map(|live| live.known.row).collect();
+        rows.sort_unstable();
+        rows
     }
 
     /// The rows of those whose beats are overdue, and whether they are stale.
