@@ -130,6 +130,8 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod histogram;
+mod openmetrics;
 mod pool;
 pub mod protocol;
 mod session;
@@ -142,13 +144,14 @@ pub mod worker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, QuotaKind, Result, StoreFault};
+pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use pool::{
     Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
-    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, IdleOrder, Job,
-    JobId, Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig,
-    PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount,
-    RefusalReason, Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle,
-    SharedPool, StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    ExecutionCounts, Explanation, Foresight, HolderRow, IdleOrder, Job, JobId, Listener, MemoryInfo, Miss,
+    MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo,
+    PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason, Removal,
+    RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause,
+    StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod description;
 mod hostile_worker;
 mod scripted_server;
 mod support;
@@ -17,6 +18,8 @@ mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
 mod dashboard;
+mod dashboard_kills;
+mod dashboard_live;
 mod native_basics;
 mod native_stop;
 mod native_support;
@@ -75,6 +78,7 @@ mod tracker_crash;
 mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_openapi;
 mod tracker_pair;
 mod tracker_receipts;
 mod tracker_security;

@@ -105,6 +105,7 @@ Options:
 
 The run can be watched and stopped on a page, whose address is printed on standard error: port 8000,
 where `remuda ps` and `remuda kill` look, or a free one if that is taken (then they need --server).
+`remuda pause` holds the scripts that have not begun until `remuda resume`; `remuda drain` leaves them out.
 Without a tracker, or when it goes away, the scripts run all the same.
 
 Each object of --json has: script; outcome (completed, failed, cancelled, timed_out, died, refused,
@@ -112,9 +113,9 @@ not_started); ok; killed; seconds; session; peak_memory (bytes); value and repr 
 expression; stdout and stderr; dropped (bytes of each that were too many to keep); error (type, message,
 traceback, exit_code); post_mortem of a worker that ended; refused (why it got no session).
 
-Exit status: 0 if every script completed, 1 if one did not (also when it was stopped at a tracker), 2 if
-the command line, a script or the interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM, 141
-if nobody reads the output.
+Exit status: 0 if every script completed, 1 if one did not (also when the run was stopped or drained at a
+tracker), 2 if the command line, a script or the interpreter cannot be used, 130 after Ctrl-C, 143 after
+SIGTERM, 141 if nobody reads the output.
 Ctrl-C stops what runs and starts nothing more; a second one kills every session at once.
 ";
 

@@ -1,11 +1,15 @@
-//! A run as a tracked session: seen and stopped on a page.
+//! A run as a tracked session: seen, stopped, paused and drained on a page.
 
-use remuda::tracker::api::DEFAULT_PORT;
-use remuda::{CancelToken, ClientConfig, SessionClient, SessionPool, TaskGuard, TrackerServer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use remuda::tracker::api::{DEFAULT_PORT, Verb};
+use remuda::{CancelToken, ClientConfig, SessionClient, SessionPool, Stream, TaskGuard, TrackerServer};
 use serde_json::json;
 
 use crate::args::TrackerChoice;
 use crate::complain;
+use crate::progress::Screen;
 
 /// The longest list of scripts that is shown as the task.
 const LONGEST_TASK: usize = 200;
@@ -19,13 +23,15 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    /// Registers the run and says where it can be seen; a kill cancels `token`. Nothing here keeps
-    /// the run from going on: `None` if there is to be no tracker, or none can be had.
+    /// Registers the run and says where it can be seen; a kill cancels `token`, a pause holds what
+    /// waits for a session of the pool. Nothing here keeps the run from going on: `None` if there is to
+    /// be no tracker, or none can be had.
     pub(crate) fn start(
         choice: &TrackerChoice,
         scripts: &[&str],
         pool: &SessionPool,
         token: &CancelToken,
+        screen: &Arc<Screen>,
     ) -> Option<Tracked> {
         let (url, access, server) = match choice {
             TrackerChoice::None => return None,
@@ -57,6 +63,7 @@ impl Tracked {
         }
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());
+        client.on_verb(obey(pool.clone(), Arc::clone(screen)));
         client.attach("pool", move || {
             let info = of_pool.info();
             let counts = info.counts;
@@ -69,13 +76,64 @@ impl Tracked {
         Some(Tracked { task, client, server })
     }
 
-    /// Takes the run off the list; true if somebody has asked it to stop.
-    pub(crate) fn end(self) -> bool {
-        let killed = self.client.is_killed();
+    /// Whether no further script shall begin. Set before those who wait for a session get one.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.client.is_draining()
+    }
+
+    /// How many of all scripts have ended; the next heartbeat tells.
+    #[expect(clippy::cast_precision_loss, reason = "nobody starts 2^52 scripts")]
+    pub(crate) fn progress(&self, ended: usize, all: usize) {
+        self.task.set_progress(ended as f64 / all as f64);
+    }
+
+    /// Takes the run off the list; says what somebody at the tracker has asked of it.
+    pub(crate) fn end(self) -> Asked {
+        let asked = match (self.client.is_killed(), self.client.is_draining()) {
+            (true, _) => Asked::Stop,
+            (false, true) => Asked::Drain,
+            (false, false) => Asked::Nothing,
+        };
         drop(self.task);
         drop(self.client);
         drop(self.server);
-        killed
+        asked
+    }
+}
+
+/// What somebody at the tracker wants of a run at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Nothing,
+    Drain,
+    Stop,
+}
+
+/// Pauses the pool and has it go on. Whoever waits for a session of a paused pool when the run shall
+/// drain gets one, and leaves without using it.
+fn obey(pool: SessionPool, screen: Arc<Screen>) -> impl Fn(Verb) + Send + Sync {
+    let draining = AtomicBool::new(false);
+    move |verb| {
+        let said = match verb {
+            // What leaves does not wait.
+            Verb::Pause if draining.load(Ordering::SeqCst) => return,
+            Verb::Pause => {
+                pool.pause();
+                "paused by somebody at the tracker: what runs goes on, nothing more begins"
+            }
+            Verb::Drain => {
+                draining.store(true, Ordering::SeqCst);
+                pool.resume();
+                "drained by somebody at the tracker: what runs is finished, nothing more begins"
+            }
+            Verb::Resume => {
+                draining.store(false, Ordering::SeqCst);
+                pool.resume();
+                "resumed by somebody at the tracker"
+            }
+            _ => return,
+        };
+        screen.write(Stream::Stderr, format!("remuda: {said}\n").as_bytes());
     }
 }
 

@@ -9,6 +9,7 @@ mod batch;
 mod input;
 mod kills;
 mod lives;
+mod openapi;
 mod pages;
 mod reaper;
 mod replies;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::pages::{Asset, PAGE, SCRIPT, STYLE};
+use super::pages::{Asset, PAGE, part};
 use super::replies::Refusal;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{Verb, Whom};
@@ -27,6 +27,7 @@ pub(super) enum Route {
     State,
     Alive,
     Ready,
+    Description,
     Asset(&'static Asset),
 }
 
@@ -127,9 +128,11 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
+        endpoint(Method::Get, "/openapi.json", Access::Everybody, |_| Some(Route::Description)),
         endpoint(Method::Get, "/", Access::Everybody, |_| Some(Route::Asset(&PAGE))),
-        endpoint(Method::Get, "/dashboard.css", Access::Everybody, |_| Some(Route::Asset(&STYLE))),
-        endpoint(Method::Get, "/dashboard.js", Access::Everybody, |_| Some(Route::Asset(&SCRIPT))),
+        endpoint(Method::Get, "/dashboard/{file}", Access::Everybody, |[name, _]| {
+            part(name).map(Route::Asset)
+        }),
     ],
     &asked_of_sessions!("kill", Route::Kill),
     &asked_of_sessions!("pause", |whom| Route::Order(whom, Verb::Pause)),
@@ -235,7 +238,8 @@ mod tests {
     #[test]
     fn every_endpoint_is_found_by_its_own_path() {
         for endpoint in endpoints() {
-            let path = endpoint.path.replace("{kill_id}", "7").replace(['{', '}'], "");
+            let path =
+                endpoint.path.replace("{kill_id}", "7").replace("{file}", "main.js").replace(['{', '}'], "");
             let found = find(&request(endpoint.method, &path));
             let Ok((found, _)) = found else { panic!("{path}") };
             assert!(std::ptr::eq(found, endpoint), "{path} is {}", found.path);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::access::{Caller, Denied, Door};
 use super::audit::tell;
-use super::batch::{Parked, batch_answer};
+use super::batch::{Parked, Waiter};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::openapi::DESCRIPTION;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
 use super::routing::{Route, find, is_batch};
@@ -49,21 +50,29 @@ pub(super) struct Reading {
     is_numbered: bool,
     /// The last verbs that it has read; nothing if it never reads them.
     verbs: Option<u64>,
+    /// It knows that it shall stop; only a batch says so.
+    pub(super) heard_kill: bool,
+    /// The kill that it acknowledges.
+    acknowledged: Option<u64>,
 }
 
 impl Reading {
     pub(super) fn of(beat: &Heartbeat) -> Reading {
-        Reading { is_numbered: beat.beat_number.is_some(), verbs: beat.verbs_number }
+        Reading {
+            is_numbered: beat.beat_number.is_some(),
+            verbs: beat.verbs_number,
+            heard_kill: false,
+            acknowledged: beat.kill.map(|kill| kill.kill_id),
+        }
     }
 
     /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
     /// by them.
-    fn is_news(self, reply: &HeartbeatResponse) -> bool {
-        reply.kill_requested || self.has_new_verbs(reply)
-    }
-
-    pub(super) fn has_new_verbs(self, reply: &HeartbeatResponse) -> bool {
-        self.verbs.is_some_and(|read| reply.verbs_number.is_some_and(|now| now > read))
+    pub(super) fn is_news(self, reply: &HeartbeatResponse) -> bool {
+        let is_another = || reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
+        let kill = reply.kill_requested && (!self.heard_kill || is_another());
+        let has_read = |read| reply.verbs_number.is_none_or(|now| now <= read);
+        kill || !self.verbs.is_none_or(has_read)
     }
 }
 
@@ -115,26 +124,26 @@ impl Tracker {
     }
 
     /// Answers whoever waits for news of this session with what it shall hear now, or that it is gone.
+    /// Who has nothing new to hear waits on: a client takes an early answer without news for a tracker
+    /// that cannot hold its beats, and leaves it alone for a while.
     pub(super) fn tell_parked(&self, id: &TrackedId) {
-        let entry = self.parked.lock().remove(id);
-        match entry {
-            Some(Parked::Alone(ticket)) => {
-                ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
-            }
-            Some(Parked::Batch(ticket)) => ticket.send(batch_answer(id, self.store.tell(id))),
-            None => {}
+        let Some(Parked { waiter, reading }) = self.parked.lock().get(id).cloned() else { return };
+        let reply = self.store.tell(id);
+        if reply.as_ref().is_none_or(|reply| reading.is_news(reply)) {
+            self.unpark(id, &waiter);
+            waiter.send(id, reply);
         }
     }
 
-    /// Enters who waits for news of this session; returns who did before, unless it is the same.
+    /// Enters who waits for news of this session; returns who did before.
     pub(super) fn park(&self, id: &TrackedId, entry: Parked) -> Option<Parked> {
         self.parked.lock().insert(id.clone(), entry)
     }
 
     /// Takes an entry back, if it is still there.
-    pub(super) fn unpark(&self, id: &TrackedId, entry: &Parked) {
+    pub(super) fn unpark(&self, id: &TrackedId, waiter: &Waiter) {
         let mut parked = self.parked.lock();
-        if parked.get(id).is_some_and(|found| found.same(entry)) {
+        if parked.get(id).is_some_and(|found| found.waiter.same(waiter)) {
             parked.remove(id);
         }
     }
@@ -200,8 +209,9 @@ impl Tracker {
         if wait.is_zero() || reading.is_news(reply) {
             return Action::Respond(heard(reply));
         }
-        if let Some(older) = self.park(id, Parked::Alone(ticket.clone())) {
-            older.send_nothing();
+        let waiter = Waiter::Alone(ticket.clone());
+        if let Some(older) = self.park(id, Parked { waiter: waiter.clone(), reading }) {
+            older.waiter.send_nothing();
         }
         let response = match self.store.tell(id) {
             Some(reply) if !reading.is_news(&reply) => {
@@ -210,7 +220,7 @@ impl Tracker {
             Some(reply) => heard(&reply),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
-        self.unpark(id, &Parked::Alone(ticket.clone()));
+        self.unpark(id, &waiter);
         Action::Respond(response)
     }
 
@@ -281,6 +291,7 @@ impl Tracker {
                 Ok(()) => READY,
                 Err(error) => Response::detail(503, &error.to_string()),
             },
+            Route::Description => DESCRIPTION,
             Route::Asset(asset) => page(asset),
         };
         Ok(Action::Respond(response))
@@ -304,6 +315,7 @@ impl Service for Tracker {
                 }
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
+            Route::Description => Ok(Action::Respond(DESCRIPTION)),
             Route::Alive => Ok(Action::Respond(ALIVE)),
             _ => Err(request),
         }
