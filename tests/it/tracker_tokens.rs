@@ -206,3 +206,30 @@ isolated! {
         assert!(server.asked().len() <= refused + 1, "{} {refused}", server.asked().len());
     }
 }
+
+isolated! {
+    fn a_run_shows_its_token_to_the_tracker_and_goes_on_without_one() {
+        let directory = ScratchDir::new();
+        let server = tracker();
+        let url = format!("http://{}", server.local_addr());
+        private(&directory, "app", APP);
+        directory.write("hello.py", "print('hello')");
+        let run = |args: &[&str], variable: Option<&str>| {
+            let mut command = remuda(directory.path(), &[&["run", "--server", &url], args, &["hello.py"]].concat());
+            command.envs(variable.map(|token| ("REMUDA_TOKEN", token)));
+            outcome(command.output().unwrap())
+        };
+        let ended = || {
+            let mut operator = Http::connect(server.local_addr()).with_token(OPERATOR);
+            operator.ok("GET", "/history?app=remuda%20run", &json!(null))["history"].as_array().unwrap().len()
+        };
+        let (status, stdout, stderr) = run(&[], None);
+        assert!(status == Some(0) && stdout.contains("hello"), "{stdout}");
+        assert!(stderr.contains("401") && stderr.contains("run unseen"), "{stderr}");
+        assert_eq!((run(&["--token-file", "app"], None).0, ended()), (Some(0), 1));
+        assert_eq!((run(&[], Some(APP)).0, ended()), (Some(0), 2));
+        let (status, _, stderr) = run(&["--token-file", "missing"], Some(APP));
+        assert!(status == Some(0) && stderr.contains("the run is not tracked"), "{stderr}");
+        assert_eq!(ended(), 2);
+    }
+}
