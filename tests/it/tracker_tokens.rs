@@ -10,7 +10,7 @@ use remuda::{AccessToken, ClientConfig, SessionGroup, Tokens, TrackerOperator, T
 use serde_json::json;
 
 use crate::cli_run::{outcome, remuda};
-use crate::scripted_server::{Memory, Reply, ScriptedServer, eventually};
+use crate::scripted_server::{Memory, Reply, ScriptedServer, collect_log, eventually};
 use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Http, Served};
 
@@ -171,6 +171,12 @@ isolated! {
             assert!(trouble.contains(said) && !trouble.contains("0123456789"), "{trouble}");
             drop(client.task("work"));
         }
+        let url = format!("http://{}", server.local_addr());
+        let group = SessionGroup::with_token(&url, access("wrong-0123456789abcdef")).unwrap();
+        let member = group.start(client(&server).token(access(APP))).unwrap();
+        eventually("the group's token counts", || member.last_trouble().is_some_and(|why| why.contains("401")));
+        assert!(!member.is_connected());
+        drop((member, group));
         assert_eq!(server.store().get_all_sessions().unwrap().len(), 0);
     }
 }
@@ -179,6 +185,7 @@ isolated! {
     /// A token that is taken away in the middle: one beat is refused, and the client does not come again
     /// for half a minute, neither to register nor to report.
     fn a_client_whose_token_is_taken_away_does_not_storm_the_tracker() {
+        let log = collect_log();
         let memory = Memory::default();
         let (plain, closed) = (memory.plain(), Arc::new(AtomicBool::new(false)));
         let seen = Arc::clone(&closed);
@@ -204,6 +211,8 @@ isolated! {
         drop(client);
         assert_eq!(server.count("POST", "/sessions"), 1, "it has registered once");
         assert!(server.asked().len() <= refused + 1, "{} {refused}", server.asked().len());
+        assert_eq!(log.count("offline"), 1, "{:?}", log.lines());
+        assert!(!log.lines().concat().contains(APP));
     }
 }
 
