@@ -49,6 +49,7 @@ mod server;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use event_loop::Ticket;
@@ -162,13 +163,23 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn handle(&self, request: Request, ticket: &Ticket) -> Action;
 }
 
+/// How long the body of a request may be.
+#[derive(Clone)]
+pub(crate) struct BodyBytes(pub(crate) Arc<dyn Fn(&Request) -> usize + Send + Sync>);
+
+impl fmt::Debug for BodyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyBytes")
+    }
+}
+
 /// Caps and deadlines.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Request line and header lines together.
     pub(crate) head_bytes: usize,
     /// How long the body of this request may be: its head is there, its body is not.
-    pub(crate) body_bytes: fn(&Request) -> usize,
+    pub(crate) body_bytes: BodyBytes,
     pub(crate) connections: usize,
     /// More parked replies than this are answered at once.
     pub(crate) parked: usize,
@@ -191,7 +202,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             head_bytes: 16 * 1024,
-            body_bytes: |_| 64 * 1024,
+            body_bytes: BodyBytes(Arc::new(|_| 64 * 1024)),
             connections: 10_000,
             parked: 9_000,
             head_time: Duration::from_secs(10),
