@@ -39,7 +39,8 @@ def means_somebody(case):
     name = case.path_parameters.get("session_id")
     if case.meta.phase.name == "fuzzing" and isinstance(name, str) and next(turns) % 2:
         registration = {"app_name": "somebody", "session_id": SOMEBODY}
-        own.post(f"{case.operation.base_url}/sessions", json=registration, timeout=5).raise_for_status()
+        url = case.operation.base_url.rstrip("/") + "/sessions"
+        own.post(url, json=registration, timeout=5).raise_for_status()
         case.path_parameters["session_id"] = SOMEBODY
 
 
