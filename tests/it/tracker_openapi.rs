@@ -104,6 +104,9 @@ fn kills_expire_and_all_fall_silent(described: &Description, http: &mut Http, cl
 
 /// Every operation once, for nobody: it finds nobody, or does nothing.
 fn everybody_is_asked(described: &Description, http: &mut Http) {
+    for file in ["style.css", "icon.svg", "main.js"] {
+        assert_eq!(described.call(http, "GET", &format!("/dashboard/{file}"), &NULL).status, 200);
+    }
     for operation in described.operations() {
         let target = operation.path.replace(['{', '}'], "").replace("kill_id", "4711");
         let answer = described.call(http, &operation.method, &target, &NULL);

@@ -117,6 +117,7 @@ fn target(suite: &str, name: &str) -> Option<Target> {
         ("template", "uss_pandas_kib") => P50AtMost(2048.0),
         ("tracker", "kill_to_callback_1000") => P50AtMost(5.0),
         ("tracker", "heartbeats") => RatioAtLeast(0.7),
+        ("tracker", "parked_polls_10k_bytes") => P50AtMost(4096.0),
         _ => return None,
     })
 }
