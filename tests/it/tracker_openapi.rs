@@ -57,6 +57,7 @@ fn two_sessions_share_a_pool(described: &Description, http: &mut Http) {
     described.ok(http, "POST", &format!("/sessions/{BOB}/heartbeat"), &NULL);
     let status = json!({"status": "running", "current_task": "Q3", "status_number": 1});
     described.ok(http, "PUT", &format!("/sessions/{ANN}/status"), &status);
+    assert_eq!(described.ok(http, "GET", "/pools?limit=1&name=pool", &NULL)["pools"][0]["user_id"], "ann");
 }
 
 fn one_is_ordered_and_killed(described: &Description, http: &mut Http) {
@@ -108,6 +109,7 @@ fn kills_expire_and_all_fall_silent(described: &Description, http: &mut Http, cl
         || "none expires".to_owned(),
     );
     ask("/sessions");
+    ask("/events?after=oldest&limit=1000");
 }
 
 /// Every operation once, for nobody: it finds nobody, or does nothing.

@@ -1,16 +1,19 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`kills`, `lives` and `batch` are parts of it).
+//! (`kills`, `lives`, `batch`, `events`, `metrics` and `pools` are parts of it).
 
 mod access;
 mod audit;
 mod batch;
+mod events;
 mod input;
 mod kills;
 mod lives;
+mod metrics;
 mod openapi;
 mod pages;
+mod pools;
 mod reaper;
 mod replies;
 mod routing;
@@ -84,7 +87,7 @@ pub struct TrackerServerBuilder {
     /// [`MassSilence`](super::api::MassSilence).
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
-    /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
+    /// ten may be parked beats or streams of events, one of ten streams; of the others, one that has been idle for the longest time makes room
     /// for a new one.
     pub max_connections: usize,
     /// How often clients shall beat that can be told (those of this crate); default: as they like.
@@ -256,7 +259,8 @@ impl TrackerServerBuilder {
         Limits {
             connections,
             // Some connections are kept for whoever comes to look or to kill.
-            parked: connections - connections.div_ceil(10),
+            waiting: connections - connections.div_ceil(10),
+            streams: connections.div_ceil(10),
             body_bytes: BodyBytes(Arc::new(move |request| tracker.max_body(request))),
             idle_time: CONNECTION_IDLE,
             hosts: Hosts {

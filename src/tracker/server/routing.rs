@@ -25,6 +25,9 @@ pub(super) enum Route {
     History,
     Audit,
     State,
+    Events,
+    Metrics,
+    Pools,
     Alive,
     Ready,
     Description,
@@ -126,6 +129,9 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
         endpoint(Method::Get, "/audit", Access::Operator, |_| Some(Route::Audit)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
+        endpoint(Method::Get, "/events", Access::Viewer, |_| Some(Route::Events)),
+        endpoint(Method::Get, "/metrics", Access::Viewer, |_| Some(Route::Metrics)),
+        endpoint(Method::Get, "/pools", Access::Viewer, |_| Some(Route::Pools)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
         endpoint(Method::Get, "/openapi.json", Access::Everybody, |_| Some(Route::Description)),
@@ -141,6 +147,14 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
     &asked_of_sessions!("protect", |whom| Route::Order(whom, Verb::Protect)),
     &asked_of_sessions!("unprotect", |whom| Route::Order(whom, Verb::Unprotect)),
 ];
+
+impl Endpoint {
+    /// Its place in the table.
+    pub(super) fn number(&'static self) -> u16 {
+        let place = endpoints().position(|endpoint| std::ptr::eq(endpoint, self));
+        place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX)
+    }
+}
 
 /// Everything that can be asked for.
 pub(super) fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
