@@ -28,6 +28,7 @@ use super::dead_man::{self, DeadMan};
 use super::link::{Link, Trouble};
 use super::pace::Backoff;
 use super::pulse::Pulse;
+use super::registry;
 use super::shared::Shared;
 use crate::background::Background;
 use crate::clock::Moment;
@@ -80,6 +81,16 @@ impl SessionGroup {
     /// As [`SessionClient::start`]; also [`Error::InvalidConfig`] if the group is full.
     pub fn start(&self, config: ClientConfig) -> Result<SessionClient> {
         SessionClient::start_in(config.server_url(&*self.owner.group.url), &self.owner)
+    }
+
+    /// The client that lives for `key` in this process, or a new one of the group with these options: see
+    /// [`SessionClient::get_tracker`], which knows the same keys. A client that lives for the key outside
+    /// of the group stays there; that is logged.
+    ///
+    /// # Errors
+    /// As [`start`](SessionGroup::start).
+    pub fn get_tracker(&self, key: impl AsRef<str>, config: ClientConfig) -> Result<Arc<SessionClient>> {
+        registry::get(key.as_ref(), config.server_url(&*self.owner.group.url), Some(&self.owner))
     }
 
     /// How many of its sessions live.

@@ -245,6 +245,11 @@ impl Shared {
         }
     }
 
+    /// That of the group it beats in.
+    pub(super) fn owner(&self) -> Option<&Arc<Owner>> {
+        self.group.as_ref()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.lock().phase == Phase::Open
     }
