@@ -7,6 +7,7 @@ pub(crate) enum Topic {
     Run,
     Exec,
     Serve,
+    Token,
     Ps,
     Kill,
     Order,
@@ -23,6 +24,7 @@ impl Topic {
             Topic::Run => "remuda help run",
             Topic::Exec => "remuda help exec",
             Topic::Serve => "remuda help serve",
+            Topic::Token => "remuda help token",
             Topic::Ps => "remuda help ps",
             Topic::Kill => "remuda help kill",
             Topic::Order => "remuda help pause",
@@ -39,6 +41,7 @@ impl Topic {
             Topic::Run => RUN,
             Topic::Exec => EXEC,
             Topic::Serve => SERVE,
+            Topic::Token => TOKEN,
             Topic::Ps => PS,
             Topic::Kill => KILL,
             Topic::Order => ORDER,
@@ -57,6 +60,7 @@ Usage:
   remuda exec [OPTIONS] [CODE]                 run a piece of Python in one session
   remuda serve [--listen ADDR:PORT] [--db PATH]
                                                track running programs, show them on a page
+  remuda token                                 make an access token for a tracker
   remuda ps [--json]                           list the tracked sessions
   remuda kill [OPTIONS] ID... | --app NAME     ask tracked sessions to stop, and see whether they do
   remuda pause|drain|resume ID... | --app NAME
@@ -94,6 +98,8 @@ Options:
       --json             print one JSON object per script on standard output as each ends, and
                          nothing else there
       --server URL       show the run at this tracker instead of one of its own
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
       --no-tracker       show it at none
   -h, --help             show this
 
@@ -139,13 +145,28 @@ Tracks running programs: they register, beat, and hear when they shall stop. Sho
 Usage: remuda serve [OPTIONS]
 
 Options:
-      --listen ADDR:PORT  where to listen [default: 127.0.0.1:8000]; only addresses of this machine's
-                          loopback are accepted; port 0 takes a free one
+      --listen ADDR:PORT  where to listen [default: 127.0.0.1:8000]; addresses that other machines can
+                          reach take access tokens; port 0 takes a free one
       --db PATH           the database's file [default: remuda.db]; :memory: keeps it in memory
+      --tokens FILE       ask everybody for one of the access tokens in this file, which only its owner
+                          may read [default: those in REMUDA_TOKENS, if it is set]
+      --allow-host NAME   answer under this name too, as that of a proxy; may be repeated
   -h, --help              show this
+
+A line of FILE is 'operator NAME TOKEN' (may do everything), 'viewer NAME TOKEN' (may look) or
+'app NAME TOKEN' (may register, and touch what was registered under this NAME). 'remuda token' makes a
+TOKEN.
 
 The first line on standard output names the page's address. Warnings go to standard error. Runs until
 Ctrl-C or SIGTERM, and then ends in good order with exit status 0; 2 if it cannot start.
+";
+
+const TOKEN: &str = "\
+Prints a new random access token, for the file of 'remuda serve --tokens' and for whoever shall have it.
+
+Usage: remuda token
+
+For example: umask 077; echo \"operator ops $(remuda token)\" >> tokens
 ";
 
 const PS: &str = "\
@@ -154,9 +175,11 @@ Lists the tracked sessions, newest first.
 Usage: remuda ps [OPTIONS]
 
 Options:
-      --json        print one JSON object for each, on a line of its own
-      --server URL  the tracker [default: http://localhost:8000]
-  -h, --help        show this
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
+  -h, --help             show this
 
 Exit status: 0, or 1 if the tracker does not answer.
 ";
@@ -185,6 +208,8 @@ Options:
       --force            kill a session by its ID even if it is protected
       --json             print receipts (or the preview) as JSON objects, each on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session or app, it is protected, a kill has expired, or the
@@ -210,6 +235,8 @@ Options:
       --app NAME         all sessions of this app
       --label KEY=VALUE  all sessions with this label
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session, or the tracker does not answer.
@@ -223,6 +250,8 @@ Usage: remuda cleanup [OPTIONS]
 Options:
       --older-than MINUTES  how long [default: 10]
       --server URL          the tracker [default: http://localhost:8000]
+      --token-file FILE     the access token for it, in a file that only its owner may read
+                            [default: the variable REMUDA_TOKEN]
   -h, --help                show this
 
 Exit status: 0, or 1 if the tracker does not answer.

@@ -11,7 +11,7 @@ use crate::{complain, say};
 
 pub(crate) fn main(args: &PsArgs) -> ExitCode {
     let look = |operator: TrackerOperator| Ok((operator.sessions()?, operator.state()?));
-    match TrackerOperator::new(&args.server).and_then(look) {
+    match args.tracker.operator().and_then(look) {
         Ok((sessions, _)) if args.json => say(&lines(&sessions)),
         Ok((sessions, state)) => {
             state.iter().for_each(warn);
@@ -39,7 +39,7 @@ fn warn(state: &TrackerState) {
 
 pub(crate) fn clean_up(args: &CleanupArgs) -> ExitCode {
     let clean_up = |operator: TrackerOperator| operator.cleanup_stale(args.older_than);
-    match TrackerOperator::new(&args.server).and_then(clean_up) {
+    match args.tracker.operator().and_then(clean_up) {
         Ok(count) => say(&format!("{count} removed\n")),
         Err(error) => failed(&error),
     }
@@ -50,6 +50,9 @@ pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
     match error {
         remuda::Error::Tracker { reason, .. } if reason.starts_with("it does not answer") => {
             complain(format_args!("{error}; `remuda serve` starts one, --server names another"));
+        }
+        remuda::Error::Tracker { reason, .. } if reason.starts_with("it answers 401") => {
+            complain(format_args!("{error}; give it with --token-file, or in REMUDA_TOKEN"));
         }
         _ => complain(error),
     }

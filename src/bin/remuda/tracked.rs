@@ -33,15 +33,22 @@ impl Tracked {
         token: &CancelToken,
         screen: &Arc<Screen>,
     ) -> Option<Tracked> {
-        let (url, server) = match choice {
+        let (url, access, server) = match choice {
             TrackerChoice::None => return None,
-            TrackerChoice::Server(url) => (url.clone(), None),
+            TrackerChoice::Server(tracker) => {
+                let access =
+                    tracker.token().inspect_err(|error| complain(format!("the run is not tracked: {error}")));
+                (tracker.server.clone(), access.ok()?, None)
+            }
             TrackerChoice::Own => {
                 let server = own_server()?;
-                (format!("http://{}", server.local_addr()), Some(server))
+                (format!("http://{}", server.local_addr()), None, Some(server))
             }
         };
         let mut config = ClientConfig::new("remuda run").server_url(url.as_str());
+        if let Some(access) = access {
+            config = config.token(access);
+        }
         if let Some(user) = std::env::var("USER").ok().filter(|user| !user.is_empty() && user.len() <= 256) {
             config = config.user_id(user);
         }
@@ -50,7 +57,9 @@ impl Tracked {
         if client.is_connected() {
             complain(format!("to watch or stop this run: {url}/"));
         } else {
-            complain(format!("the tracker at {url} does not answer; the scripts run unseen until it does"));
+            let denied = client.last_trouble().filter(|trouble| trouble.starts_with("it answers 401"));
+            let why = denied.unwrap_or_else(|| "does not answer".to_owned());
+            complain(format!("the tracker at {url} {why}; the scripts run unseen until it does"));
         }
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());

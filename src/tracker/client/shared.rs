@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) answers: u64,
     /// When that was the last time; before the first, when the client was made.
     pub(super) heard_at: Moment,
+    /// Why the server could not be used the last time; nothing while it can.
+    pub(super) trouble: Option<String>,
     /// The dead-man policy has struck, and the server is not back.
     pub(super) lost: bool,
     /// The time between two beats: the client's own unless the server has set another.
@@ -123,6 +125,7 @@ impl Shared {
                 standing: Standing::Unknown,
                 answers: 0,
                 heard_at: born,
+                trouble: None,
                 lost: false,
                 interval: config.heartbeat_interval,
                 beats: 0,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::Caller;
 use super::input::{body, check_beat, check_status, wait};
 use super::replies::{GO_ON, Refusal, heard, missed_word, not_found, unprocessable};
 use super::tracker::{Reading, Tracker};
@@ -79,10 +80,11 @@ struct Member {
 impl Member {
     /// What it shall hear at once.
     fn news(&self, tracker: &Tracker) -> Option<BatchAnswer> {
-        let (missed, reply) = match (self.missed, tracker.store().tell(&self.id)) {
-            (Some(missed), _) => (Some(missed), HeartbeatResponse::default()),
-            (None, None) => (Some(Missed::Gone(None)), HeartbeatResponse::default()),
-            (None, Some(reply)) => (None, reply),
+        // Nothing is told of a session whose beat counted for nothing: it may be somebody else's.
+        let told = if self.missed.is_none() { tracker.store().tell(&self.id) } else { None };
+        let (missed, reply) = match told {
+            Some(reply) => (None, reply),
+            None => (self.missed.or(Some(Missed::Gone(None))), HeartbeatResponse::default()),
         };
         if missed.is_none() && !self.reading.is_news(&reply) {
             return None;
@@ -94,9 +96,14 @@ impl Member {
 
 impl Tracker {
     /// Notes the beats, then answers or parks them.
-    pub(super) fn answer_batch(&self, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
+    pub(super) fn answer_batch(
+        &self,
+        caller: &Caller,
+        request: &Request,
+        ticket: &Ticket,
+    ) -> Result<Action, Refusal> {
         let (batch, wait) = (checked(request)?, wait(request)?);
-        let members = self.note_batch(batch, wait)?;
+        let members = self.note_batch(caller, batch, wait)?;
         let answers = self.news_of(&members);
         if wait.is_zero() || !answers.is_empty() {
             return Ok(Action::Respond(answered(answers)));
@@ -115,7 +122,12 @@ impl Tracker {
         Ok(Action::Respond(answered(answers)))
     }
 
-    fn note_batch(&self, batch: HeartbeatBatch, wait: Duration) -> Result<Vec<Member>, Refusal> {
+    fn note_batch(
+        &self,
+        caller: &Caller,
+        batch: HeartbeatBatch,
+        wait: Duration,
+    ) -> Result<Vec<Member>, Refusal> {
         let mut news = Vec::new();
         let mut members = Vec::with_capacity(batch.beats.len());
         for one in batch.beats {
@@ -128,7 +140,11 @@ impl Tracker {
                 status: beat.status.take().map(|status| (status, beat.current_task.take())),
                 status_number: beat.status_number,
             };
-            let missed = self.store().note_beat(&id, beat, wait).err();
+            let missed = if self.is_foreign(caller, &id) {
+                Some(Missed::Gone(None))
+            } else {
+                self.store().note_beat(&id, beat, wait).err()
+            };
             if missed.is_none() && (of_disk.kill.is_some() || of_disk.status.is_some()) {
                 news.push(of_disk);
             }

@@ -86,6 +86,7 @@ impl Shared {
         let mut state = self.lock();
         state.answers += 1;
         state.heard_at = Moment::now();
+        state.trouble = None;
         let was_lost = std::mem::replace(&mut state.lost, false);
         let before = std::mem::replace(&mut state.contact, Contact::Connected);
         let (id, open) = (state.id.clone(), state.phase == Phase::Open);
@@ -113,6 +114,9 @@ impl Shared {
         // The farewell breaks the beats' connection itself: that is no news.
         let before =
             if open { std::mem::replace(&mut state.contact, Contact::Offline) } else { state.contact };
+        if open {
+            state.trouble = Some(trouble.to_string());
+        }
         drop(state);
         let url = &self.config.server_url;
         if open && before != Contact::Offline && self.group.is_none() {
