@@ -76,7 +76,7 @@ isolated! {
     fn a_new_endpoint_is_for_operators_unless_it_only_reads_or_is_listed_here() {
         for (method, path, access) in TrackerServer::endpoints() {
             let expected = match (method, path) {
-                ("GET", "/" | "/dashboard/{file}" | "/livez" | "/readyz" | "/openapi.json") => "everybody",
+                ("GET", "/" | "/livez" | "/readyz" | "/openapi.json" | "/dashboard/{file}") => "everybody",
                 ("POST", "/sessions" | "/heartbeats" | "/sessions/{session_id}/heartbeat")
                 | ("PUT", "/sessions/{session_id}/status")
                 | ("DELETE", "/sessions/{session_id}") => "app",
