@@ -58,6 +58,7 @@ isolated! {
         assert!(page.shown("#history-rows").contains("kill 1 confirmed: it leaks"));
         page.value("location.hash = 'tracker'");
         page.until("document.querySelector('#tracker-facts').innerText.includes('1 requested, 0 open')");
+        page.until("document.querySelector('#ready').innerText === 'It takes changes.'");
         assert_eq!(page.complaints(), [""; 0]);
         drop((page, other));
         server.shutdown();

@@ -190,6 +190,20 @@ export async function loadTracker() {
   element("embargo-none").hidden = embargoes.length > 0;
 }
 
+/** Whether the database takes changes: without that nobody can be killed. */
+export async function loadReadiness() {
+  let word = "It takes changes.";
+  try {
+    await ask("GET", "readyz");
+  } catch (error) {
+    if (error.status !== 503) {
+      throw error;
+    }
+    word = `It takes no changes: ${shown(error.message)}`;
+  }
+  setText(element("ready"), word);
+}
+
 function showSummary(state) {
   const parts = [counted(state.sessions, "session")];
   if (state.stale > 0) {
