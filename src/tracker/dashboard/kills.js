@@ -50,6 +50,7 @@ export function confirmKill(target) {
   open = { target, generation: null };
   setText(element("confirm-title"), `Kill ${whom(target)}?`);
   element("kill-fields").hidden = false;
+  element("reason").value = "";
   element("embargo").value = "";
   element("embargo-row").hidden = target.app === undefined || isUnspeakable(target);
   element("force").checked = false;
