@@ -55,6 +55,7 @@ mod stream;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
@@ -224,13 +225,23 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn handle(&self, request: Request, ticket: &Ticket) -> Action;
 }
 
+/// How long the body of a request may be.
+#[derive(Clone)]
+pub(crate) struct BodyBytes(pub(crate) Arc<dyn Fn(&Request) -> usize + Send + Sync>);
+
+impl fmt::Debug for BodyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyBytes")
+    }
+}
+
 /// Caps and deadlines.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Request line and header lines together.
     pub(crate) head_bytes: usize,
     /// How long the body of this request may be: its head is there, its body is not.
-    pub(crate) body_bytes: fn(&Request) -> usize,
+    pub(crate) body_bytes: BodyBytes,
     pub(crate) connections: usize,
     /// Parked replies and streams together: one more gets its other answer at once.
     pub(crate) waiting: usize,
@@ -255,7 +266,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             head_bytes: 16 * 1024,
-            body_bytes: |_| 64 * 1024,
+            body_bytes: BodyBytes(Arc::new(|_| 64 * 1024)),
             connections: 10_000,
             waiting: 9_000,
             streams: 1_000,

@@ -65,7 +65,7 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let method = method(raw.method.unwrap_or_default());
     let Fields { headers, token, .. } = fields;
     let request = Request { query, headers, token, ..Request::new(method, path) };
-    if fields.content_length > (limits.body_bytes)(&request) {
+    if fields.content_length > (limits.body_bytes.0)(&request) {
         return Err(Refusal::new(413, "the body is too large"));
     }
     Ok(Some(Head {

@@ -111,7 +111,7 @@ pub(super) fn read_all(pieces: &[&[u8]], limits: &Limits) -> Vec<Option<Request>
         loop {
             match requests.next(limits) {
                 Ok(Next::Request { request, .. }) => {
-                    assert!(request.body.len() <= (limits.body_bytes)(&request), "the cap holds");
+                    assert!(request.body.len() <= (limits.body_bytes.0)(&request), "the cap holds");
                     found.push(Some(request));
                     asked = false;
                 }

@@ -358,7 +358,7 @@ fn a_stop_answers_requests_that_nobody_has_read_yet() {
 #[test]
 fn a_request_with_a_cap_of_its_own_may_be_longer_than_the_others() {
     let body_bytes = |request: &Request| if request.path[0] == "quick" { 1024 * 1024 } else { 3 };
-    let fixture = start(Limits { body_bytes, ..endless() });
+    let fixture = start(Limits { body_bytes: BodyBytes(Arc::new(body_bytes)), ..endless() });
     for (path, length, status) in [
         ("quick", 1024 * 1024, 200),
         ("quick", 1024 * 1024 + 1, 413),

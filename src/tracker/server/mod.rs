@@ -35,7 +35,7 @@ use self::tracker::Tracker;
 use super::TrackedId;
 use super::api::Whom;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
-use super::http::{Hosts, HttpServer, Limits};
+use super::http::{BodyBytes, Hosts, HttpServer, Limits};
 use super::store::{KillOrder, SessionStore};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -193,12 +193,19 @@ impl TrackerServerBuilder {
     /// [`Error::InvalidConfig`], [`Error::Store`], [`Error::Listen`].
     pub fn start(self) -> Result<TrackerServer> {
         let address = self.validate()?;
+        if self.tokens.is_none() && !self.allowed_hosts.is_empty() {
+            log::warn!(
+                "whoever reaches the tracker as {:?} may kill: there are no tokens",
+                self.allowed_hosts
+            );
+        }
         // Before the database is touched: an address that is taken leaves no file behind.
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let store = SessionStore::open_with(&self.database, self.stale_after, self.the_clock())?;
         let tracker = Arc::new(Tracker::new(store, Door::new(self.tokens.clone()), self.heartbeat_interval));
-        let http = HttpServer::start(address, Arc::clone(&tracker), self.limits(address))
-            .map_err(|source| Error::Listen { address, source })?;
+        let http =
+            HttpServer::start(address, Arc::clone(&tracker), self.limits(address, Arc::clone(&tracker)))
+                .map_err(|source| Error::Listen { address, source })?;
         let mass_silence = self.purge_after.saturating_mul(2).saturating_sub(self.stale_after);
         let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after, mass_silence)
             .map_err(|error| Error::io("starting the tracker's reaper", error))?;
@@ -246,7 +253,7 @@ impl TrackerServerBuilder {
         Ok(address)
     }
 
-    fn limits(&self, address: SocketAddr) -> Limits {
+    fn limits(&self, address: SocketAddr, tracker: Arc<Tracker>) -> Limits {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES);
         let connections = self.max_connections.min(usize::try_from(files.max(1)).unwrap_or(usize::MAX));
         Limits {
@@ -254,7 +261,7 @@ impl TrackerServerBuilder {
             // Some connections are kept for whoever comes to look or to kill.
             waiting: connections - connections.div_ceil(10),
             streams: connections.div_ceil(10),
-            body_bytes: routing::max_body,
+            body_bytes: BodyBytes(Arc::new(move |request| tracker.max_body(request))),
             idle_time: CONNECTION_IDLE,
             hosts: Hosts {
                 names: self.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),

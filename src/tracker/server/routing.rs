@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::pages::{Asset, PAGE, part};
 use super::replies::Refusal;
 use crate::tracker::TrackedId;
-use crate::tracker::api::{MAX_BATCH_BODY, MAX_BODY, Verb, Whom};
+use crate::tracker::api::{Verb, Whom};
 use crate::tracker::http::{Method, Request, Response};
 
 /// What a request asks for.
@@ -231,9 +231,9 @@ fn fill<'a>(shape: &str, path: &'a [Cow<'_, str>]) -> Option<Filled<'a>> {
     path.next().is_none().then_some(filled)
 }
 
-/// How long the body of this request may be.
-pub(super) fn max_body(request: &Request) -> usize {
-    if request.path == ["heartbeats"] { MAX_BATCH_BODY } else { MAX_BODY }
+/// Whether its body may be a long one.
+pub(super) fn is_batch(request: &Request) -> bool {
+    request.path == ["heartbeats"]
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use super::metrics::Numbers;
 use super::openapi::DESCRIPTION;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
-use super::routing::{Route, find};
+use super::routing::{Route, find, is_batch};
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT,
-    Role, SessionCreate, SessionCreated, SessionList, SessionStatus, Whom,
+    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse,
+    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionList, SessionStatus,
+    Whom,
 };
 use crate::tracker::http::{Action, Answered, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -104,6 +105,11 @@ impl Tracker {
                 Err(Refusal(response))
             }
         }
+    }
+
+    /// How long the body of this request may be. Whoever has no business here has no long one read.
+    pub(super) fn max_body(&self, request: &Request) -> usize {
+        if is_batch(request) && self.door.knows(request) { MAX_BATCH_BODY } else { MAX_BODY }
     }
 
     /// Whether this session is nothing to this caller: for him it is like none.
