@@ -295,6 +295,22 @@ isolated! {
 }
 
 isolated! {
+    fn nobody_without_a_token_has_a_long_body_read() {
+        let server = builder().start().unwrap();
+        let head = |token: &str| {
+            format!("POST /heartbeats HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 1000000\r\n\r\n")
+        };
+        let mut stranger = Http::connect(server.local_addr());
+        stranger.raw(head(""));
+        assert_eq!(stranger.answer().unwrap().status, 413);
+        let mut app = Http::connect(server.local_addr());
+        app.raw(head(&format!("Authorization: Bearer {APP}\r\n")));
+        app.raw(" ".repeat(1_000_000 - 12) + r#"{"beats":[]}"#);
+        assert_eq!(app.answer().unwrap().json(), json!({"answers": []}));
+    }
+}
+
+isolated! {
     fn without_tokens_a_token_changes_nothing() {
         let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start().unwrap();
         let id = connect(&server, APP).register("a");

@@ -19,8 +19,9 @@
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
 //! about kills and their receipts ([`KillReceipt`]), about the
-//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]) and about who
-//! has asked for what ([`AuditEntry`]), listed where those are described. Who may ask for what: [`Role`].
+//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), about who
+//! has asked for what ([`AuditEntry`]) and about what happens as it happens ([`TrackerEvent`]) and what
+//! apps attach to beats ([`AttachedPool`]), listed where those are described. Who may ask for what: [`Role`].
 //!
 //! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
 //! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 409 for a
@@ -50,17 +51,21 @@ use super::{TrackedId, TrackedSession};
 mod access;
 mod audit;
 mod batch;
+mod events;
 mod kills;
 mod life;
+mod pools;
 
 pub use access::Role;
 pub use audit::{Asker, AuditAction, AuditEntry, AuditPage, AuditResult};
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
+pub use events::{EVENT_COMMENT, EventKind, EventList, MAX_EVENTS, TrackerEvent};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
     Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
+pub use pools::{AttachedPool, PoolPage};
 
 /// The port of the tracker.
 pub const DEFAULT_PORT: u16 = 8000;

@@ -3,17 +3,17 @@
 //! Rows come and go only by the writer, after its commit and in the order of its commits; beats
 //! only move times. So a session is known here no earlier than it is on the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
-use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
+use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
 use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
-use crate::tracker::receipts::{Passed, Receipt, Tally};
-use crate::tracker::{TrackedId, civil};
+use crate::tracker::receipts::{KillCounts, Passed, Receipt, Tally};
+use crate::tracker::{TrackedId, TrackedStatus, civil};
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -76,6 +76,15 @@ pub(super) struct Held {
     pub(super) until_millis: i64,
     pub(super) requested_by: Option<String>,
     pub(super) reason: Option<String>,
+}
+
+/// Who has become stale, and who was and is no more.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Turned {
+    /// Rows, and for how long they have been silent.
+    pub(in crate::tracker) stale: Vec<(i64, Duration)>,
+    pub(in crate::tracker) back: Vec<i64>,
+    pub(in crate::tracker) gone: HashSet<i64>,
 }
 
 /// Why a beat counts for nothing.
@@ -190,7 +199,7 @@ impl Memory {
 
     /// A receipt was opened: its session shall stop.
     pub(super) fn opened(&mut self, receipt: Receipt) {
-        self.tally.opened();
+        self.tally.opened(receipt.scope);
         if let Some(live) = self.sessions.get_mut(&receipt.session_id) {
             self.open_kills.insert(receipt.kill_id, receipt.session_id.clone());
             live.known.kill_requested = true;
@@ -199,13 +208,13 @@ impl Memory {
     }
 
     /// For a receipt that was opened by a registration: [`insert`](Memory::insert) has it.
-    pub(super) fn count_opened(&mut self) {
-        self.tally.opened();
+    pub(super) fn count_opened(&mut self, scope: KillScope) {
+        self.tally.opened(scope);
     }
 
     /// A receipt has moved on.
     pub(super) fn moved_on(&mut self, mut receipt: Receipt, passed: &[Passed]) {
-        self.tally.note(passed);
+        self.tally.note(receipt.scope, passed);
         if !receipt.is_open() {
             self.open_kills.remove(&receipt.kill_id);
         }
@@ -240,6 +249,10 @@ impl Memory {
 
     pub(super) fn kill_stats(&self) -> KillStats {
         self.tally.stats(self.open_kills.len())
+    }
+
+    pub(super) fn kill_counts(&self) -> KillCounts {
+        self.tally.counts(self.open_kills.len())
     }
 
     pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u32) {
@@ -337,6 +350,56 @@ impl Memory {
     pub(super) fn count_stale(&self, thresholds: Thresholds, now: Moment) -> (usize, usize) {
         let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace());
         (self.sessions.values().filter(is_stale).count(), self.sessions.len())
+    }
+
+    /// The rows of those who are stale and not among `told`, at most so many, and of those who were and
+    /// are no more.
+    pub(super) fn turned(
+        &self,
+        told: &HashSet<i64>,
+        thresholds: Thresholds,
+        now: Moment,
+        most: usize,
+    ) -> Turned {
+        let mut turned = Turned { gone: told.clone(), ..Turned::default() };
+        for live in self.sessions.values() {
+            let (row, silence) = (live.known.row, live.silence(now));
+            let (is_stale, was_told) = (thresholds.is_stale(silence, live.pace()), told.contains(&row));
+            if was_told {
+                turned.gone.remove(&row);
+            }
+            if is_stale && !was_told && turned.stale.len() < most {
+                turned.stale.push((row, silence));
+            } else if !is_stale && was_told && turned.back.len() < most {
+                turned.back.push(row);
+            }
+        }
+        turned
+    }
+
+    /// The rows behind `after` of those who attach something, or something of this name; in order.
+    pub(super) fn attaching(&self, after: i64, name: Option<&str>) -> Vec<i64> {
+        let is_meant = |said: &Said| match name {
+            Some(name) => said.attached.contains_key(name),
+            None => !said.attached.is_empty(),
+        };
+        let meant = self.sessions.values().filter(|live| live.known.row > after);
+        let meant = meant.filter(|live| live.said().is_some_and(is_meant));
+        let mut rows: Vec<i64> = meant.map(|live| live.known.row).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// The rows of those whose beats are overdue, and whether they are stale.
+    pub(super) fn overdue(&self, thresholds: Thresholds, now: Moment) -> Vec<(i64, bool)> {
+        let overdue = self.sessions.values().filter_map(|live| {
+            match thresholds.state(live.silence(now), live.pace(), &TrackedStatus::Idle) {
+                TrackedStatus::Stale => Some((live.known.row, true)),
+                TrackedStatus::Late => Some((live.known.row, false)),
+                _ => None,
+            }
+        });
+        overdue.collect()
     }
 
     /// Who has been silent for `older_than`, or longer if it beats more seldom.
