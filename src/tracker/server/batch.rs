@@ -90,7 +90,7 @@ impl Member {
             return None;
         }
         let missed = missed.map(|missed| missed_word(missed).to_owned());
-        Some(BatchAnswer { session_id: self.id.clone(), missed, reply })
+        Some(BatchAnswer { session_id: self.id.clone(), missed, reply: self.reading.answer(reply) })
     }
 }
 

@@ -74,8 +74,16 @@ impl Reading {
     pub(super) fn is_news(self, reply: &HeartbeatResponse) -> bool {
         let is_another = || reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
         let kill = reply.kill_requested && (!self.heard_kill || is_another());
-        let has_read = |read| reply.verbs_number.is_none_or(|now| now <= read);
-        kill || !self.verbs.is_none_or(has_read)
+        kill || self.verbs.is_some_and(|read| read != reply.verbs_number.unwrap_or(0))
+    }
+
+    /// The answer as this client reads it: who has read orders to an older registration reads that there
+    /// are none to this one, and says so from then on.
+    pub(super) fn answer(self, mut reply: HeartbeatResponse) -> HeartbeatResponse {
+        if reply.verbs_number.is_none() && self.verbs.is_some_and(|read| read > 0) {
+            reply.verbs_number = Some(0);
+        }
+        reply
     }
 }
 
@@ -143,7 +151,7 @@ impl Tracker {
         let reply = self.store.tell(id);
         if reply.as_ref().is_none_or(|reply| reading.is_news(reply)) {
             self.unpark(id, &waiter);
-            waiter.send(id, reply);
+            waiter.send(id, reply.map(|reply| reading.answer(reply)));
         }
     }
 
@@ -174,7 +182,7 @@ impl Tracker {
             return Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered));
         }
         match self.store.beat(id, beat, wait) {
-            Ok(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Ok(reply) => self.answer_beat(id, reply, reading, wait, ticket),
             Err(missed) => Action::Respond(missed_beat(missed, reading.is_numbered)),
         }
     }
@@ -204,7 +212,7 @@ impl Tracker {
             self.store.update_numbered_status(id, &status, task.as_deref(), number)?;
         }
         Ok(match self.store.tell(id) {
-            Some(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Some(reply) => self.answer_beat(id, reply, reading, wait, ticket),
             None => Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)),
         })
     }
@@ -213,13 +221,13 @@ impl Tracker {
     fn answer_beat(
         &self,
         id: &TrackedId,
-        reply: &HeartbeatResponse,
+        reply: HeartbeatResponse,
         reading: Reading,
         wait: Duration,
         ticket: &Ticket,
     ) -> Action {
-        if wait.is_zero() || reading.is_news(reply) {
-            return Action::Respond(heard(reply));
+        if wait.is_zero() || reading.is_news(&reply) {
+            return Action::Respond(heard(&reading.answer(reply)));
         }
         let waiter = Waiter::Alone(ticket.clone());
         if let Some(older) = self.park(id, Parked { waiter: waiter.clone(), reading }) {
@@ -229,7 +237,7 @@ impl Tracker {
             Some(reply) if !reading.is_news(&reply) => {
                 return Action::Park { wait, otherwise: heard(&reply) };
             }
-            Some(reply) => heard(&reply),
+            Some(reply) => heard(&reading.answer(reply)),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
         self.unpark(id, &waiter);
