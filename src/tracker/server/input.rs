@@ -1,12 +1,16 @@
 //! What requests bring, read and checked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::replies::{Refusal, unprocessable};
-use crate::tracker::api::{Heartbeat, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable};
+use crate::tracker::api::{
+    Heartbeat, MAX_ATTACHED, MAX_ATTACHED_DEPTH, MAX_WAIT, PURGE_AFTER, SessionCreate, is_too_deep,
+    is_unspeakable,
+};
 use crate::tracker::http::Request;
 
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
@@ -55,6 +59,9 @@ pub(super) fn heartbeat(bytes: &[u8]) -> Result<Heartbeat, Refusal> {
 pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
     if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
         return Err("progress: must be from 0 to 1".to_owned());
+    }
+    if beat.attached.iter().flat_map(BTreeMap::values).any(is_too_deep) {
+        return Err(format!("attached: must be nested at most {MAX_ATTACHED_DEPTH} levels deep"));
     }
     if let Some(attached) = &beat.attached
         && bytes > MAX_ATTACHED
