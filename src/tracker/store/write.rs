@@ -238,11 +238,14 @@ impl Write {
             }
             Write::Purge { older_than, reason, asked_by } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
-                let mut ids = memory.lock().silent(*older_than, now.moment);
-                ids.sort_unstable();
-                let mut closed = Vec::new();
-                for id in &ids {
-                    closed.extend(bury(connection, memory, id, Some(*reason), now, told)?.1);
+                let mut silent = memory.lock().silent(*older_than, now.moment);
+                silent.sort_unstable();
+                let (mut ids, mut closed) = (Vec::new(), Vec::new());
+                for id in silent {
+                    // Who has left in the same transaction is in memory still.
+                    let (known, moved) = bury(connection, memory, &id, Some(*reason), now, told)?;
+                    closed.extend(moved);
+                    ids.extend(known.then_some(id));
                 }
                 // The ancestors' pages ask all the time: what hits nobody is not worth an entry.
                 if *reason == EndReason::CleanedUp && !ids.is_empty() {
