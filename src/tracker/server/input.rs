@@ -69,7 +69,7 @@ pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
     {
         return Err(format!("attached: must have at most {MAX_ATTACHED} bytes"));
     }
-    Ok(())
+    beat.status.as_deref().map_or(Ok(()), check_status)
 }
 
 pub(super) fn registration(session: SessionCreate) -> Result<SessionCreate, Refusal> {

@@ -125,6 +125,15 @@ impl Tracker {
         caller.owner().is_some_and(|owner| self.store.is_foreign(id, owner))
     }
 
+    /// Why a beat is none, if the session is nothing to this caller; it is counted.
+    pub(super) fn refused_beat(&self, caller: &Caller, id: &TrackedId) -> Option<Missed> {
+        let refused = self.is_foreign(caller, id).then_some(Missed::Gone(None));
+        if let Some(missed) = refused {
+            self.store.beats().note::<()>(&Err(missed));
+        }
+        refused
+    }
+
     pub(super) fn store(&self) -> &SessionStore {
         &self.store
     }
@@ -178,8 +187,8 @@ impl Tracker {
         ticket: &Ticket,
     ) -> Action {
         let reading = Reading::of(&beat);
-        if self.is_foreign(caller, id) {
-            return Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered));
+        if let Some(missed) = self.refused_beat(caller, id) {
+            return Action::Respond(missed_beat(missed, reading.is_numbered));
         }
         match self.store.beat(id, beat, wait) {
             Ok(reply) => self.answer_beat(id, reply, reading, wait, ticket),
@@ -197,8 +206,8 @@ impl Tracker {
         ticket: &Ticket,
     ) -> crate::Result<Action> {
         let reading = Reading::of(&beat);
-        if self.is_foreign(caller, id) {
-            return Ok(Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)));
+        if let Some(missed) = self.refused_beat(caller, id) {
+            return Ok(Action::Respond(missed_beat(missed, reading.is_numbered)));
         }
         let (kill, status, task) = (beat.kill.take(), beat.status.take(), beat.current_task.take());
         let number = beat.status_number;
@@ -284,9 +293,6 @@ impl Tracker {
             }
             Route::Heartbeat(id) => {
                 let (beat, wait) = (heartbeat(&request.body)?, wait(request)?);
-                if let Some(status) = &beat.status {
-                    check_status(status).map_err(|refusal| unprocessable(&refusal))?;
-                }
                 return Ok(self.beat_with_news(caller, &id, beat, wait, ticket)?);
             }
             Route::Batch => return self.answer_batch(caller, request, ticket),
