@@ -8,7 +8,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rusqlite::OptionalExtension;
 
-use super::memory::{Missed, Turned};
+use super::looks::{self, Turned};
+use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
 use super::{AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills};
@@ -128,7 +129,7 @@ impl SessionStore {
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
     /// not block.
     pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, most: usize) -> Turned {
-        self.memory.lock().turned(told, self.thresholds, self.clock.now(), most)
+        looks::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
     }
 
     /// The ids and apps of the sessions in these rows, as far as they are there.

@@ -3,17 +3,18 @@
 //! Rows come and go only by the writer, after its commit and in the order of its commits; beats
 //! only move times. So a session is known here no earlier than it is on the disk.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
+use crate::sync::Mutex;
 use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
 use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
 use crate::tracker::receipts::{KillCounts, Passed, Receipt, Tally};
-use crate::tracker::{TrackedId, TrackedStatus, civil};
+use crate::tracker::{TrackedId, civil};
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -78,15 +79,6 @@ pub(super) struct Held {
     pub(super) reason: Option<String>,
 }
 
-/// Who has become stale, and who was and is no more.
-#[derive(Debug, Default)]
-pub(in crate::tracker) struct Turned {
-    /// Rows, and for how long they have been silent.
-    pub(in crate::tracker) stale: Vec<(i64, Duration)>,
-    pub(in crate::tracker) back: Vec<i64>,
-    pub(in crate::tracker) gone: HashSet<i64>,
-}
-
 /// Why a beat counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Missed {
@@ -114,6 +106,10 @@ impl Live {
         self.seen = now;
         self.seen_millis = civil::millis(wall());
         self.carried_over = false;
+    }
+
+    pub(super) fn row(&self) -> i64 {
+        self.known.row
     }
 
     pub(super) fn seen_millis(&self) -> i64 {
@@ -352,56 +348,6 @@ impl Memory {
         (self.sessions.values().filter(is_stale).count(), self.sessions.len())
     }
 
-    /// The rows of those who are stale and not among `told`, at most so many, and of those who were and
-    /// are no more.
-    pub(super) fn turned(
-        &self,
-        told: &HashSet<i64>,
-        thresholds: Thresholds,
-        now: Moment,
-        most: usize,
-    ) -> Turned {
-        let mut turned = Turned { gone: told.clone(), ..Turned::default() };
-        for live in self.sessions.values() {
-            let (row, silence) = (live.known.row, live.silence(now));
-            let (is_stale, was_told) = (thresholds.is_stale(silence, live.pace()), told.contains(&row));
-            if was_told {
-                turned.gone.remove(&row);
-            }
-            if is_stale && !was_told && turned.stale.len() < most {
-                turned.stale.push((row, silence));
-            } else if !is_stale && was_told && turned.back.len() < most {
-                turned.back.push(row);
-            }
-        }
-        turned
-    }
-
-    /// The rows behind `after` of those who attach something, or something of this name; in order.
-    pub(super) fn attaching(&self, after: i64, name: Option<&str>) -> Vec<i64> {
-        let is_meant = |said: &Said| match name {
-            Some(name) => said.attached.contains_key(name),
-            None => !said.attached.is_empty(),
-        };
-        let meant = self.sessions.values().filter(|live| live.known.row > after);
-        let meant = meant.filter(|live| live.said().is_some_and(is_meant));
-        let mut rows: Vec<i64> = meant.map(|live| live.known.row).collect();
-        rows.sort_unstable();
-        rows
-    }
-
-    /// The rows of those whose beats are overdue, and whether they are stale.
-    pub(super) fn overdue(&self, thresholds: Thresholds, now: Moment) -> Vec<(i64, bool)> {
-        let overdue = self.sessions.values().filter_map(|live| {
-            match thresholds.state(live.silence(now), live.pace(), &TrackedStatus::Idle) {
-                TrackedStatus::Stale => Some((live.known.row, true)),
-                TrackedStatus::Late => Some((live.known.row, false)),
-                _ => None,
-            }
-        });
-        overdue.collect()
-    }
-
     /// Who has been silent for `older_than`, or longer if it beats more seldom.
     pub(super) fn silent(&self, older_than: Duration, now: Moment) -> Vec<TrackedId> {
         let is_silent = |live: &Live| live.silence(now) >= scaled(older_than, live.pace());
@@ -434,6 +380,11 @@ impl Memory {
             self.unwritten_told.entry(kill_id).or_insert(count);
         }
     }
+}
+
+/// Looks at every session.
+pub(super) fn each(memory: &Mutex<Memory>, look: impl FnMut(&Live)) {
+    memory.lock().sessions.values().for_each(look);
 }
 
 #[cfg(test)]

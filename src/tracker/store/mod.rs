@@ -20,6 +20,7 @@ mod census;
 mod history;
 mod kills;
 mod life;
+mod looks;
 mod memory;
 mod owners;
 mod rows;

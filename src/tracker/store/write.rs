@@ -12,9 +12,9 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditResult, EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt,
-    KillScope, MAX_EMBARGO, SessionCreate, TrackerEvent, Verb, Whom,
+    KillScope, MAX_EMBARGO, SessionCreate, Verb, Whom,
 };
-use crate::tracker::events::At;
+use crate::tracker::events::{At, Told};
 use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
@@ -180,7 +180,7 @@ impl Write {
         connection: &Connection,
         memory: &Mutex<Memory>,
         now: Now,
-        told: &mut Vec<TrackerEvent>,
+        told: &mut Told,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
             Write::Register { id, owner, session } => {
@@ -276,7 +276,7 @@ fn kill(
     whom: &Whom,
     order: &KillOrder,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let deed = |result| Deed { action: AuditAction::Kill, whom: Some(whom), result };
     let refused = |why| {
@@ -342,7 +342,7 @@ fn give_order(
     verb: Verb,
     asked_by: Option<&Asker>,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let meant = kills::targets(connection, whom)?;
     let mut changes = Vec::new();
@@ -411,7 +411,7 @@ fn register(
     (id, owner): (&TrackedId, Option<&str>),
     session: &SessionCreate,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let uptime = session.uptime_seconds.unwrap_or(0.0).clamp(0.0, 1e9);
     #[allow(clippy::cast_possible_truncation, reason = "at most 10^12")]
@@ -563,7 +563,7 @@ fn bury(
     id: &TrackedId,
     reason: Option<EndReason>,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(bool, Option<Moved>)> {
     let found: Option<(bool, String)> = connection
         .prepare_cached("SELECT kill_requested, app_name FROM sessions WHERE session_id = ?")?
