@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
-use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kills};
+use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kills, memory};
 use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
@@ -98,7 +98,7 @@ impl SessionStore {
         older_than: Duration,
         reason: EndReason,
     ) -> Result<Vec<TrackedId>> {
-        if self.memory.lock().silent(older_than, self.clock.now()).is_empty() {
+        if memory::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
         self.moved("moving silent sessions to the history", Write::Purge { older_than, reason })
@@ -106,7 +106,7 @@ impl SessionStore {
 
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        self.memory.lock().count_stale(self.thresholds, self.clock.now())
+        memory::count_stale(&self.memory, self.thresholds, self.clock.now())
     }
 
     /// For so long yet nobody can be stale, because nobody was heard before the store was opened.

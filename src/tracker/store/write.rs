@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::kills::{self, KillOrder, Target};
-use super::memory::{Held, Known, Memory};
+use super::memory::{self, Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
@@ -116,7 +116,7 @@ impl Lesson {
         match self {
             Lesson::Nothing => {}
             Lesson::Registered { id, known, number, opened, now } => {
-                memory.insert(id, known, number, now);
+                memory.insert(&id, known, number, now);
                 if opened {
                     memory.count_opened();
                 }
@@ -197,11 +197,12 @@ impl Write {
             Write::Order { whom, verb } => give_order(connection, whom, *verb),
             Write::Purge { older_than, reason } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
-                let mut ids = memory.lock().silent(*older_than, now.moment);
-                ids.sort_unstable();
-                let mut closed = Vec::new();
-                for id in &ids {
-                    closed.extend(bury(connection, memory, id, Some(*reason), now)?.1);
+                let (mut ids, mut closed) = (Vec::new(), Vec::new());
+                for row in memory::silent(memory, *older_than, now.moment) {
+                    // One that this transaction has removed is known to memory still.
+                    let Some(id) = id_of(connection, row)? else { continue };
+                    closed.extend(bury(connection, memory, &id, Some(*reason), now)?.1);
+                    ids.push(id);
                 }
                 Ok((Outcome::Ids(ids.clone()), Lesson::Gone { ids, how: Gone::Lost, closed }))
             }
@@ -334,7 +335,7 @@ fn register(
     let is_new =
         !connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])?;
     let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
-    let (row, kill_requested, bits, verbs_number) = connection
+    let (row, start_millis, kill_requested, bits, verbs_number) = connection
         .prepare_cached(
             "INSERT INTO sessions (session_id, app_name, user_id, start_time, status, current_task,
                                    kill_requested, host, pid, labels, version, interval_ms, protected)
@@ -344,7 +345,7 @@ fn register(
                 current_task = excluded.current_task, status_number = NULL, host = excluded.host,
                 pid = excluded.pid, labels = excluded.labels, version = excluded.version,
                 interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected)
-             RETURNING row, kill_requested, verbs, verbs_number",
+             RETURNING row, start_time, kill_requested, verbs, verbs_number",
         )?
         .query_row(
             params![
@@ -362,7 +363,7 @@ fn register(
                 i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
                 session.protected,
             ],
-            |row| Ok((row.get(0)?, row.get::<_, bool>(1)?, row.get(2)?, row.get(3)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, bool>(2)?, row.get(3)?, row.get(4)?)),
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
@@ -381,6 +382,7 @@ fn register(
     let opened = is_new && kill.is_some();
     let known = Known {
         row,
+        start_millis,
         kill_requested,
         kill: kill.map(Box::new),
         interval: Interval::of(interval),
@@ -438,6 +440,11 @@ fn set_status(
         return Ok(true);
     }
     connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])
+}
+
+fn id_of(connection: &Connection, row: i64) -> rusqlite::Result<Option<TrackedId>> {
+    let mut statement = connection.prepare_cached("SELECT session_id FROM sessions WHERE row = ?")?;
+    statement.query_row([row], |row| row.get::<_, String>(0)).optional().map(|id| id.map(TrackedId::from))
 }
 
 /// Moves a session to the history and closes its receipt: confirmed if it left by itself (no
