@@ -13,12 +13,12 @@
 //! | `PUT /sessions/{id}/status` | [`SessionStatus`] → [`StatusReply`] `updated` |
 //! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
-//! | `GET /sessions` | → [`SessionList`] |
+//! | `GET /sessions` | → [`SessionList`]; with a `limit` → [`SessionPage`] |
 //! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
-//! about kills and their receipts ([`KillReceipt`]) and about the
+//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]) and the
 //! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
 //! where those are described.
 //!
@@ -50,6 +50,7 @@ use super::{TrackedId, TrackedSession};
 mod batch;
 mod kills;
 mod life;
+mod list;
 
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
 pub use kills::{
@@ -57,6 +58,10 @@ pub use kills::{
     Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
+
+#[cfg(feature = "server")]
+pub(super) use list::Glance;
+pub use list::{DEFAULT_PAGE, LONGEST_PAGE, LONGEST_SEARCH, SessionPage, SessionQuery, SessionSort, SortKey};
 
 /// The port of the tracker.
 pub const DEFAULT_PORT: u16 = 8000;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::replies::{Refusal, unprocessable};
-use crate::tracker::api::{Heartbeat, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable};
+use crate::Error;
+use crate::tracker::api::{
+    DEFAULT_PAGE, Heartbeat, LONGEST_PAGE, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable,
+};
 use crate::tracker::http::Request;
 
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
@@ -75,6 +78,26 @@ pub(super) fn check_status(status: &str) -> Result<(), String> {
 /// The `wait` parameter, at most [`MAX_WAIT`].
 pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
     Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
+}
+
+/// The `limit` parameter of a list.
+pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
+    let Some(text) = request.parameter("limit") else { return Ok(DEFAULT_PAGE) };
+    let limit = text.parse().ok().filter(|limit| (1..=LONGEST_PAGE).contains(limit));
+    limit.ok_or_else(|| unprocessable(&format!("limit: must be a number from 1 to {LONGEST_PAGE}")))
+}
+
+/// A parameter, unless it is empty, as it is in the addresses that a form makes.
+pub(super) fn given<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.parameter(name).filter(|text| !text.is_empty())
+}
+
+/// An option that the library refuses is a parameter that is not understood.
+pub(super) fn refused(error: Error) -> Refusal {
+    match error {
+        Error::InvalidConfig { option, reason } => unprocessable(&format!("{option}: {reason}")),
+        other => other.into(),
+    }
 }
 
 /// The `older_than_minutes` parameter, 10 by default.

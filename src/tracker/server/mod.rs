@@ -1,11 +1,12 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`kills`, `lives` and `batch` are parts of it).
+//! (`list`, `kills`, `lives` and `batch` are parts of it).
 
 mod batch;
 mod input;
 mod kills;
+mod list;
 mod lives;
 mod pages;
 mod reaper;

@@ -13,7 +13,7 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
-    SessionList, SessionStatus,
+    SessionStatus,
 };
 use crate::tracker::http::{Action, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -181,7 +181,7 @@ impl Tracker {
                 let max_wait_seconds = Some(MAX_WAIT.as_secs());
                 Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
+            Route::List => self.answer_list(request)?,
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up_by_hand(age)?.len() as u64;

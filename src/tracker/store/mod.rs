@@ -14,9 +14,11 @@
 
 mod ancestor;
 mod batch;
+mod crowd;
 mod history;
 mod kills;
 mod life;
+mod list;
 mod memory;
 mod rows;
 mod schema;
@@ -246,7 +248,8 @@ impl SessionStore {
     pub fn get_all_sessions(&self) -> Result<Vec<TrackedSession>> {
         let rows = self.read("listing the sessions", rows::list)?;
         let now = self.now();
-        Ok(rows::complete(rows, &self.memory.lock(), self.thresholds, now))
+        let memory = self.memory.lock();
+        Ok(rows.into_iter().filter_map(|row| rows::complete(row, &memory, self.thresholds, now)).collect())
     }
 
     /// Moves the sessions that have been silent for `older_than` to the history and returns how

@@ -14,7 +14,8 @@ use crate::{Error, Result, StoreFault};
 const APPLICATION: i64 = 0x726d_6461;
 
 /// One migration each, applied in order; a released one is never changed.
-pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 2] = [first, lives_and_kills];
+pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 3] =
+    [first, lives_and_kills, pages];
 
 /// Sets the connection up and brings the tables up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
@@ -165,5 +166,18 @@ fn lives_and_kills(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE TABLE embargoes (
             app_name TEXT PRIMARY KEY, until INTEGER NOT NULL, requested_by TEXT, reason TEXT
         );",
+    )
+}
+
+/// The ways along which pages of the list are read; the rowid stands at the end of each index anyway.
+/// Most sessions are idle: their status is in no index, so that a task costs one entry. An app's name is
+/// short, a user's may be anything: it is sorted by its beginning, which fits into a cursor.
+fn pages(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "DROP INDEX remuda_sessions_by_app;
+        CREATE INDEX remuda_sessions_by_app ON sessions (app_name, start_time);
+        ALTER TABLE sessions ADD COLUMN user_key TEXT AS (substr(coalesce(user_id, ''), 1, 128));
+        CREATE INDEX remuda_sessions_by_user ON sessions (user_key, start_time);
+        CREATE INDEX remuda_sessions_by_status ON sessions (status, start_time) WHERE status <> 'idle';",
     )
 }
