@@ -157,7 +157,9 @@ pub use session::{
     WarmReport, WorkDir,
 };
 #[cfg(feature = "client")]
-pub use tracker::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard, TrackerOperator};
+pub use tracker::{
+    ClientConfig, DeadMan, SessionClient, SessionGroup, SessionPages, TaskGuard, TrackerOperator,
+};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
 #[cfg(any(feature = "client", feature = "server"))]

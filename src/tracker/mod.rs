@@ -36,7 +36,7 @@ pub use client::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard};
 #[cfg(all(fuzzing, feature = "server"))]
 pub(crate) use http::read_requests;
 #[cfg(feature = "client")]
-pub use operator::TrackerOperator;
+pub use operator::{SessionPages, TrackerOperator};
 #[cfg(feature = "server")]
 pub use server::{TrackerServer, TrackerServerBuilder};
 #[cfg(feature = "server")]

@@ -74,6 +74,7 @@ mod tracker_crash;
 mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_operator_pages;
 mod tracker_pages;
 mod tracker_pair;
 mod tracker_receipts;

@@ -57,7 +57,7 @@ Usage:
   remuda exec [OPTIONS] [CODE]                 run a piece of Python in one session
   remuda serve [--listen ADDR:PORT] [--db PATH]
                                                track running programs, show them on a page
-  remuda ps [--json]                           list the tracked sessions
+  remuda ps [OPTIONS]                          list the tracked sessions
   remuda kill [OPTIONS] ID... | --app NAME     ask tracked sessions to stop, and see whether they do
   remuda pause|drain|resume ID... | --app NAME
                                                have them take no new task for now, or leave after this one
@@ -153,9 +153,17 @@ Lists the tracked sessions, newest first.
 Usage: remuda ps [OPTIONS]
 
 Options:
-      --json        print one JSON object for each, on a line of its own
-      --server URL  the tracker [default: http://localhost:8000]
-  -h, --help        show this
+      --app NAME         only those of this app
+      --user NAME        only those of this user
+      --state STATE      only those that are running, idle, late or stale
+      --label KEY=VALUE  only those with this label
+  -q TEXT                only those with this text in their app, user, id, task or host
+      --sort ORDER       start_time, app, user, id or last_heartbeat; with a - in front, such as
+                         -app, the largest first [default: -start_time]
+      --limit N          at most so many
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+  -h, --help             show this
 
 Exit status: 0, or 1 if the tracker does not answer.
 ";

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
-use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, Verb, Whom};
+use remuda::TrackedStatus;
+use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, SessionQuery, Verb, Whom};
 
 use crate::args::{Command, UsageError};
 use crate::help::Topic;
@@ -21,6 +22,9 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, PartialEq)]
 pub(crate) struct PsArgs {
     pub(crate) server: String,
+    pub(crate) query: SessionQuery,
+    /// At most so many.
+    pub(crate) limit: Option<usize>,
     pub(crate) json: bool,
 }
 
@@ -75,12 +79,39 @@ pub(crate) fn serve(mut parser: Parser) -> Result<Command, UsageError> {
 
 pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Ps);
-    let mut args = PsArgs { server: DEFAULT_URL.to_owned(), json: false };
+    let refused = |message: String| UsageError::new(message, Topic::Ps);
+    let mut args =
+        PsArgs { server: DEFAULT_URL.to_owned(), query: SessionQuery::new(), limit: None, json: false };
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Ps)),
             Arg::Long("json") => args.json = true,
             Arg::Long("server") => args.server = string(&mut parser, Topic::Ps)?,
+            Arg::Long("app") => args.query.app = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("user") => args.query.user = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("label") => {
+                let (key, value) = label(&string(&mut parser, Topic::Ps)?, Topic::Ps)?;
+                args.query = args.query.label(&key, &value);
+            }
+            Arg::Long("state") => {
+                let word = string(&mut parser, Topic::Ps)?;
+                if !["running", "idle", "late", "stale"].contains(&word.as_str()) {
+                    return Err(refused(format!("--state {word}: running, idle, late or stale is wanted")));
+                }
+                args.query.state = Some(TrackedStatus::from(word));
+            }
+            Arg::Short('q') => args.query.search = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("sort") => {
+                let word = string(&mut parser, Topic::Ps)?;
+                args.query.sort = word.parse().map_err(|error| refused(format!("--sort {word}: {error}")))?;
+            }
+            Arg::Long("limit") => {
+                let value = string(&mut parser, Topic::Ps)?;
+                let limit = value.parse().ok().filter(|&limit| limit > 0);
+                args.limit = Some(
+                    limit.ok_or_else(|| refused(format!("--limit {value}: a number from 1 is wanted")))?,
+                );
+            }
             other => return Err(usage(other.unexpected())),
         }
     }
@@ -200,12 +231,10 @@ impl Choice {
         }
         let chosen = match (self.app, self.label, self.ids.is_empty()) {
             (Some(app), None, true) => Chosen::All(Whom::App(app)),
-            (None, Some(label), true) => match label.split_once('=') {
-                Some((key, value)) if !key.is_empty() => {
-                    Chosen::All(Whom::Label { key: key.to_owned(), value: value.to_owned() })
-                }
-                _ => return refused("--label: KEY=VALUE is wanted"),
-            },
+            (None, Some(text), true) => {
+                let (key, value) = label(&text, self.topic)?;
+                Chosen::All(Whom::Label { key, value })
+            }
             (None, None, false) => Chosen::Sessions(self.ids),
             (None, None, true) => return refused("whom? Name an ID, --app NAME or --label KEY=VALUE"),
             _ => return refused("either IDs or --app or --label: each names all whom it concerns"),
@@ -238,6 +267,13 @@ fn string(parser: &mut Parser, topic: Topic) -> Result<String, UsageError> {
     value.map_err(|error| UsageError::new(error.to_string(), topic))
 }
 
+/// KEY=VALUE.
+fn label(text: &str, topic: Topic) -> Result<(String, String), UsageError> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let parts = parts.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    parts.ok_or_else(|| UsageError::new("--label: KEY=VALUE is wanted", topic))
+}
+
 fn seconds(parser: &mut Parser, option: &str, topic: Topic) -> Result<Duration, UsageError> {
     let value = string(parser, topic)?;
     let time = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -265,7 +301,15 @@ mod tests {
         assert_eq!(args.listen.as_deref(), Some("127.0.0.1:9"));
         assert_eq!(args.database, Some(PathBuf::from(":memory:")));
         let Ok(Command::Ps(args)) = parsed(&["ps", "--json"]) else { panic!("not understood") };
-        assert_eq!(args, PsArgs { server: "http://localhost:8000".to_owned(), json: true });
+        let (server, query) = ("http://localhost:8000".to_owned(), SessionQuery::new());
+        assert_eq!(args, PsArgs { server, query, limit: None, json: true });
+        let line = ["ps", "--app=a", "--user", "u", "--state=late", "-q", "x", "--sort=-app", "--limit", "7"];
+        let Ok(Command::Ps(args)) = parsed(&[&line[..], &["--label", "k=v=w"]].concat()) else {
+            panic!("not understood")
+        };
+        let query = SessionQuery::new().app("a").user("u").state(TrackedStatus::Late).search("x");
+        let query = query.sort("-app".parse().unwrap()).label("k", "v=w");
+        assert_eq!((args.query, args.limit), (query, Some(7)));
         let Ok(Command::Kill(args)) = parsed(&["kill", "--server=u", "a", "b"]) else {
             panic!("not understood")
         };
@@ -293,6 +337,10 @@ mod tests {
             (&["serve", "8000"][..], "8000", "remuda help serve"),
             (&["serve", "--listen"][..], "--listen", "remuda help serve"),
             (&["ps", "x"][..], "x", "remuda help ps"),
+            (&["ps", "--state", "dead"][..], "--state dead", "remuda help ps"),
+            (&["ps", "--sort", "size"][..], "--sort size", "remuda help ps"),
+            (&["ps", "--limit", "0"][..], "--limit 0", "remuda help ps"),
+            (&["ps", "--label", "x"][..], "KEY=VALUE", "remuda help ps"),
             (&["kill"][..], "whom?", "remuda help kill"),
             (&["kill", ""][..], "empty", "remuda help kill"),
             (&["kill", "a", ""][..], "empty", "remuda help kill"),

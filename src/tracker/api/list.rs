@@ -243,7 +243,7 @@ impl SessionQuery {
 }
 
 /// What a query looks at in a session before its row is read as a whole.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 #[derive(Clone, Copy)]
 pub(in crate::tracker) struct Glance<'a> {
     pub(in crate::tracker) id: &'a str,
@@ -253,7 +253,20 @@ pub(in crate::tracker) struct Glance<'a> {
     pub(in crate::tracker) host: Option<&'a str>,
 }
 
-#[cfg(feature = "server")]
+#[cfg(feature = "client")]
+impl<'a> Glance<'a> {
+    pub(in crate::tracker) fn of(session: &'a TrackedSession) -> Glance<'a> {
+        Glance {
+            id: session.session_id.as_str(),
+            app: &session.app_name,
+            user: session.user_id.as_deref(),
+            task: session.current_task.as_deref(),
+            host: session.host.as_deref(),
+        }
+    }
+}
+
+#[cfg(any(feature = "client", feature = "server"))]
 impl SessionQuery {
     /// Whether a session fits as far as one can see from this.
     pub(in crate::tracker) fn fits(&self, glance: &Glance<'_>) -> bool {
@@ -285,7 +298,7 @@ impl SessionQuery {
 }
 
 /// Whatever the case of the letters.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 fn contains(text: &str, wanted: &str) -> bool {
     if text.is_ascii() {
         let (text, wanted) = (text.as_bytes(), wanted.as_bytes());
@@ -313,7 +326,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "client", feature = "server"))]
     #[test]
     fn a_text_is_found_whatever_its_case() {
         for (text, wanted, found) in [

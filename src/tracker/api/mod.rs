@@ -59,7 +59,7 @@ pub use kills::{
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub(super) use list::Glance;
 pub use list::{DEFAULT_PAGE, LONGEST_PAGE, LONGEST_SEARCH, SessionPage, SessionQuery, SessionSort, SortKey};
 
