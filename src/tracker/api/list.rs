@@ -26,11 +26,14 @@
 //!
 //! One request looks at no more than 20 000 sessions. So a page of a search that finds little may hold
 //! fewer sessions than `limit`, or none, and still have a `next_cursor`: the list is complete when there is
-//! none. [`SessionPage::total`] is told where it costs little.
+//! none. [`SessionPage::total`] is told where it costs little: for all sessions, for those of one app or one
+//! user on the first page if they are no more than 10 000, for those who are silent, and where the first page
+//! is the whole list.
 //!
 //! # Costs
 //! At a million sessions a page costs about a millisecond if it is sorted by `start_time`, `app`, `user` or
-//! `id`, also with one of `app`, `user`, and `status` (any but `idle`), which have an index. To sort by
+//! `id`, also with `app` or `user`. `status` (any but `idle`) and `state=running` are found among those
+//! who are not idle. To sort by
 //! `last_heartbeat`, and to find `state=late` or `state=stale` in the order of their start, each page looks
 //! at all sessions in memory: some 20 ms. All else is searched in the order of the list.
 
@@ -251,6 +254,8 @@ pub(in crate::tracker) struct Glance<'a> {
     pub(in crate::tracker) user: Option<&'a str>,
     pub(in crate::tracker) task: Option<&'a str>,
     pub(in crate::tracker) host: Option<&'a str>,
+    /// As it says itself.
+    pub(in crate::tracker) status: &'a str,
 }
 
 #[cfg(feature = "client")]
@@ -262,6 +267,7 @@ impl<'a> Glance<'a> {
             user: session.user_id.as_deref(),
             task: session.current_task.as_deref(),
             host: session.host.as_deref(),
+            status: session.status.as_str(),
         }
     }
 }
@@ -274,9 +280,21 @@ impl SessionQuery {
             let texts = [Some(glance.app), glance.user, Some(glance.id), glance.task, glance.host];
             texts.into_iter().flatten().any(|text| contains(text, wanted))
         };
+        let is_idle = glance.status == TrackedStatus::Idle.as_str();
+        let may_be_shown = |status: &TrackedStatus| match status {
+            TrackedStatus::Stale => true,
+            said => said.as_str() == glance.status,
+        };
+        let may_be = |state: &TrackedStatus| match state {
+            TrackedStatus::Idle => is_idle,
+            TrackedStatus::Running => !is_idle,
+            _ => true,
+        };
         self.app.as_deref().is_none_or(|app| app == glance.app)
             && self.user.as_deref().is_none_or(|user| user == glance.user.unwrap_or_default())
             && self.id.as_deref().is_none_or(|beginning| glance.id.starts_with(beginning))
+            && self.status.as_ref().is_none_or(may_be_shown)
+            && self.state.as_ref().is_none_or(may_be)
             && self.search.as_deref().is_none_or(contains)
     }
 

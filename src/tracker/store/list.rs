@@ -48,7 +48,7 @@ impl SessionStore {
                 None => (index::read(&mut page, tables, place.as_ref())?, None),
             };
             let Page { sessions, last, .. } = page;
-            if total.is_none() {
+            if total.is_none() && (place.is_none() || is_all(&query)) {
                 total = count(tables, &memory, &query)?;
             }
             if total.is_none() && is_complete && place.is_none() {
@@ -116,14 +116,34 @@ impl Page<'_> {
             user: text(2)?,
             task: text(5)?,
             host: text(7)?,
+            status: row.get_ref(4)?.as_str()?,
         };
         if !self.query.fits(&glance) {
+            return Ok(());
+        }
+        if let Some(label) = &self.query.label
+            && !text(9)?.is_some_and(|json| may_hold(json, label))
+        {
             return Ok(());
         }
         let completed = complete(stored(row)?, &self.memory.lock(), self.thresholds, self.now);
         self.sessions.extend(completed.filter(|session| self.query.fits_whole(session)));
         Ok(())
     }
+}
+
+/// Whether nothing is left out.
+fn is_all(query: &SessionQuery) -> bool {
+    let SessionQuery { app, user, status, state, label, id, search, .. } = query;
+    let of_text = [app, user, label, id, search].iter().all(|wanted| wanted.is_none());
+    of_text && status.is_none() && state.is_none()
+}
+
+/// Whether labels written as JSON may hold `KEY:VALUE`: they end a text as that ends.
+fn may_hold(json: &str, label: &str) -> bool {
+    let end = label.rsplit(':').next().unwrap_or_default();
+    let is_written_as_it_is = !end.contains(|c: char| c.is_control() || matches!(c, '"' | '\\'));
+    !is_written_as_it_is || json.match_indices(end).any(|(at, _)| json[at + end.len()..].starts_with('"'))
 }
 
 /// How many sessions fit, if that is known soon.

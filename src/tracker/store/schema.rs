@@ -170,7 +170,7 @@ fn lives_and_kills(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 }
 
 /// The ways along which pages of the list are read; the rowid stands at the end of each index anyway.
-/// Most sessions are idle: their status is in no index, so that a task costs one entry. An app's name is
+/// Most sessions are idle, so that those which are not are soon found in an index of their own. An app's name is
 /// short, a user's may be anything: it is sorted by its beginning, which fits into a cursor.
 fn pages(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch(
@@ -178,6 +178,6 @@ fn pages(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE INDEX remuda_sessions_by_app ON sessions (app_name, start_time);
         ALTER TABLE sessions ADD COLUMN user_key TEXT AS (substr(coalesce(user_id, ''), 1, 128));
         CREATE INDEX remuda_sessions_by_user ON sessions (user_key, start_time);
-        CREATE INDEX remuda_sessions_by_status ON sessions (status, start_time) WHERE status <> 'idle';",
+        CREATE INDEX remuda_busy_sessions ON sessions (start_time) WHERE status <> 'idle';",
     )
 }

@@ -31,12 +31,8 @@ const START: Index = Index {
 };
 pub(super) const APP: Index = Index { name: "remuda_sessions_by_app", column: Some("app_name"), ..START };
 pub(super) const USER: Index = Index { name: "remuda_sessions_by_user", column: Some("user_key"), ..START };
-const STATUS: Index = Index {
-    name: "remuda_sessions_by_status",
-    column: Some("status"),
-    condition: Some("status <> 'idle'"),
-    ..START
-};
+/// Those who are not idle.
+const BUSY: Index = Index { name: "remuda_busy_sessions", condition: Some("status <> 'idle'"), ..START };
 /// SQLite's own.
 const ID: Index =
     Index { name: "sqlite_autoindex_sessions_1", column: Some("session_id"), is_unique: true, ..START };
@@ -51,14 +47,15 @@ impl Index {
 
 /// The way for this query, and the text at which it stays if it does.
 fn way(query: &SessionQuery) -> (Index, Option<&str>) {
-    let said = query.status.as_ref().filter(|status| **status != TrackedStatus::Idle);
-    match (query.sort.key, &query.app, &query.user, said) {
+    let is_busy = query.status.as_ref().is_some_and(|status| *status != TrackedStatus::Idle)
+        || query.state == Some(TrackedStatus::Running);
+    match (query.sort.key, &query.app, &query.user, is_busy) {
         (SortKey::Id, ..) => (ID, None),
         (SortKey::StartTime | SortKey::App, Some(app), ..) => (APP, Some(app)),
         (SortKey::StartTime | SortKey::User, _, Some(user), _) => (USER, Some(user)),
         (SortKey::App, ..) => (APP, None),
         (SortKey::User, ..) => (USER, None),
-        (_, _, _, Some(said)) => (STATUS, Some(said.as_str())),
+        (_, _, _, true) => (BUSY, None),
         _ => (START, None),
     }
 }
@@ -145,6 +142,7 @@ mod tests {
             all().app("a").user("u").status(TrackedStatus::Running),
             all().status(TrackedStatus::Running),
             all().status(TrackedStatus::Idle),
+            all().state(TrackedStatus::Running),
             all().id("b"),
         ] {
             for key in [SortKey::StartTime, SortKey::App, SortKey::User, SortKey::Id] {

@@ -3,8 +3,6 @@
 //! Memory has no order. So each page looks at all sessions there and keeps the next ones; some
 //! milliseconds at a million of them, and beats come in meanwhile.
 
-use std::collections::BinaryHeap;
-
 use rusqlite::{Connection, OptionalExtension};
 
 use super::cursor::Place;
@@ -61,7 +59,8 @@ pub(super) fn read(
     from: Option<&Place>,
 ) -> rusqlite::Result<(bool, Option<usize>)> {
     let is_mixed = is_mixed(page.query);
-    let most = if is_mixed { GLANCES } else { page.query.limit + 1 };
+    // To find a row by its number takes longer than to find the next one of an index.
+    let most = if is_mixed { GLANCES / 4 } else { page.query.limit + 1 };
     let (next, fitting) = next(page, wanted, from, most);
     let total = (!is_mixed).then_some(fitting);
     let query = format!("SELECT {} FROM sessions WHERE row = ?", rows::COLUMNS);
@@ -82,23 +81,47 @@ fn next(page: &Page<'_>, wanted: Wanted, from: Option<&Place>, most: usize) -> (
     // Turned over, so that the smallest is always the next.
     let turned = |(millis, row): (i64, i64)| if wanted.descending { (!millis, !row) } else { (millis, row) };
     let from = from.map(|place| turned((place.millis, place.row)));
-    let (mut heap, mut fitting) = (BinaryHeap::new(), 0);
+    let mut smallest = Smallest { most, found: Vec::with_capacity(2 * most), bound: None };
+    let mut fitting = 0;
     memory::each(page.memory, |live| {
-        if !is_wanted(page, wanted, live) {
-            return;
-        }
-        fitting += 1;
-        let millis = if wanted.by_beat { live.seen_millis() } else { live.start_millis() };
-        let key = turned((millis, live.row()));
-        let is_next = heap.len() < most || heap.peek().is_some_and(|last| key < *last);
-        if is_next && from.is_none_or(|from| from < key) {
-            heap.push(key);
-            if heap.len() > most {
-                heap.pop();
+        if is_wanted(page, wanted, live) {
+            fitting += 1;
+            let millis = if wanted.by_beat { live.seen_millis() } else { live.start_millis() };
+            let key = turned((millis, live.row()));
+            if from.is_none_or(|from| from < key) {
+                smallest.push(key);
             }
         }
     });
-    (heap.into_sorted_vec().into_iter().map(turned).collect(), fitting)
+    (smallest.sorted().into_iter().map(turned).collect(), fitting)
+}
+
+/// The smallest of many, in a time that does not depend on how they come.
+struct Smallest {
+    most: usize,
+    /// Up to twice as many.
+    found: Vec<(i64, i64)>,
+    /// Whatever is not smaller is none of them.
+    bound: Option<(i64, i64)>,
+}
+
+impl Smallest {
+    fn push(&mut self, key: (i64, i64)) {
+        if self.bound.is_some_and(|bound| key >= bound) {
+            return;
+        }
+        self.found.push(key);
+        if self.found.len() == 2 * self.most {
+            self.bound = Some(*self.found.select_nth_unstable(self.most).1);
+            self.found.truncate(self.most);
+        }
+    }
+
+    fn sorted(mut self) -> Vec<(i64, i64)> {
+        self.found.sort_unstable();
+        self.found.truncate(self.most);
+        self.found
+    }
 }
 
 fn is_wanted(page: &Page<'_>, wanted: Wanted, live: &Live) -> bool {
