@@ -169,6 +169,21 @@ impl SessionStore {
         Ok(id)
     }
 
+    /// Registers many tracked sessions in one wait for the disk, and returns their ids. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; then some of them may be registered.
+    pub fn register_all(&self, sessions: Vec<SessionCreate>) -> Result<Vec<TrackedId>> {
+        let id_of = |session: &SessionCreate| session.session_id.clone().unwrap_or_else(TrackedId::random);
+        let ids: Vec<TrackedId> = sessions.iter().map(id_of).collect();
+        let registered = ids.iter().cloned().zip(sessions);
+        let writes =
+            registered.map(|(id, session)| Write::Register { id, session: Box::new(session) }).collect();
+        self.writer.write_all(writes).map_err(|error| Error::store("registering sessions", error))?;
+        Ok(ids)
+    }
+
     /// Ends a tracked session: it moves to the history. False if there is no such session.
     /// Durable when it returns.
     ///

@@ -115,7 +115,8 @@ fn target(suite: &str, name: &str) -> Option<Target> {
         ("template", "fresh_cycles") => P50AtLeast(500.0),
         ("template", "uss_bare_kib") => P50AtMost(1024.0),
         ("template", "uss_pandas_kib") => P50AtMost(2048.0),
-        ("tracker", "kill_to_callback_1000") => P50AtMost(5.0),
+        ("tracker", "kill_to_callback_1000" | "list_page_1m" | "restart_1m") => P50AtMost(5.0),
+        ("tracker", "rss_1m_mib") => P50AtMost(400.0),
         ("tracker", "heartbeats") => RatioAtLeast(0.7),
         _ => return None,
     })
