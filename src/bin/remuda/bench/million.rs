@@ -80,7 +80,7 @@ fn fill(database: &Path) -> Result<(), Failure> {
 }
 
 fn session(number: usize) -> SessionCreate {
-    let is_busy = number % 20 == 0;
+    let is_busy = number.is_multiple_of(20);
     SessionCreate {
         app_name: format!("app {}", number % APPS),
         user_id: Some(format!("user {}", number % 1_009)),
@@ -161,14 +161,12 @@ impl Server {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        match line.split(['/', ',']).nth(2).and_then(|address| address.parse().ok()) {
-            Some(address) => Ok(Server { child, address }),
-            None => {
-                child.kill()?;
-                child.wait()?;
-                Err("the server does not start".into())
-            }
+        let address = line.split(['/', ',']).nth(2).and_then(|address| address.parse().ok());
+        if address.is_none() {
+            child.kill()?;
+            child.wait()?;
         }
+        Ok(Server { child, address: address.ok_or("the server does not start")? })
     }
 
     /// What it has in memory and what it had at most, in MiB.
@@ -231,7 +229,7 @@ impl Client {
     fn exchange(&mut self, request: &str) -> Result<usize, Failure> {
         self.stream.write_all(request.as_bytes())?;
         self.answer.clear();
-        let mut piece = [0; 64 * 1024];
+        let mut piece = [0; 16 * 1024];
         let mut end = None;
         while end.is_none_or(|(_, end)| self.answer.len() < end) {
             let read = self.stream.read(&mut piece)?;
