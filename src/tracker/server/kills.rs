@@ -9,7 +9,6 @@ use crate::tracker::api::{
     KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply, ReceiptList, Verb, Whom,
 };
 use crate::tracker::http::{Request, Response};
-use crate::tracker::preview::preview;
 use crate::tracker::store::{KillOrder, Killed, NotKilled, ReceiptFilter};
 
 /// Longest words of a kill, in bytes.
@@ -35,7 +34,7 @@ impl Tracker {
     pub(super) fn answer_kill(&self, whom: Whom, request: &Request) -> Result<Response, Refusal> {
         let asked = kill_request(request)?;
         if asked.dry_run {
-            let preview = preview(&self.store().get_all_sessions()?, &whom);
+            let preview = self.store().preview(&whom)?;
             let is_unknown = matches!(whom, Whom::Session(_)) && preview.sessions.is_empty();
             return Ok(if is_unknown { not_found() } else { Response::json(&preview) });
         }

@@ -3,13 +3,16 @@
 use super::input::{given, limit, refused};
 use super::replies::Refusal;
 use super::tracker::Tracker;
+use crate::Error;
 use crate::tracker::TrackedStatus;
-use crate::tracker::api::{SessionList, SessionQuery};
+use crate::tracker::api::{LONGEST_PAGE, SessionQuery};
 use crate::tracker::http::{Request, Response};
 
 /// With any of these it is a page.
 const PARAMETERS: [&str; 10] =
     ["limit", "cursor", "app", "user", "status", "state", "label", "id", "q", "sort"];
+
+const BEGINNING: &[u8] = br#"{"sessions":["#;
 
 impl Tracker {
     pub(super) fn answer_list(&self, request: &Request) -> Result<Response, Refusal> {
@@ -17,7 +20,29 @@ impl Tracker {
             let page = self.store().sessions_page(&query(request)?).map_err(refused)?;
             return Ok(Response::json(&page));
         }
-        Ok(Response::json(&SessionList { sessions: self.store().get_all_sessions()? }))
+        Ok(Response::json_text(self.whole_list()?))
+    }
+
+    /// A [`SessionList`](crate::tracker::api::SessionList) of everybody, written page by page: a million
+    /// sessions are never in memory but as text.
+    fn whole_list(&self) -> Result<Vec<u8>, Refusal> {
+        let mut text = BEGINNING.to_vec();
+        let mut query = SessionQuery::new().limit(LONGEST_PAGE);
+        loop {
+            let page = self.store().sessions_page(&query).map_err(refused)?;
+            for session in &page.sessions {
+                if text.len() > BEGINNING.len() {
+                    text.push(b',');
+                }
+                serde_json::to_writer(&mut text, session)
+                    .map_err(|error| Error::store("writing the list", error))?;
+            }
+            query.cursor = page.next_cursor;
+            if query.cursor.is_none() {
+                text.extend_from_slice(b"]}");
+                return Ok(text);
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod kills;
 mod life;
 mod list;
 mod memory;
+mod preview;
 mod rows;
 mod schema;
 mod trouble;
