@@ -168,6 +168,13 @@ pub enum Error {
         /// The database's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A line of the access tokens makes no sense. From `Tokens`.
+    Tokens {
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it. It never repeats a token.
+        reason: String,
+    },
     /// A tracker does not answer, or not as one. From `TrackerOperator`.
     Tracker {
         /// Its address.
@@ -401,6 +408,7 @@ impl fmt::Display for Error {
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),
+            Error::Tokens { line, reason } => write!(f, "invalid tokens: line {line}: {reason}"),
             Error::Tracker { url, reason } => write!(f, "the tracker at {url}: {reason}"),
             Error::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(

@@ -129,6 +129,8 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod histogram;
+mod openmetrics;
 mod pool;
 pub mod protocol;
 mod session;
@@ -141,13 +143,14 @@ pub mod worker;
 
 pub use cancel::CancelToken;
 pub use error::{Error, FileProblem, QuotaKind, Result, StoreFault};
+pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use pool::{
     Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
-    ExecutionCounts, Explanation, Foresight, HistogramBucket, HistogramSnapshot, HolderRow, IdleOrder, Job,
-    JobId, Listener, MemoryInfo, Miss, MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig,
-    PoolCounts, PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount,
-    RefusalReason, Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle,
-    SharedPool, StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    ExecutionCounts, Explanation, Foresight, HolderRow, IdleOrder, Job, JobId, Listener, MemoryInfo, Miss,
+    MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo,
+    PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason, Removal,
+    RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause,
+    StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
@@ -156,11 +159,11 @@ pub use session::{
     SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
     WarmReport, WorkDir,
 };
+#[cfg(any(feature = "client", feature = "server"))]
+pub use tracker::{AccessToken, TrackedId, TrackedSession, TrackedStatus};
 #[cfg(feature = "client")]
 pub use tracker::{
     ClientConfig, DeadMan, SessionClient, SessionGroup, SessionPages, TaskGuard, TrackerOperator,
 };
 #[cfg(feature = "server")]
-pub use tracker::{SessionStore, TrackerServer, TrackerServerBuilder};
-#[cfg(any(feature = "client", feature = "server"))]
-pub use tracker::{TrackedId, TrackedSession, TrackedStatus};
+pub use tracker::{SessionStore, Tokens, TrackerServer, TrackerServerBuilder};

@@ -1,6 +1,7 @@
 //! Acquiring: what a caller may ask for, and the way from the call to the lease.
 
 use std::fmt;
+use std::mem::{self, ManuallyDrop};
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +9,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::config::ValidateHook;
-use super::core::Core;
+use super::core::{Core, Fx, PoolState, Pooled};
 use super::events::{PoolEvent, TARGET};
 use super::gate::Waiter;
 use super::guard::PooledSession;
 use super::quota::check_name;
-use super::state::{Claim, Decision, Lease, Nested, Refusal, Take, Ticket, Who};
+use super::state::{Claim, Decision, Effects, Lease, Nested, Refusal, SlotId, Take, Ticket, Who};
 use super::threads;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::session::Session;
 
 /// Sessions that one acquire has looked at by the user's check before it gives up.
 const MOST_REFUSALS: u32 = 3;
@@ -173,7 +173,7 @@ impl Core {
         };
         let Some(recorder) = &self.recorder else { return result };
         match &mut result {
-            Ok(session) => session.recorded = Some(recorder.note(came, self.clock().now(), true)),
+            Ok(session) => session.record(recorder.note(came, self.clock().now(), true)),
             Err(Error::AcquireTimeout { .. }) => _ = recorder.note(came, self.clock().now(), false),
             Err(_) => {}
         }
@@ -233,25 +233,54 @@ impl Core {
             return Err(Error::Cancelled);
         }
         let now = self.clock().coarse();
-        let lease = match self.with(|state, fx| state.take(&mut claim, now, fx)) {
+        let mut fx = Effects::none();
+        // What could be dropped while something unwinds must lie in memory: this stays in registers.
+        let take = |state: &mut PoolState, fx: &mut Fx| ManuallyDrop::new(state.take(&mut claim, now, fx));
+        let (found, something) = self.gate.with(&mut fx, take);
+        let found = ManuallyDrop::into_inner(found);
+        if something {
+            return self.acquire_slowly(found, fx, claim, patience, token);
+        }
+        mem::forget(fx);
+        match found {
+            Take::Hit(Lease { slot, session }) => Ok(self.lend(slot, session, token)),
+            other => self.acquire_slowly(other, Effects::none(), claim, patience, token),
+        }
+    }
+
+    /// The rest of [`acquire_any`](Core::acquire_any) if there is no session at once, or something to
+    /// carry out.
+    #[cold]
+    fn acquire_slowly(
+        self: &Arc<Core>,
+        found: Take<Box<Pooled>>,
+        fx: Fx,
+        claim: Claim,
+        patience: Patience,
+        token: Option<&CancelToken>,
+    ) -> Result<PooledSession> {
+        self.carry_out(fx);
+        let Lease { slot, session } = match found {
             Take::Hit(lease) => lease,
             Take::Empty => self.wait(claim, patience, token)?,
             Take::Closed => return Err(Error::Closed),
         };
-        Ok(self.lend(lease, token))
+        Ok(self.lend(slot, session, token))
     }
 
     /// The lease as its user sees it, obeying `token`.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "measured: a lease that is passed on goes through memory twice")]
     pub(super) fn lend(
         self: &Arc<Core>,
-        mut lease: Lease<Box<Session>>,
+        slot: SlotId,
+        mut session: Box<Pooled>,
         token: Option<&CancelToken>,
     ) -> PooledSession {
         if let Some(token) = token {
-            lease.session.bind(Some(token.clone()));
+            session.bind(Some(token.clone()));
         }
-        PooledSession::new(Arc::clone(self), lease, token.is_some())
+        PooledSession::new(Arc::clone(self), slot, session, token.is_some())
     }
 
     #[cold]
@@ -260,7 +289,7 @@ impl Core {
         claim: Claim,
         patience: Patience,
         token: Option<&CancelToken>,
-    ) -> Result<Lease<Box<Session>>> {
+    ) -> Result<Lease<Box<Pooled>>> {
         let (began, place) = (self.clock().now(), claim.place);
         let deadline = match patience {
             Patience::For(Duration::ZERO) => {

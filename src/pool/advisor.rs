@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::metrics::seconds;
 use super::recorder::{Arrival, Recording};
+use crate::histogram::seconds;
 
 /// Answers "what if": replays a [`Recording`] against other bounds.
 ///

@@ -8,7 +8,9 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -33,15 +35,15 @@ use crate::sync::{Mutex, MutexGuard};
 /// Post-mortems that a pool remembers.
 const POST_MORTEMS: usize = 16;
 
-pub(super) type PoolState = State<Box<Session>, Arc<Waiter>>;
-pub(super) type Fx = Effects<Box<Session>, Arc<Waiter>>;
+pub(super) type PoolState = State<Box<Pooled>, Arc<Waiter>>;
+pub(super) type Fx = Effects<Box<Pooled>, Arc<Waiter>>;
 
 /// One pool.
 pub(super) struct Core {
     pub(super) config: PoolConfig,
     pub(super) session_config: Arc<SessionConfig>,
     pub(super) source: Source,
-    pub(super) gate: Gate<Box<Session>>,
+    pub(super) gate: Gate<Box<Pooled>>,
     pub(super) monitor: Monitor,
     pub(super) jobs: Jobs,
     pub(super) outlet: Outlet,
@@ -69,7 +71,50 @@ pub(crate) struct Handle {
     pub(crate) process: Arc<Process>,
 }
 
-impl Resource for Box<Session> {
+/// A session of a pool, with what its lease needs. So a lease is one pointer; and each of these is
+/// written and read by itself, because whoever reads two fields at once just after they were written
+/// one by one waits for the memory (measured: a quarter of acquire and release).
+pub(super) struct Pooled {
+    session: Session,
+    /// The pool, while somebody has the session.
+    pub(super) lent_by: Option<Arc<Core>>,
+    /// Whose session it is then.
+    pub(super) slot: SlotId,
+    /// Whether it is bound to the token of a scope.
+    pub(super) bound: bool,
+    /// The lease's number in the pool's recorder, if that has one.
+    pub(super) recorded: Option<u64>,
+}
+
+impl Pooled {
+    pub(super) fn new(session: Session, slot: SlotId) -> Box<Pooled> {
+        Box::new(Pooled { session, lent_by: None, slot, bound: false, recorded: None })
+    }
+}
+
+impl Deref for Pooled {
+    type Target = Session;
+
+    #[inline]
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl DerefMut for Pooled {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
+impl fmt::Debug for Pooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.session.fmt(f)
+    }
+}
+
+impl Resource for Box<Pooled> {
     type Handle = Handle;
 
     fn is_alive(&self) -> bool {
@@ -167,7 +212,7 @@ impl Core {
     }
 
     #[cold]
-    fn carry_out(self: &Arc<Core>, mut fx: Fx) {
+    pub(super) fn carry_out(self: &Arc<Core>, mut fx: Fx) {
         self.gate.wake(&mut fx);
         if fx.starts {
             spawner::call(self);
@@ -179,7 +224,7 @@ impl Core {
     }
 
     /// Sends a session to the reaper; its slot is free once the process is gone.
-    fn retire(self: &Arc<Core>, departure: Departure<Box<Session>>) {
+    fn retire(self: &Arc<Core>, departure: Departure<Box<Pooled>>) {
         let Departure { slot, session: worker, reason, replaced } = departure;
         let (session, pid, began) = (worker.id(), worker.pid(), self.clock().now());
         if replaced && reason.is_recycling() {
@@ -190,7 +235,7 @@ impl Core {
         let gentle = !reason.is_defect() && !self.killing.load(Ordering::SeqCst);
         let grace = if gentle { self.config.retire_grace } else { Duration::ZERO };
         let core = Arc::clone(self);
-        worker.retire(grace, move |post_mortem| {
+        worker.session.retire(grace, move |post_mortem| {
             as_insider(|| {
                 core.gone(slot, (session, pid), reason, began, post_mortem);
             });
@@ -264,7 +309,7 @@ impl Core {
     }
 
     /// A lease ends. `restart_if_dead`: whether an unusable session is replaced.
-    pub(super) fn give_back(self: &Arc<Core>, slot: SlotId, session: Box<Session>, restart_if_dead: bool) {
+    pub(super) fn give_back(self: &Arc<Core>, slot: SlotId, session: Box<Pooled>, restart_if_dead: bool) {
         let unusable = if !session.process().is_alive() {
             Some(Removal::Dead)
         } else if session.is_tainted() || std::thread::panicking() {
@@ -286,7 +331,7 @@ impl Core {
     }
 
     /// A lease ends that nobody has used: the session is as it was.
-    pub(super) fn give_back_unused(self: &Arc<Core>, lease: Lease<Box<Session>>) {
+    pub(super) fn give_back_unused(self: &Arc<Core>, lease: Lease<Box<Pooled>>) {
         if lease.session.owes_reset() {
             // What its last user left may stay only until the next one comes.
             self.reset(lease.slot, lease.session, self.config.restart_if_dead);
@@ -297,7 +342,7 @@ impl Core {
 
     /// Asks the worker to go back to its warm state; the monitor reads the answer. If somebody waits, the
     /// session is theirs at once, and their first request brings the reset along.
-    fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Session>, restart_if_dead: bool) {
+    fn reset(self: &Arc<Core>, slot: SlotId, mut session: Box<Pooled>, restart_if_dead: bool) {
         if self.hands_over && session.can_owe_reset() {
             session.owe_reset(Some(self.config.reset_timeout));
             let (lease, now) = (Lease { slot, session }, self.clock().coarse());
@@ -362,7 +407,7 @@ impl Core {
     pub(super) fn discard(
         self: &Arc<Core>,
         slot: SlotId,
-        session: Box<Session>,
+        session: Box<Pooled>,
         reason: Removal,
         replace: bool,
     ) {
@@ -371,7 +416,7 @@ impl Core {
     }
 
     /// The user's check refused a session: it is replaced.
-    pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Session>) {
+    pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Pooled>) {
         let now = self.clock().now();
         let opened = self.with(|state, fx| {
             let opened = state.refuse(Lease { slot, session }, now, fx);
@@ -391,7 +436,7 @@ impl Core {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Session>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<Box<Pooled>>> {
         self.gate.lock()
     }
 }

@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use serde::Serialize;
 
 use super::core::Core;
-use super::metrics::seconds;
 use super::state::Removal;
 use crate::background::shielded;
+use crate::histogram::seconds;
 use crate::session::{PostMortem, SessionId};
 
 /// The name of the listener's thread.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::metrics::{counted, seconds};
+use super::metrics::counted;
 use crate::clock::Moment;
+use crate::histogram::seconds;
 
 /// Waiters that are explained: the lock is held for them.
 pub(super) const MOST_ROWS: usize = 1_000;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::ValidateHook;
-use super::core::Core;
-use super::state::{Lease, Removal, SlotId};
+use super::core::{Core, Pooled};
+use super::state::{Removal, SlotId};
 use crate::background::shielded;
 use crate::error::{Error, Result};
 use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
@@ -23,20 +23,23 @@ use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
 /// is dropped its process is killed.
 #[must_use = "dropping it gives the session back at once"]
 pub struct PooledSession {
-    core: Arc<Core>,
-    slot: SlotId,
     /// `None` only while the lease ends.
-    session: Option<Box<Session>>,
-    /// Whether the session is bound to the token of a scope.
-    bound: bool,
-    /// Its number in the pool's recorder, if it has one.
-    pub(super) recorded: Option<u64>,
+    pooled: Option<Box<Pooled>>,
 }
 
 impl PooledSession {
     #[inline]
-    pub(super) fn new(core: Arc<Core>, lease: Lease<Box<Session>>, bound: bool) -> PooledSession {
-        PooledSession { core, slot: lease.slot, session: Some(lease.session), bound, recorded: None }
+    pub(super) fn new(core: Arc<Core>, slot: SlotId, mut pooled: Box<Pooled>, bound: bool) -> PooledSession {
+        debug_assert!(pooled.lent_by.is_none(), "it is lent once");
+        pooled.lent_by = Some(core);
+        pooled.slot = slot;
+        pooled.bound = bound;
+        PooledSession { pooled: Some(pooled) }
+    }
+
+    /// Its number in the pool's recorder.
+    pub(super) fn record(&mut self, number: u64) {
+        self.pooled_mut().recorded = Some(number);
     }
 
     /// Runs code or a call: see [`Session::execute`].
@@ -110,17 +113,21 @@ impl PooledSession {
     }
 
     fn renew(&mut self, failure: &Error) -> Result<()> {
-        let PooledSession { core, slot, session, .. } = self;
-        match session {
-            Some(session) => core.renew(*slot, session, failure),
-            None => unreachable!("the session is taken when the lease ends"),
+        let pooled = self.pooled_mut();
+        match &pooled.lent_by {
+            Some(core) => Arc::clone(core).renew(pooled.slot, pooled, failure),
+            None => unreachable!("a session in hand is lent"),
         }
     }
 
     /// Not handed out: a session that was restarted or moved away would be lost to the pool.
     fn session_mut(&mut self) -> &mut Session {
-        match &mut self.session {
-            Some(session) => session,
+        self.pooled_mut()
+    }
+
+    fn pooled_mut(&mut self) -> &mut Pooled {
+        match &mut self.pooled {
+            Some(pooled) => pooled,
             None => unreachable!("the session is taken when the lease ends"),
         }
     }
@@ -128,14 +135,14 @@ impl PooledSession {
     /// Gives the session back, as dropping does; `restart_if_dead` decides for this once whether a
     /// dead or unusable session is replaced by a new one or only removed.
     pub fn release(mut self, restart_if_dead: bool) {
-        self.end(restart_if_dead);
+        self.end(Some(restart_if_dead));
     }
 
     /// Ends the session: nobody gets it again. A new one comes if the watermark or a waiter needs
     /// one. Does not wait for the process.
     pub fn discard(mut self) {
-        if let Some(session) = self.take() {
-            self.core.discard(self.slot, session, Removal::Discarded, false);
+        if let Some((core, slot, session)) = self.take() {
+            core.discard(slot, session, Removal::Discarded, false);
         }
     }
 
@@ -146,27 +153,32 @@ impl PooledSession {
 
     /// The user's check refused the session.
     pub(super) fn refuse(mut self) {
-        if let Some(session) = self.take() {
-            self.core.refuse(self.slot, session);
+        if let Some((core, slot, session)) = self.take() {
+            core.refuse(slot, session);
         }
-    }
-
-    fn take(&mut self) -> Option<Box<Session>> {
-        let mut session = self.session.take()?;
-        if self.bound {
-            session.bind(None);
-        }
-        if let (Some(number), Some(recorder)) = (self.recorded, &self.core.recorder) {
-            recorder.given_back(number, self.core.clock().now());
-        }
-        session.forget_handles();
-        Some(session)
     }
 
     #[inline]
-    fn end(&mut self, restart_if_dead: bool) {
-        if let Some(session) = self.take() {
-            self.core.give_back(self.slot, session, restart_if_dead);
+    fn take(&mut self) -> Option<(Arc<Core>, SlotId, Box<Pooled>)> {
+        let mut session = self.pooled.take()?;
+        let core = session.lent_by.take()?;
+        if session.bound {
+            session.bind(None);
+        }
+        if let Some(recorder) = &core.recorder
+            && let Some(number) = session.recorded.take()
+        {
+            recorder.given_back(number, core.clock().now());
+        }
+        session.forget_handles();
+        Some((core, session.slot, session))
+    }
+
+    /// `restart_if_dead`: else as the pool is configured.
+    #[inline]
+    fn end(&mut self, restart_if_dead: Option<bool>) {
+        if let Some((core, slot, session)) = self.take() {
+            core.give_back(slot, session, restart_if_dead.unwrap_or(core.config.restart_if_dead));
         }
     }
 }
@@ -175,8 +187,8 @@ impl Deref for PooledSession {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        match &self.session {
-            Some(session) => session,
+        match &self.pooled {
+            Some(pooled) => pooled,
             None => unreachable!("the session is taken when the lease ends"),
         }
     }
@@ -185,12 +197,14 @@ impl Deref for PooledSession {
 impl Drop for PooledSession {
     #[inline]
     fn drop(&mut self) {
-        self.end(self.core.config.restart_if_dead);
+        self.end(None);
     }
 }
 
 impl fmt::Debug for PooledSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PooledSession").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("PooledSession")
+            .field("session", &self.pooled.as_deref().map(Deref::deref))
+            .finish_non_exhaustive()
     }
 }

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Serialize;
 
 use super::acquire::CancelledWaiter;
-use super::core::Core;
+use super::core::{Core, Pooled};
 use super::events::TARGET;
 use super::gate::{Decided, Waiter};
 use super::guard::PooledSession;
@@ -21,7 +21,7 @@ use crate::background::shielded;
 use crate::cancel::{CancelToken, Registration, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::session::{Execution, Request, Session};
+use crate::session::{Execution, Request};
 use crate::sync::{Condvar, Mutex, wait_by, wait_until};
 
 /// A runner without work ends after this time.
@@ -232,7 +232,7 @@ struct Queued {
 /// A job that has a session, until a runner takes it over.
 struct Ready {
     job: Arc<Queued>,
-    lease: Lease<Box<Session>>,
+    lease: Lease<Box<Pooled>>,
 }
 
 /// The jobs that have a session, and the runners. There are never more jobs that have one, running
@@ -379,9 +379,10 @@ impl Ready {
             job.core.jobs.free_runner();
             return Ready { job, lease }.turn_back(Error::Cancelled);
         };
-        let mut session = job.core.lend(lease, Some(&job.shared.token));
-        let recorder = job.core.recorder.as_ref();
-        session.recorded = recorder.map(|recorder| recorder.note(job.began, job.core.clock().now(), true));
+        let mut session = job.core.lend(lease.slot, lease.session, Some(&job.shared.token));
+        if let Some(recorder) = &job.core.recorder {
+            session.record(recorder.note(job.began, job.core.clock().now(), true));
+        }
         let result = match job.core.fit_for(session, &job.claim, &job.shared.token) {
             Ok(session) => job.execute(session, request),
             Err(error) => {

@@ -9,11 +9,11 @@ use super::breaker::BreakerState;
 use super::config::ConfigSummary;
 use super::events::RefusalReason;
 use super::explain::MissCount;
-use super::histogram::{HistogramSnapshot, Tally};
 use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
 use super::tallies::{ExecutionCounts, WarmImportStats};
 use super::threads;
+use crate::histogram::{HistogramSnapshot, Tally, seconds};
 use crate::session::{PostMortem, SessionId, TemplateInfo};
 
 /// What the pool counts. Written under the pool's lock, so a snapshot is consistent.
@@ -458,10 +458,6 @@ fn average(total: Duration, count: u64) -> Duration {
 #[allow(clippy::cast_precision_loss, reason = "counters stay far below 2^52")]
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
-pub(crate) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
 }
 
 #[allow(clippy::ref_option, reason = "the signature that serde calls")]

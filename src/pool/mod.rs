@@ -15,7 +15,6 @@ mod explain;
 mod foresight;
 mod gate;
 mod guard;
-mod histogram;
 mod info;
 mod job;
 mod maintenance;
@@ -45,7 +44,6 @@ pub use events::{Listener, PoolEvent, RefusalReason, StartCause, StartWay};
 pub use explain::{Explanation, Miss, MissCount, MissReason, WaitReason, WaiterRow};
 pub use foresight::Foresight;
 pub use guard::PooledSession;
-pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use job::{AsCompleted, Job, JobId, as_completed};
 pub use metrics::{
     BreakerInfo, HolderRow, MemoryInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,

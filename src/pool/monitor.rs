@@ -13,7 +13,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::core::Core;
+use super::core::{Core, Pooled};
 use super::events::TARGET;
 use super::state::{Lease, Look, Removal, SlotId};
 use crate::background::shielded;
@@ -174,6 +174,6 @@ fn look(core: &Arc<Core>, slot: SlotId) {
     }
 }
 
-fn clean(core: &Arc<Core>, slot: SlotId, session: Box<Session>) {
+fn clean(core: &Arc<Core>, slot: SlotId, session: Box<Pooled>) {
     core.with(|state, fx| state.clean(Lease { slot, session }, core.clock().now(), fx));
 }

@@ -4,15 +4,15 @@
 //! Two forms: OpenMetrics 1.0 and the classic format 0.0.4. Labels come from closed sets; sessions,
 //! users and tenants are never labels. Each series is there from the start, with zero.
 
-use std::fmt::{Display, Write as _};
-use std::time::Duration;
+use std::fmt::Display;
 
 use super::breaker::BreakerState;
 use super::events::RefusalReason;
 use super::explain::MissReason;
-use super::histogram::HistogramSnapshot;
 use super::metrics::PoolInfo;
 use super::state::Removal;
+use crate::histogram::HistogramSnapshot;
+use crate::openmetrics::{Family, Form, Kind, Text, float};
 
 impl PoolInfo {
     /// These numbers as OpenMetrics text; its media type is
@@ -25,10 +25,7 @@ impl PoolInfo {
     /// As [`open_metrics`](PoolInfo::open_metrics), for several pools in one text. Their
     /// [names](crate::PoolConfig::name) must differ.
     pub fn open_metrics_of(pools: &[PoolInfo]) -> String {
-        let mut text = Text { out: String::new(), open: true };
-        write(&mut text, pools);
-        text.out.push_str("# EOF\n");
-        text.out
+        PoolText::of(Form::OpenMetrics, pools)
     }
 
     /// These numbers in the classic Prometheus format; its media type is `text/plain; version=0.0.4`.
@@ -38,53 +35,28 @@ impl PoolInfo {
 
     /// As [`prometheus`](PoolInfo::prometheus), for several pools in one text. Their names must differ.
     pub fn prometheus_of(pools: &[PoolInfo]) -> String {
-        let mut text = Text { out: String::new(), open: false };
-        write(&mut text, pools);
-        text.out
+        PoolText::of(Form::Prometheus, pools)
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Gauge,
-    Counter,
-    Histogram,
-    Summary,
-}
+/// The text of pools: each series has the label `pool`.
+struct PoolText(Text);
 
-/// The text so far.
-struct Text {
-    out: String,
-    open: bool,
-}
-
-/// One family of series, while it is written.
-struct Family<'a> {
-    text: &'a mut Text,
-    name: &'static str,
-    kind: Kind,
-}
+/// One family of theirs, while it is written.
+struct PoolFamily<'a>(Family<'a>);
 
 /// Labels of a series beside `pool`.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
-impl Text {
-    fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> Family<'_> {
-        // In the classic form a counter is called as its samples are.
-        let suffix = if matches!(kind, Kind::Counter) && !self.open { "_total" } else { "" };
-        let word = match kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-            Kind::Histogram => "histogram",
-            Kind::Summary => "summary",
-        };
-        let _ = writeln!(self.out, "# TYPE {name}{suffix} {word}");
-        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")));
-        if let Some(unit) = unit.filter(|_| self.open) {
-            let _ = writeln!(self.out, "# UNIT {name} {unit}");
-        }
-        let _ = writeln!(self.out, "# HELP {name}{suffix} {help}");
-        Family { text: self, name, kind }
+impl PoolText {
+    fn of(form: Form, pools: &[PoolInfo]) -> String {
+        let mut text = PoolText(Text::new(form));
+        write(&mut text, pools);
+        text.0.finish()
+    }
+
+    fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> PoolFamily<'_> {
+        PoolFamily(self.0.family(kind, name, help))
     }
 
     fn gauges<V: Display>(
@@ -122,47 +94,26 @@ impl Text {
     ) {
         let mut family = self.family(Kind::Histogram, name, help);
         for pool in pools {
-            family.histogram(pool, of(pool));
+            family.0.histogram(&[("pool", &pool.name)], of(pool));
         }
     }
 }
 
-impl Family<'_> {
+impl PoolFamily<'_> {
     fn value(&mut self, pool: &PoolInfo, labels: Labels<'_>, value: impl Display) {
-        let suffix = if matches!(self.kind, Kind::Counter) { "_total" } else { "" };
-        self.sample(suffix, pool, labels, value);
+        self.0.value(&with_pool(pool, labels), value);
     }
 
     fn sample(&mut self, suffix: &str, pool: &PoolInfo, labels: Labels<'_>, value: impl Display) {
-        let out = &mut self.text.out;
-        let _ = write!(out, "{}{suffix}{{pool=\"{}\"", self.name, escaped(&pool.name));
-        for (label, value) in labels {
-            let _ = write!(out, ",{label}=\"{}\"", escaped(value));
-        }
-        let _ = writeln!(out, "}} {value}");
-    }
-
-    fn histogram(&mut self, pool: &PoolInfo, histogram: &HistogramSnapshot) {
-        for bucket in &histogram.buckets {
-            self.sample("_bucket", pool, &[("le", &float(bucket.at_most))], bucket.count);
-        }
-        self.sample("_bucket", pool, &[("le", "+Inf")], histogram.count);
-        self.sample("_sum", pool, &[], float(histogram.sum));
-        self.sample("_count", pool, &[], histogram.count);
+        self.0.sample(suffix, &with_pool(pool, labels), value);
     }
 }
 
-/// Seconds, written as a float also where they are whole.
-fn float(time: Duration) -> String {
-    let text = time.as_secs_f64().to_string();
-    if text.contains('.') { text } else { text + ".0" }
+fn with_pool<'a>(pool: &'a PoolInfo, labels: Labels<'a>) -> Vec<(&'a str, &'a str)> {
+    [&[("pool", pool.name.as_str())], labels].concat()
 }
 
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-fn write(text: &mut Text, pools: &[PoolInfo]) {
+fn write(text: &mut PoolText, pools: &[PoolInfo]) {
     sessions(text, pools);
     acquires(text, pools);
     lives(text, pools);
@@ -171,7 +122,7 @@ fn write(text: &mut Text, pools: &[PoolInfo]) {
     upkeep(text, pools);
 }
 
-fn sessions(text: &mut Text, pools: &[PoolInfo]) {
+fn sessions(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Sessions by where they are.";
     let mut family = text.family(Kind::Gauge, "remuda_pool_sessions", help);
     for pool in pools {
@@ -207,7 +158,7 @@ fn sessions(text: &mut Text, pools: &[PoolInfo]) {
     });
 }
 
-fn acquires(text: &mut Text, pools: &[PoolInfo]) {
+fn acquires(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Calls that asked for a session, by what came of them.";
     let mut family = text.family(Kind::Counter, "remuda_pool_acquires", help);
     for pool in pools {
@@ -241,7 +192,7 @@ fn acquires(text: &mut Text, pools: &[PoolInfo]) {
     }
 }
 
-fn lives(text: &mut Text, pools: &[PoolInfo]) {
+fn lives(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Sessions that became ready, by whether somebody got them at once.";
     let mut family = text.family(Kind::Counter, "remuda_pool_sessions_created", help);
     for pool in pools {
@@ -272,7 +223,7 @@ fn lives(text: &mut Text, pools: &[PoolInfo]) {
     text.counters("remuda_pool_leaks_suspected", help, pools, |pool| pool.metrics.leaks);
 }
 
-fn starts(text: &mut Text, pools: &[PoolInfo]) {
+fn starts(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Time that starts took which brought a session, warm-up included.";
     text.histograms("remuda_pool_start_duration_seconds", help, pools, |pool| &pool.start_duration);
     let help = "Starts that failed.";
@@ -309,7 +260,7 @@ fn starts(text: &mut Text, pools: &[PoolInfo]) {
     }
 }
 
-fn work(text: &mut Text, pools: &[PoolInfo]) {
+fn work(text: &mut PoolText, pools: &[PoolInfo]) {
     let mut family = text.family(Kind::Counter, "remuda_executions", "Executions, by their outcome.");
     for pool in pools {
         let counts = pool.executions;
@@ -325,7 +276,7 @@ fn work(text: &mut Text, pools: &[PoolInfo]) {
     text.histograms("remuda_execution_duration_seconds", help, pools, |pool| &pool.execution_duration);
 }
 
-fn upkeep(text: &mut Text, pools: &[PoolInfo]) {
+fn upkeep(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Times that sessions began to be missing.";
     text.counters("remuda_pool_warmup_triggers", help, pools, |pool| pool.metrics.warmup_triggers);
     let help = "Batches of starts.";
@@ -339,20 +290,4 @@ fn upkeep(text: &mut Text, pools: &[PoolInfo]) {
     text.counters("remuda_pool_sessions_removed_by_health", help, pools, removed);
     let help = "Events that the listener was too slow for.";
     text.counters("remuda_pool_events_dropped", help, pools, |pool| pool.events_dropped);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_escaped() {
-        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
-    }
-
-    #[test]
-    fn whole_seconds_are_floats_too() {
-        assert_eq!(float(Duration::from_secs(100)), "100.0");
-        assert_eq!(float(Duration::from_micros(2)), "0.000002");
-    }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Core, Handle};
+use super::core::{Core, Handle, Pooled};
 use super::events::{PoolEvent, StartCause, StartWay, TARGET};
 use super::gate::Begun;
 use super::state::SlotId;
@@ -72,7 +72,7 @@ impl Reservation<'_> {
             core.emit(PoolEvent::BreakerHalfOpen);
         }
         let started = shielded("starting a session", || {
-            let mut session = Box::new(core.source.start(&core.session_config, &core.stop)?);
+            let mut session = Pooled::new(core.source.start(&core.session_config, &core.stop)?, slot);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
                 // The state knows no process yet that it could kill: what the hook executes ends with the pool.

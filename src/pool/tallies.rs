@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::histogram::{Histogram, HistogramSnapshot};
-use super::metrics::seconds;
 use crate::error::Error;
+use crate::histogram::{Histogram, HistogramSnapshot, seconds};
 use crate::session::{Outcome, WarmReport, Witness};
 use crate::sync::Mutex;
 

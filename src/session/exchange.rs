@@ -258,10 +258,14 @@ impl<'a> Exchange<'a> {
     /// Reads what the worker sends; the exchange's end, if this was it.
     fn read_frames(&mut self, transport: &mut Transport, process: &Process, ready: Ready) -> Option<End> {
         if ready.replies() {
-            let open = match transport.read_replies() {
-                Ok(open) => open,
-                Err(error) => return Some(End::Broken(format!("reading its replies failed: {error}"))),
-            };
+            let mut open = true;
+            // An answer that came along with that to a reset needs no other look.
+            if !matches!(transport.next_frame(), Ok(Some(_))) {
+                open = match transport.read_replies() {
+                    Ok(open) => open,
+                    Err(error) => return Some(End::Broken(format!("reading its replies failed: {error}"))),
+                };
+            }
             loop {
                 let kind = match transport.next_frame() {
                     Ok(Some((frame, used)))

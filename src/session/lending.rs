@@ -183,11 +183,7 @@ impl Session {
     /// Ends the session on the reaper's thread: the worker may leave by itself for `grace` (zero:
     /// it is killed at once), then its group is killed, it is reaped, its directory removed, and
     /// `gone` called there. Never blocks, as long as the caller holds a [`Keeper`](super::Keeper).
-    pub(crate) fn retire(
-        mut self: Box<Self>,
-        grace: Duration,
-        gone: impl FnOnce(PostMortem) + Send + 'static,
-    ) {
+    pub(crate) fn retire(mut self, grace: Duration, gone: impl FnOnce(PostMortem) + Send + 'static) {
         self.hand_over(grace, gone);
     }
 }

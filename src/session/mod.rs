@@ -405,7 +405,7 @@ impl Session {
         };
         fresh.witness = self.witness.take();
         let old = std::mem::replace(self, fresh);
-        Box::new(old).retire(Duration::ZERO, gone);
+        old.retire(Duration::ZERO, gone);
         Ok(())
     }
 

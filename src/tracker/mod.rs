@@ -26,6 +26,7 @@ mod operator;
 mod preview;
 #[cfg(feature = "server")]
 mod receipts;
+mod secret;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -37,8 +38,9 @@ pub use client::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard};
 pub(crate) use http::read_requests;
 #[cfg(feature = "client")]
 pub use operator::{SessionPages, TrackerOperator};
+pub use secret::AccessToken;
 #[cfg(feature = "server")]
-pub use server::{TrackerServer, TrackerServerBuilder};
+pub use server::{Tokens, TrackerServer, TrackerServerBuilder};
 #[cfg(feature = "server")]
 pub use store::SessionStore;
 

@@ -15,8 +15,8 @@ use super::api::{
     CleanupResponse, ErrorBody, HTTP_TIMEOUT, KillAllResponse, KillPreview, KillReceipt, KillRequest,
     KillResponse, OrderReply, SessionList, TrackerState, Verb, Whom,
 };
-use super::client::parse_server_url;
-use super::{TrackedId, TrackedSession};
+use super::client::{authorization, parse_server_url};
+use super::{AccessToken, TrackedId, TrackedSession};
 use crate::background::shielded;
 use crate::cancel::CancelToken;
 use crate::clock::Moment;
@@ -47,6 +47,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 pub struct TrackerOperator {
     agent: Agent,
     base: String,
+    authorization: Option<http::HeaderValue>,
 }
 
 impl TrackerOperator {
@@ -66,7 +67,14 @@ impl TrackerOperator {
             .timeout_global(Some(HTTP_TIMEOUT))
             .build()
             .new_agent();
-        Ok(TrackerOperator { agent, base })
+        Ok(TrackerOperator { agent, base, authorization: None })
+    }
+
+    /// The same, showing this access token: that of an operator, or of a viewer who only looks. Never
+    /// logged.
+    pub fn with_token(mut self, token: &AccessToken) -> TrackerOperator {
+        self.authorization = authorization(token);
+        self
     }
 
     /// All tracked sessions at once, newest first. Where there may be many,
@@ -238,7 +246,10 @@ impl TrackerOperator {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> std::result::Result<(u16, Vec<u8>), ureq::Error> {
-        let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(http::header::AUTHORIZATION, authorization);
+        }
         let mut response = match body {
             Some(body) => self.agent.run(request.header("content-type", "application/json").body(body)?)?,
             None => self.agent.run(request.body(())?)?,

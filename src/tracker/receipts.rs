@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::api::{KillReceipt, KillScope, KillState, KillStats, KillStep, StepLatency};
+use super::api::{Asker, KillReceipt, KillScope, KillState, KillStats, KillStep, StepLatency};
 use super::{TrackedId, civil};
 use crate::clock::Moment;
 
@@ -25,6 +25,7 @@ pub(super) struct Receipt {
     pub(super) session_id: TrackedId,
     pub(super) app_name: String,
     pub(super) scope: KillScope,
+    pub(super) asked_by: Option<Box<Asker>>,
     pub(super) requested_by: Option<String>,
     pub(super) reason: Option<String>,
     /// For display, and for the time after a restart.
@@ -131,6 +132,7 @@ impl Receipt {
             session_id: self.session_id.clone(),
             app_name: self.app_name.clone(),
             scope: self.scope,
+            asked_by: self.asked_by.as_deref().cloned(),
             requested_by: self.requested_by.clone(),
             reason: self.reason.clone(),
             state: self.state(),
@@ -232,6 +234,7 @@ mod tests {
             session_id: TrackedId::from("s"),
             app_name: "a".to_owned(),
             scope: KillScope::Session,
+            asked_by: None,
             requested_by: None,
             reason: None,
             requested_millis: 0,

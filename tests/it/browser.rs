@@ -32,7 +32,9 @@ pub(crate) struct Page {
     events: BufReader<ChildStdout>,
     session: Value,
     last: u64,
-    /// What the page said on its console and what the browser complained about.
+    /// Where the page may load from.
+    origin: String,
+    /// What the page said on its console, what the browser complained about, and requests elsewhere.
     complaints: Vec<String>,
     _profile: ScratchDir,
 }
@@ -63,6 +65,7 @@ impl Page {
             events,
             session: Value::Null,
             last: 0,
+            origin: url.trim_end_matches('/').to_owned() + "/",
             complaints: Vec::new(),
             _profile: profile,
         };
@@ -103,12 +106,16 @@ impl Page {
             Some("Runtime.exceptionThrown") => &event["params"]["exceptionDetails"],
             Some("Log.entryAdded") => &event["params"]["entry"],
             Some("Runtime.consoleAPICalled") => &event["params"]["args"],
+            Some("Network.requestWillBeSent") => {
+                let asked = &event["params"]["request"]["url"];
+                if asked.as_str().is_some_and(|asked| asked.starts_with(&self.origin)) {
+                    return;
+                }
+                asked
+            }
             _ => return,
         };
-        // The browser asks for an icon, which the tracker does not have.
-        if !complaint.to_string().contains("favicon.ico") {
-            self.complaints.push(complaint.to_string());
-        }
+        self.complaints.push(complaint.to_string());
     }
 
     /// The value of an expression in the page, a promise's value included.
@@ -139,6 +146,8 @@ impl Page {
             "Enter" => ("Enter", 13, "\r"),
             " " => ("Space", 32, " "),
             "Escape" => ("Escape", 27, ""),
+            "Delete" => ("Delete", 46, ""),
+            "ArrowDown" => ("ArrowDown", 40, ""),
             other => panic!("what is {other}?"),
         };
         for kind in ["keyDown", "keyUp"] {
@@ -150,6 +159,29 @@ impl Page {
         }
     }
 
+    /// Types a text into what has the focus.
+    pub(crate) fn write(&mut self, text: &str) {
+        self.command("Input.insertText", &json!({ "text": text }));
+    }
+
+    pub(crate) fn click(&mut self, selector: &str) {
+        self.value(&format!("document.querySelector({}).click()", json!(selector)));
+    }
+
+    /// The text that an element shows.
+    pub(crate) fn shown(&mut self, selector: &str) -> String {
+        self.text(&format!("document.querySelector({}).innerText", json!(selector)))
+    }
+
+    /// Chooses an entry of a list, or fills a field, as a person does.
+    pub(crate) fn choose(&mut self, selector: &str, value: &str) {
+        let (selector, value) = (json!(selector), json!(value));
+        self.value(&format!(
+            "{{ const field = document.querySelector({selector}); field.value = {value}; \
+             for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {{bubbles: true}})); }}"
+        ));
+    }
+
     /// Presses Tab until an element has the focus.
     pub(crate) fn tab_to(&mut self, selector: &str) {
         for _ in 0..60 {
@@ -159,6 +191,14 @@ impl Page {
             self.press("Tab");
         }
         panic!("no way to {selector} by keyboard");
+    }
+
+    /// What went wrong in the page so far, but for refusals with one of these statuses: the browser
+    /// complains about each.
+    pub(crate) fn complaints_but(&mut self, statuses: &[u16]) -> Vec<String> {
+        let mut all = self.complaints();
+        all.retain(|one| !statuses.iter().any(|status| one.contains(&format!("a status of {status} "))));
+        all
     }
 
     /// What went wrong in the page so far.

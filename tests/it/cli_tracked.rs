@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use remuda::{TrackedStatus, TrackerServer};
+use remuda::tracker::api::{Verb, Whom};
+use remuda::{TrackedSession, TrackedStatus, TrackerOperator, TrackerServer};
 use serde_json::Value;
 
 use crate::cli_run::{outcome, remuda};
@@ -23,6 +25,62 @@ fn start(dir: &ScratchDir, args: &[&str]) -> Child {
     // What comes later is read by nobody but fits into the pipe.
     child.stdout = Some(stdout.into_inner());
     child
+}
+
+/// A tracker that asks for frequent beats, a run there with one script at a time, and its stderr.
+struct Ordered {
+    server: TrackerServer,
+    operator: TrackerOperator,
+    run: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+const WAITS: &str =
+    "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n";
+
+impl Ordered {
+    /// The first script is under way; it ends when there is a file `go`. The others leave a file `came`.
+    fn start(dir: &ScratchDir) -> Ordered {
+        dir.write("waits.py", WAITS);
+        dir.write("comes.py", "open('came', 'a').close()");
+        let server = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:");
+        let server = server.heartbeat_interval(Duration::from_secs(1)).start().unwrap();
+        let url = format!("http://{}", server.local_addr());
+        let args = ["run", "-j", "1", "--server", &url, "waits.py", "comes.py", "comes.py"];
+        let mut run = start(dir, &args);
+        let stderr = BufReader::new(run.stderr.take().unwrap());
+        Ordered { operator: TrackerOperator::new(&url).unwrap(), server, run, stderr }
+    }
+
+    fn row(&self) -> TrackedSession {
+        self.server.store().get_all_sessions().unwrap().remove(0)
+    }
+
+    /// Gives an order, and waits until the run says that it obeys.
+    fn order(&mut self, verb: Verb, said: &str) {
+        let whom = Whom::Session(self.row().session_id);
+        assert!(self.operator.order(&whom, verb).unwrap().is_some());
+        let mut line = String::new();
+        while !line.contains(said) {
+            line.clear();
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "it ended without a word of {said:?}");
+        }
+    }
+
+    /// Waits until one script of three has ended, as its beats tell.
+    fn await_first(&self) {
+        let third = |row: &TrackedSession| row.progress.is_some_and(|done| (done * 3.0 - 1.0).abs() < 0.01);
+        eventually("a beat tells that a third is done", || third(&self.row()));
+    }
+
+    /// Exit status, stdout and the rest of stderr.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).unwrap();
+        let (code, stdout, _) = outcome(self.run.wait_with_output().unwrap());
+        assert_eq!(self.server.store().get_all_sessions().unwrap(), []);
+        (code, stdout, rest)
+    }
 }
 
 fn answer(authority: &str, method: &str, path: &str) -> Value {
@@ -110,11 +168,59 @@ isolated! {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
         let dir = ScratchDir::new();
-        dir.write("waits.py", "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n");
+        dir.write("waits.py", WAITS);
         let child = start(&dir, &["run", "--server", &server.url(), "waits.py"]);
         eventually("the run registers", || !memory.ids().is_empty());
         drop(server);
         dir.write("go", "");
         assert_eq!(outcome(child.wait_with_output().unwrap()).0, Some(0));
+    }
+}
+
+isolated! {
+    fn a_run_that_is_paused_begins_nothing_until_it_is_resumed() {
+        let dir = ScratchDir::new();
+        let mut ordered = Ordered::start(&dir);
+        ordered.order(Verb::Pause, "remuda: paused by somebody");
+        dir.write("go", "");
+        ordered.await_first();
+        assert!(!dir.path().join("came").exists());
+        ordered.order(Verb::Resume, "remuda: resumed by somebody");
+        let (code, stdout, _) = ordered.end();
+        assert_eq!(code, Some(0), "{stdout}");
+        assert!(stdout.contains("3 completed"), "{stdout}");
+    }
+}
+
+isolated! {
+    fn a_run_that_is_drained_finishes_what_runs_and_leaves() {
+        let dir = ScratchDir::new();
+        let mut ordered = Ordered::start(&dir);
+        ordered.order(Verb::Drain, "remuda: drained by somebody");
+        dir.write("go", "");
+        let (code, stdout, stderr) = ordered.end();
+        assert_eq!(code, Some(1), "{stdout}");
+        assert!(stdout.contains("1 completed, 2 not started"), "{stdout}");
+        assert!(stderr.contains("remuda: drained by somebody at the tracker: 2 of 3 did not run"), "{stderr}");
+    }
+}
+
+isolated! {
+    fn a_run_can_be_drained_and_stopped_while_it_is_paused() {
+        for (verb, summary) in [(Some(Verb::Drain), "1 completed, 2 not started"), (None, "2 not started")] {
+            let dir = ScratchDir::new();
+            let mut ordered = Ordered::start(&dir);
+            ordered.order(Verb::Pause, "remuda: paused by somebody");
+            dir.write("go", "");
+            ordered.await_first();
+            match verb {
+                Some(verb) => ordered.order(verb, "remuda: drained by somebody"),
+                None => assert!(ordered.operator.kill(&ordered.row().session_id).unwrap()),
+            }
+            let (code, stdout, stderr) = ordered.end();
+            assert_eq!(code, Some(1), "{stdout}");
+            assert!(stdout.contains(summary), "{stdout}");
+            assert_eq!(stderr.contains("stopped by somebody"), verb.is_none(), "{stderr}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
+mod description;
 mod hostile_worker;
 mod scripted_server;
 mod support;
@@ -17,6 +18,8 @@ mod cli_samples;
 mod cli_stop;
 mod cli_tracked;
 mod dashboard;
+mod dashboard_kills;
+mod dashboard_live;
 mod native_basics;
 mod native_stop;
 mod native_support;
@@ -65,6 +68,7 @@ mod template_ends;
 mod template_pool;
 mod testing_kit;
 mod tidy;
+mod tracker_audit;
 mod tracker_client_basics;
 mod tracker_client_beats;
 mod tracker_client_group;
@@ -74,13 +78,16 @@ mod tracker_crash;
 mod tracker_disk;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_openapi;
 mod tracker_operator_pages;
 mod tracker_pages;
 mod tracker_pair;
 mod tracker_receipts;
+mod tracker_security;
 mod tracker_server_batch;
 mod tracker_server_http;
 mod tracker_server_parked;
 mod tracker_server_program;
 mod tracker_server_routes;
 mod tracker_support;
+mod tracker_tokens;

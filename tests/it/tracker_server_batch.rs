@@ -208,3 +208,26 @@ isolated! {
         assert_eq!(answer.status, 413);
     }
 }
+
+isolated! {
+    fn a_kill_or_order_that_was_read_before_ends_no_batch() {
+        let server = server();
+        let mut operator = Http::connect(server.local_addr());
+        let ids = register(&mut operator, 3);
+        let mut http = Http::connect(server.local_addr());
+        operator.ok("POST", &format!("/sessions/{}/kill", ids[0]), &Value::Null);
+        operator.ok("POST", &format!("/sessions/{}/pause", ids[1]), &Value::Null);
+        let told = http.ok("POST", "/heartbeats?wait=60", &batch(&ids));
+        let mut beats = batch(&ids);
+        beats["beats"][0]["heard_kill"] = json!(true);
+        beats["beats"][0]["kill"] = json!({"kill_id": told["answers"][0]["kill_id"], "step": "stopping"});
+        beats["beats"][1]["verbs_number"] = json!(1);
+        park(&mut http, &mut operator, &beats);
+        operator.ok("POST", &format!("/sessions/{}/kill", ids[0]), &Value::Null);
+        operator.ok("POST", &format!("/sessions/{}/pause", ids[1]), &Value::Null);
+        operator.ok("POST", &format!("/sessions/{}/kill", ids[2]), &Value::Null);
+        let answers = http.answer().unwrap().json();
+        assert_eq!(answers["answers"].as_array().unwrap().len(), 1, "{answers}");
+        assert_eq!(answers["answers"][0]["session_id"], *ids[2]);
+    }
+}

@@ -174,3 +174,27 @@ isolated! {
         }
     }
 }
+
+isolated! {
+    fn an_order_that_changes_nothing_leaves_a_parked_beat_alone() {
+        let server = server();
+        let mut operator = Http::connect(server.local_addr());
+        let mut app = Http::connect(server.local_addr());
+        let id = operator.register("a");
+        let path = |what: &str| format!("/sessions/{id}/{what}");
+        operator.ok("POST", &path("pause"), &Value::Null);
+        app.send("POST", &path("heartbeat?wait=60"), r#"{"verbs_number": 1, "progress": 0.5}"#);
+        let watcher = RefCell::new(&mut operator);
+        poll(
+            || watcher.borrow_mut().row(&id).is_some_and(|row| row["progress"] == 0.5),
+            || "the beat never arrives".to_owned(),
+        );
+        // It has read of the pause. One who hears nothing new would take the tracker for one that
+        // cannot hold beats.
+        for word in ["pause", "protect", "unprotect", "pause"] {
+            operator.ok("POST", &path(word), &Value::Null);
+        }
+        operator.ok("POST", &path("drain"), &Value::Null);
+        assert_eq!(app.answer().unwrap().json()["verbs"], json!(["pause", "drain"]));
+    }
+}

@@ -105,7 +105,7 @@ isolated! {
         let server = Served::start(directory.path(), "used.db");
         let address = server.address.to_string();
         for (args, said) in [
-            (&["--listen", "0.0.0.0:0"][..], "no access tokens yet"),
+            (&["--listen", "0.0.0.0:0"][..], "takes access tokens"),
             (&["--listen", "here"][..], "127.0.0.1:8000"),
             (&["--listen", &address, "--db", ":memory:"][..], "cannot listen on"),
             (&["--listen", "127.0.0.1:0", "--db", "used.db"][..], "another tracker uses it"),

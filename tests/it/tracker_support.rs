@@ -22,6 +22,8 @@ pub(crate) struct Http {
     stream: TcpStream,
     /// What was read beyond the last answer.
     rest: Vec<u8>,
+    /// Further header fields of what is sent.
+    fields: String,
 }
 
 /// An answer, as it came.
@@ -49,14 +51,20 @@ impl Http {
     pub(crate) fn connect(address: SocketAddr) -> Http {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(GENEROUS)).unwrap();
-        Http { stream, rest: Vec::new() }
+        Http { stream, rest: Vec::new(), fields: String::new() }
+    }
+
+    /// Sends this access token with all that follows.
+    pub(crate) fn with_token(mut self, token: &str) -> Http {
+        self.fields = format!("Authorization: Bearer {token}\r\n");
+        self
     }
 
     /// Sends a request without waiting for its answer.
     pub(crate) fn send(&mut self, method: &str, target: &str, body: &str) {
-        let length = body.len();
+        let (length, fields) = (body.len(), &self.fields);
         self.raw(format!(
-            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
         ));
     }
 
@@ -67,7 +75,8 @@ impl Http {
 
     /// A second value on the same connection, to send from another thread.
     pub(crate) fn another_handle(&self) -> Http {
-        Http { stream: self.stream.try_clone().unwrap(), rest: Vec::new() }
+        let (rest, fields) = (Vec::new(), self.fields.clone());
+        Http { stream: self.stream.try_clone().unwrap(), rest, fields }
     }
 
     /// Whether an answer, or the connection's end, has arrived.

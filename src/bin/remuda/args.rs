@@ -11,12 +11,12 @@ use remuda::ClientConfig;
 use remuda::tracker::api::Verb;
 
 use crate::help::Topic;
-use crate::tracker_args::{self, CleanupArgs, KillArgs, OrderArgs, PsArgs, ServeArgs};
+use crate::tracker_args::{self, CleanupArgs, KillArgs, OrderArgs, PsArgs, ServeArgs, Tracker};
 
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
 
-const COMMANDS: &str = "run, exec, serve, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
+const COMMANDS: &str = "run, exec, serve, token, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
                         protocol";
 
 /// What the command line asks for.
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     Exec(ExecArgs),
     Serve(ServeArgs),
+    /// A new access token.
+    Token,
     Ps(PsArgs),
     Kill(KillArgs),
     Order(OrderArgs),
@@ -54,7 +56,7 @@ pub(crate) enum TrackerChoice {
     /// One in this process.
     Own,
     /// The one at this address.
-    Server(String),
+    Server(Tracker),
     None,
 }
 
@@ -110,6 +112,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
         "run" => run(parser),
         "exec" => exec(parser),
         "serve" => tracker_args::serve(parser),
+        "token" => tracker_args::token(parser),
         "ps" => tracker_args::ps(parser),
         "kill" => tracker_args::kill(parser),
         "cleanup" => tracker_args::cleanup(parser),
@@ -134,6 +137,7 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("run") => Topic::Run,
             Some("exec") => Topic::Exec,
             Some("serve") => Topic::Serve,
+            Some("token") => Topic::Token,
             Some("ps") => Topic::Ps,
             Some("kill") => Topic::Kill,
             Some(verb) if Verb::named(verb).is_some() => Topic::Order,
@@ -154,7 +158,7 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Run);
     let mut session = SessionArgs::default();
     let (mut scripts, mut script_args, mut jobs, mut reuse) = (Vec::new(), Vec::new(), None, false);
-    let mut tracker = TrackerChoice::Own;
+    let (mut tracker, mut token_file) = (TrackerChoice::Own, None);
     loop {
         if let Some(rest) = after_separator(&mut parser) {
             for arg in rest {
@@ -176,8 +180,9 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
             Arg::Long("server") => {
                 let url = text("--server", parser.value().map_err(usage)?);
                 let url = url.and_then(server_url).map_err(|m| UsageError::new(m, Topic::Run))?;
-                tracker = TrackerChoice::Server(url);
+                tracker = TrackerChoice::Server(Tracker { server: url, token_file: None });
             }
+            Arg::Long("token-file") => token_file = Some(PathBuf::from(parser.value().map_err(usage)?)),
             Arg::Value(path) => scripts.push(PathBuf::from(path)),
             other => match SessionOption::of(&other) {
                 Some(option) => option.take(&mut session, &mut parser, Topic::Run)?,
@@ -187,6 +192,13 @@ fn run(mut parser: Parser) -> Result<Command, UsageError> {
     }
     if scripts.is_empty() {
         return Err(UsageError::new("which scripts? Name at least one file", Topic::Run));
+    }
+    match &mut tracker {
+        TrackerChoice::Server(server) => server.token_file = token_file,
+        _ if token_file.is_some() => {
+            return Err(UsageError::new("--token-file is for the tracker that --server names", Topic::Run));
+        }
+        _ => {}
     }
     let jobs = jobs.unwrap_or_else(default_jobs);
     Ok(Command::Run(RunArgs { scripts, script_args, jobs, reuse, tracker, session }))
@@ -365,7 +377,12 @@ mod tests {
             _ => panic!("{line:?} is not understood"),
         };
         let url = "http://localhost:9000".to_owned();
-        assert_eq!(chosen(&["run", "a.py", "--server", &url]), TrackerChoice::Server(url.clone()));
+        let server = |token_file: Option<&str>| {
+            let token_file = token_file.map(PathBuf::from);
+            TrackerChoice::Server(Tracker { server: url.clone(), token_file })
+        };
+        assert_eq!(chosen(&["run", "a.py", "--server", &url]), server(None));
+        assert_eq!(chosen(&["run", "a.py", "--token-file", "t", "--server", &url]), server(Some("t")));
         assert_eq!(chosen(&["run", "a.py", "--server", &url, "--no-tracker"]), TrackerChoice::None);
     }
 
@@ -390,6 +407,7 @@ mod tests {
         for (line, named, hint) in [
             (&["run", "--wat", "a.py"][..], "--wat", "remuda help run"),
             (&["run", "a.py", "--server", "here"][..], "--server here", "remuda help run"),
+            (&["run", "a.py", "--token-file", "t"][..], "--server", "remuda help run"),
             (&["run"][..], "which scripts", "remuda help run"),
             (&["run", "a.py", "--jobs", "0"][..], "--jobs 0", "remuda help run"),
             (&["run", "a.py", "--jobs", "many"][..], "--jobs many", "remuda help run"),

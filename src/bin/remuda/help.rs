@@ -7,6 +7,7 @@ pub(crate) enum Topic {
     Run,
     Exec,
     Serve,
+    Token,
     Ps,
     Kill,
     Order,
@@ -23,6 +24,7 @@ impl Topic {
             Topic::Run => "remuda help run",
             Topic::Exec => "remuda help exec",
             Topic::Serve => "remuda help serve",
+            Topic::Token => "remuda help token",
             Topic::Ps => "remuda help ps",
             Topic::Kill => "remuda help kill",
             Topic::Order => "remuda help pause",
@@ -39,6 +41,7 @@ impl Topic {
             Topic::Run => RUN,
             Topic::Exec => EXEC,
             Topic::Serve => SERVE,
+            Topic::Token => TOKEN,
             Topic::Ps => PS,
             Topic::Kill => KILL,
             Topic::Order => ORDER,
@@ -57,6 +60,7 @@ Usage:
   remuda exec [OPTIONS] [CODE]                 run a piece of Python in one session
   remuda serve [--listen ADDR:PORT] [--db PATH]
                                                track running programs, show them on a page
+  remuda token                                 make an access token for a tracker
   remuda ps [OPTIONS]                          list the tracked sessions
   remuda kill [OPTIONS] ID... | --app NAME     ask tracked sessions to stop, and see whether they do
   remuda pause|drain|resume ID... | --app NAME
@@ -94,11 +98,14 @@ Options:
       --json             print one JSON object per script on standard output as each ends, and
                          nothing else there
       --server URL       show the run at this tracker instead of one of its own
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
       --no-tracker       show it at none
   -h, --help             show this
 
 The run can be watched and stopped on a page, whose address is printed on standard error: port 8000,
 where `remuda ps` and `remuda kill` look, or a free one if that is taken (then they need --server).
+`remuda pause` holds the scripts that have not begun until `remuda resume`; `remuda drain` leaves them out.
 Without a tracker, or when it goes away, the scripts run all the same.
 
 Each object of --json has: script; outcome (completed, failed, cancelled, timed_out, died, refused,
@@ -106,9 +113,9 @@ not_started); ok; killed; seconds; session; peak_memory (bytes); value and repr 
 expression; stdout and stderr; dropped (bytes of each that were too many to keep); error (type, message,
 traceback, exit_code); post_mortem of a worker that ended; refused (why it got no session).
 
-Exit status: 0 if every script completed, 1 if one did not (also when it was stopped at a tracker), 2 if
-the command line, a script or the interpreter cannot be used, 130 after Ctrl-C, 143 after SIGTERM, 141
-if nobody reads the output.
+Exit status: 0 if every script completed, 1 if one did not (also when the run was stopped or drained at a
+tracker), 2 if the command line, a script or the interpreter cannot be used, 130 after Ctrl-C, 143 after
+SIGTERM, 141 if nobody reads the output.
 Ctrl-C stops what runs and starts nothing more; a second one kills every session at once.
 ";
 
@@ -138,13 +145,28 @@ Tracks running programs: they register, beat, and hear when they shall stop. Sho
 Usage: remuda serve [OPTIONS]
 
 Options:
-      --listen ADDR:PORT  where to listen [default: 127.0.0.1:8000]; only addresses of this machine's
-                          loopback are accepted; port 0 takes a free one
+      --listen ADDR:PORT  where to listen [default: 127.0.0.1:8000]; addresses that other machines can
+                          reach take access tokens; port 0 takes a free one
       --db PATH           the database's file [default: remuda.db]; :memory: keeps it in memory
+      --tokens FILE       ask everybody for one of the access tokens in this file, which only its owner
+                          may read [default: those in REMUDA_TOKENS, if it is set]
+      --allow-host NAME   answer under this name too, as that of a proxy; may be repeated
   -h, --help              show this
+
+A line of FILE is 'operator NAME TOKEN' (may do everything), 'viewer NAME TOKEN' (may look) or
+'app NAME TOKEN' (may register, and touch what was registered under this NAME). 'remuda token' makes a
+TOKEN.
 
 The first line on standard output names the page's address. Warnings go to standard error. Runs until
 Ctrl-C or SIGTERM, and then ends in good order with exit status 0; 2 if it cannot start.
+";
+
+const TOKEN: &str = "\
+Prints a new random access token, for the file of 'remuda serve --tokens' and for whoever shall have it.
+
+Usage: remuda token
+
+For example: umask 077; echo \"operator ops $(remuda token)\" >> tokens
 ";
 
 const PS: &str = "\
@@ -163,6 +185,8 @@ Options:
       --limit N          at most so many
       --json             print one JSON object for each, on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if the tracker does not answer.
@@ -192,6 +216,8 @@ Options:
       --force            kill a session by its ID even if it is protected
       --json             print receipts (or the preview) as JSON objects, each on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session or app, it is protected, a kill has expired, or the
@@ -217,6 +243,8 @@ Options:
       --app NAME         all sessions of this app
       --label KEY=VALUE  all sessions with this label
       --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
 Exit status: 0, or 1 if there is no such session, or the tracker does not answer.
@@ -230,6 +258,8 @@ Usage: remuda cleanup [OPTIONS]
 Options:
       --older-than MINUTES  how long [default: 10]
       --server URL          the tracker [default: http://localhost:8000]
+      --token-file FILE     the access token for it, in a file that only its owner may read
+                            [default: the variable REMUDA_TOKEN]
   -h, --help                show this
 
 Exit status: 0, or 1 if the tracker does not answer.

@@ -14,7 +14,7 @@ use crate::tracker_args::{Chosen, KillArgs};
 use crate::{TIMED_OUT, complain, say};
 
 pub(crate) fn main(args: &KillArgs) -> ExitCode {
-    match TrackerOperator::new(&args.server).and_then(|operator| kill(&operator, args)) {
+    match args.tracker.operator().and_then(|operator| kill(&operator, args)) {
         Ok(code) => code,
         Err(error) => failed(&error),
     }

@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::Command;
+use remuda::AccessToken;
 
 /// The command line, a script or the interpreter cannot be used.
 const UNUSABLE: u8 = 2;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Exec(args) => exec::main(args),
         Command::Serve(args) => serve::main(args),
+        Command::Token => say(&format!("{}\n", AccessToken::random().as_str())),
         Command::Ps(args) => ps::main(&args),
         Command::Kill(args) => kill::main(&args),
         Command::Order(args) => order::main(&args),

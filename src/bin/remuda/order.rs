@@ -11,7 +11,7 @@ use crate::tracker_args::OrderArgs;
 use crate::{complain, say};
 
 pub(crate) fn main(args: &OrderArgs) -> ExitCode {
-    match TrackerOperator::new(&args.server).and_then(|operator| order(&operator, args)) {
+    match args.tracker.operator().and_then(|operator| order(&operator, args)) {
         Ok(code) => code,
         Err(error) => failed(&error),
     }

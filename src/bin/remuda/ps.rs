@@ -10,7 +10,7 @@ use crate::tracker_args::{CleanupArgs, PsArgs};
 use crate::{complain, say};
 
 pub(crate) fn main(args: &PsArgs) -> ExitCode {
-    match TrackerOperator::new(&args.server).and_then(|operator| list(&operator, args)) {
+    match args.tracker.operator().and_then(|operator| list(&operator, args)) {
         Ok(code) => code,
         Err(error) => failed(&error),
     }
@@ -55,7 +55,7 @@ fn warn(state: &TrackerState) {
 
 pub(crate) fn clean_up(args: &CleanupArgs) -> ExitCode {
     let clean_up = |operator: TrackerOperator| operator.cleanup_stale(args.older_than);
-    match TrackerOperator::new(&args.server).and_then(clean_up) {
+    match args.tracker.operator().and_then(clean_up) {
         Ok(count) => say(&format!("{count} removed\n")),
         Err(error) => failed(&error),
     }
@@ -66,6 +66,9 @@ pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
     match error {
         remuda::Error::Tracker { reason, .. } if reason.starts_with("it does not answer") => {
             complain(format_args!("{error}; `remuda serve` starts one, --server names another"));
+        }
+        remuda::Error::Tracker { reason, .. } if reason.starts_with("it answers 401") => {
+            complain(format_args!("{error}; give it with --token-file, or in REMUDA_TOKEN"));
         }
         _ => complain(error),
     }

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use remuda::{CancelToken, Error, Execution, PoolConfig, Request, Reuse, Scope, SessionPool, Stream};
+use remuda::{
+    CancelToken, Error, Execution, PoolConfig, PooledSession, Request, Reuse, Scope, SessionPool, Stream,
+};
 
 use crate::args::RunArgs;
 use crate::exec::{LEAVE, session_config};
@@ -15,7 +17,7 @@ use crate::progress::{Board, Progress, Screen};
 use crate::report::{self, End};
 use crate::script::{self, Script};
 use crate::signals::Signals;
-use crate::tracked::Tracked;
+use crate::tracked::{Asked, Tracked};
 use crate::{BROKEN_PIPE, complain, refused, unusable};
 
 pub(crate) fn main(args: &RunArgs) -> ExitCode {
@@ -41,18 +43,24 @@ pub(crate) fn main(args: &RunArgs) -> ExitCode {
     };
 
     let labels: Vec<_> = scripts.iter().map(|script| script.label.as_str()).collect();
-    let tracked = Tracked::start(&args.tracker, &labels, pool, &token);
-    let run = Run::new(args, &scripts, &token);
+    let screen = Arc::new(Screen::new(&token));
+    let tracked = Tracked::start(&args.tracker, &labels, pool, &token, &screen);
+    let run = Run::new(args, &scripts, &token, screen);
     let began = Instant::now();
-    run.all(pool);
+    run.all(pool, tracked.as_ref());
     let took = began.elapsed();
     if token.is_cancelled() {
         pool.terminate();
     } else {
         pool.shutdown(LEAVE);
     }
-    if tracked.is_some_and(Tracked::end) {
-        complain("stopped by somebody at the tracker");
+    match tracked.map(Tracked::end) {
+        Some(Asked::Stop) => complain("stopped by somebody at the tracker"),
+        Some(Asked::Drain) if run.ended() < scripts.len() => {
+            let left = scripts.len() - run.ended();
+            complain(format!("drained by somebody at the tracker: {left} of {} did not run", scripts.len()));
+        }
+        _ => {}
     }
     run.conclude(took, &signals)
 }
@@ -73,7 +81,7 @@ struct Run<'a> {
     args: &'a RunArgs,
     scripts: &'a [Script],
     token: &'a CancelToken,
-    screen: Screen,
+    screen: Arc<Screen>,
     board: Board,
     /// Index of the next script that nobody has taken.
     next: AtomicUsize,
@@ -82,26 +90,27 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a RunArgs, scripts: &'a [Script], token: &'a CancelToken) -> Run<'a> {
+    fn new(args: &'a RunArgs, scripts: &'a [Script], token: &'a CancelToken, screen: Arc<Screen>) -> Run<'a> {
         let ends = scripts.iter().map(|_| None).collect();
         Run {
             args,
             scripts,
             token,
-            screen: Screen::new(token),
+            screen,
             board: Board::new(scripts.len()),
             next: AtomicUsize::new(0),
             ends: Mutex::new(ends),
         }
     }
 
-    /// Runs every script; returns when all have ended, early if the token is cancelled.
-    fn all(&self, pool: &SessionPool) {
+    /// Runs every script; returns when all have ended, early if the token is cancelled or the run is
+    /// drained.
+    fn all(&self, pool: &SessionPool, tracked: Option<&Tracked>) {
         let scope = pool.scope(self.token);
         thread::scope(|threads| {
             let progress = Progress::start(threads, &self.screen, &self.board);
             let drivers: Vec<_> = (0..self.args.jobs.min(self.scripts.len()))
-                .map(|_| threads.spawn(|| self.drive(&scope)))
+                .map(|_| threads.spawn(|| self.drive(&scope, tracked)))
                 .collect();
             for driver in drivers {
                 if driver.join().is_err() {
@@ -112,24 +121,29 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Takes script after script until none is left or the run is stopped.
-    fn drive(&self, scope: &Scope) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(script) = self.scripts.get(index) else { return };
-            if self.token.is_cancelled() {
+    /// Takes script after script until none is left or the run is stopped or drained. The session comes
+    /// first: whoever has to wait for it, because the run is paused, has taken no script.
+    fn drive(&self, scope: &Scope, tracked: Option<&Tracked>) {
+        let is_leaving = || self.token.is_cancelled() || tracked.is_some_and(Tracked::is_draining);
+        while self.next.load(Ordering::Relaxed) < self.scripts.len() && !is_leaving() {
+            let session = scope.acquire();
+            if is_leaving() {
                 return;
             }
-            let end = End::of(self.one(scope, index, script));
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(script) = self.scripts.get(index) else { return };
+            let end = End::of(session.and_then(|session| self.one(session, index, script)));
             self.board.ended(index);
             self.print_json(script, &end);
             self.ends.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(end);
+            if let Some(tracked) = tracked {
+                tracked.progress(self.ended(), self.scripts.len());
+            }
         }
     }
 
     /// Runs one script in a session of its own and shows what it writes.
-    fn one(&self, scope: &Scope, index: usize, script: &Script) -> Result<Execution, Error> {
-        let mut session = scope.acquire()?;
+    fn one(&self, mut session: PooledSession, index: usize, script: &Script) -> Result<Execution, Error> {
         self.board.started(index, &script.label);
         let request = Request::script(&script.source, &script.file, self.args.script_args.iter().cloned())
             .measure(true);
@@ -154,8 +168,13 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// How many scripts have ended.
+    fn ended(&self) -> usize {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().count()
+    }
+
     /// Prints the table and finds the exit status.
-    fn conclude(&self, took: std::time::Duration, signals: &Signals) -> ExitCode {
+    fn conclude(&self, took: Duration, signals: &Signals) -> ExitCode {
         let ends = std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner));
         let ends: Vec<End> = ends
             .into_iter()

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remuda::{CancelToken, TrackerServer};
+use remuda::{CancelToken, Tokens, TrackerServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGXFSZ;
 
@@ -31,6 +31,16 @@ pub(crate) fn main(args: ServeArgs) -> ExitCode {
     if let Some(database) = args.database {
         builder = builder.database(database);
     }
+    let tokens = match &args.tokens {
+        Some(file) => Tokens::from_file(file).map(Some),
+        None => Tokens::from_env(),
+    };
+    match tokens {
+        Ok(Some(tokens)) => builder = builder.tokens(tokens),
+        Ok(None) => {}
+        Err(error) => return refused(&error),
+    }
+    builder = builder.allowed_hosts(args.hosts);
     let database = builder.database.clone();
     let server = match builder.start() {
         Ok(server) => server,

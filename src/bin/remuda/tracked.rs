@@ -1,11 +1,15 @@
-//! A run as a tracked session: seen and stopped on a page.
+//! A run as a tracked session: seen, stopped, paused and drained on a page.
 
-use remuda::tracker::api::DEFAULT_PORT;
-use remuda::{CancelToken, ClientConfig, SessionClient, SessionPool, TaskGuard, TrackerServer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use remuda::tracker::api::{DEFAULT_PORT, Verb};
+use remuda::{CancelToken, ClientConfig, SessionClient, SessionPool, Stream, TaskGuard, TrackerServer};
 use serde_json::json;
 
 use crate::args::TrackerChoice;
 use crate::complain;
+use crate::progress::Screen;
 
 /// The longest list of scripts that is shown as the task.
 const LONGEST_TASK: usize = 200;
@@ -19,23 +23,32 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    /// Registers the run and says where it can be seen; a kill cancels `token`. Nothing here keeps
-    /// the run from going on: `None` if there is to be no tracker, or none can be had.
+    /// Registers the run and says where it can be seen; a kill cancels `token`, a pause holds what
+    /// waits for a session of the pool. Nothing here keeps the run from going on: `None` if there is to
+    /// be no tracker, or none can be had.
     pub(crate) fn start(
         choice: &TrackerChoice,
         scripts: &[&str],
         pool: &SessionPool,
         token: &CancelToken,
+        screen: &Arc<Screen>,
     ) -> Option<Tracked> {
-        let (url, server) = match choice {
+        let (url, access, server) = match choice {
             TrackerChoice::None => return None,
-            TrackerChoice::Server(url) => (url.clone(), None),
+            TrackerChoice::Server(tracker) => {
+                let access =
+                    tracker.token().inspect_err(|error| complain(format!("the run is not tracked: {error}")));
+                (tracker.server.clone(), access.ok()?, None)
+            }
             TrackerChoice::Own => {
                 let server = own_server()?;
-                (format!("http://{}", server.local_addr()), Some(server))
+                (format!("http://{}", server.local_addr()), None, Some(server))
             }
         };
         let mut config = ClientConfig::new("remuda run").server_url(url.as_str());
+        if let Some(access) = access {
+            config = config.token(access);
+        }
         if let Some(user) = std::env::var("USER").ok().filter(|user| !user.is_empty() && user.len() <= 256) {
             config = config.user_id(user);
         }
@@ -44,10 +57,13 @@ impl Tracked {
         if client.is_connected() {
             complain(format!("to watch or stop this run: {url}/"));
         } else {
-            complain(format!("the tracker at {url} does not answer; the scripts run unseen until it does"));
+            let denied = client.last_trouble().filter(|trouble| trouble.starts_with("it answers 401"));
+            let why = denied.unwrap_or_else(|| "does not answer".to_owned());
+            complain(format!("the tracker at {url} {why}; the scripts run unseen until it does"));
         }
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());
+        client.on_verb(obey(pool.clone(), Arc::clone(screen)));
         client.attach("pool", move || {
             let info = of_pool.info();
             let counts = info.counts;
@@ -60,13 +76,64 @@ impl Tracked {
         Some(Tracked { task, client, server })
     }
 
-    /// Takes the run off the list; true if somebody has asked it to stop.
-    pub(crate) fn end(self) -> bool {
-        let killed = self.client.is_killed();
+    /// Whether no further script shall begin. Set before those who wait for a session get one.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.client.is_draining()
+    }
+
+    /// How many of all scripts have ended; the next heartbeat tells.
+    #[expect(clippy::cast_precision_loss, reason = "nobody starts 2^52 scripts")]
+    pub(crate) fn progress(&self, ended: usize, all: usize) {
+        self.task.set_progress(ended as f64 / all as f64);
+    }
+
+    /// Takes the run off the list; says what somebody at the tracker has asked of it.
+    pub(crate) fn end(self) -> Asked {
+        let asked = match (self.client.is_killed(), self.client.is_draining()) {
+            (true, _) => Asked::Stop,
+            (false, true) => Asked::Drain,
+            (false, false) => Asked::Nothing,
+        };
         drop(self.task);
         drop(self.client);
         drop(self.server);
-        killed
+        asked
+    }
+}
+
+/// What somebody at the tracker wants of a run at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Nothing,
+    Drain,
+    Stop,
+}
+
+/// Pauses the pool and has it go on. Whoever waits for a session of a paused pool when the run shall
+/// drain gets one, and leaves without using it.
+fn obey(pool: SessionPool, screen: Arc<Screen>) -> impl Fn(Verb) + Send + Sync {
+    let draining = AtomicBool::new(false);
+    move |verb| {
+        let said = match verb {
+            // What leaves does not wait.
+            Verb::Pause if draining.load(Ordering::SeqCst) => return,
+            Verb::Pause => {
+                pool.pause();
+                "paused by somebody at the tracker: what runs goes on, nothing more begins"
+            }
+            Verb::Drain => {
+                draining.store(true, Ordering::SeqCst);
+                pool.resume();
+                "drained by somebody at the tracker: what runs is finished, nothing more begins"
+            }
+            Verb::Resume => {
+                draining.store(false, Ordering::SeqCst);
+                pool.resume();
+                "resumed by somebody at the tracker"
+            }
+            _ => return,
+        };
+        screen.write(Stream::Stderr, format!("remuda: {said}\n").as_bytes());
     }
 }
 

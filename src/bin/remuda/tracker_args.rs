@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
-use remuda::TrackedStatus;
 use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, SessionQuery, Verb, Whom};
+use remuda::{AccessToken, TrackedStatus, TrackerOperator};
 
 use crate::args::{Command, UsageError};
 use crate::help::Topic;
@@ -16,12 +16,46 @@ pub(crate) struct ServeArgs {
     /// `None`: the library's default.
     pub(crate) listen: Option<String>,
     pub(crate) database: Option<PathBuf>,
+    /// The file of access tokens. `None`: those of the environment, if there are any.
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) hosts: Vec<String>,
+}
+
+/// Which tracker is asked, and with what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tracker {
+    pub(crate) server: String,
+    /// The file of the access token. `None`: that of the environment, if there is one.
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Default for Tracker {
+    fn default() -> Tracker {
+        Tracker { server: DEFAULT_URL.to_owned(), token_file: None }
+    }
+}
+
+impl Tracker {
+    pub(crate) fn operator(&self) -> remuda::Result<TrackerOperator> {
+        let operator = TrackerOperator::new(&self.server)?;
+        Ok(match self.token()? {
+            Some(token) => operator.with_token(&token),
+            None => operator,
+        })
+    }
+
+    pub(crate) fn token(&self) -> remuda::Result<Option<AccessToken>> {
+        match &self.token_file {
+            Some(file) => AccessToken::from_file(file).map(Some),
+            None => AccessToken::from_env(),
+        }
+    }
 }
 
 /// `remuda ps`.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PsArgs {
-    pub(crate) server: String,
+    pub(crate) tracker: Tracker,
     pub(crate) query: SessionQuery,
     /// At most so many.
     pub(crate) limit: Option<usize>,
@@ -31,7 +65,7 @@ pub(crate) struct PsArgs {
 /// `remuda kill`.
 #[derive(Debug, PartialEq)]
 pub(crate) struct KillArgs {
-    pub(crate) server: String,
+    pub(crate) tracker: Tracker,
     pub(crate) chosen: Chosen,
     pub(crate) request: KillRequest,
     /// Wait for the end of the kills, for so long.
@@ -42,7 +76,7 @@ pub(crate) struct KillArgs {
 /// `remuda pause` and its like.
 #[derive(Debug, PartialEq)]
 pub(crate) struct OrderArgs {
-    pub(crate) server: String,
+    pub(crate) tracker: Tracker,
     pub(crate) chosen: Chosen,
     pub(crate) verb: Verb,
 }
@@ -59,7 +93,7 @@ pub(crate) enum Chosen {
 /// `remuda cleanup`.
 #[derive(Debug, PartialEq)]
 pub(crate) struct CleanupArgs {
-    pub(crate) server: String,
+    pub(crate) tracker: Tracker,
     pub(crate) older_than: Duration,
 }
 
@@ -71,22 +105,34 @@ pub(crate) fn serve(mut parser: Parser) -> Result<Command, UsageError> {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Serve)),
             Arg::Long("listen") => args.listen = Some(string(&mut parser, Topic::Serve)?),
             Arg::Long("db") => args.database = Some(parser.value().map_err(usage)?.into()),
+            Arg::Long("tokens") => args.tokens = Some(parser.value().map_err(usage)?.into()),
+            Arg::Long("allow-host") => args.hosts.push(string(&mut parser, Topic::Serve)?),
             other => return Err(usage(other.unexpected())),
         }
     }
     Ok(Command::Serve(args))
 }
 
+pub(crate) fn token(mut parser: Parser) -> Result<Command, UsageError> {
+    let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Token);
+    match parser.next().map_err(usage)? {
+        None => Ok(Command::Token),
+        Some(Arg::Short('h') | Arg::Long("help")) => Ok(Command::Help(Topic::Token)),
+        Some(other) => Err(usage(other.unexpected())),
+    }
+}
+
 pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Ps);
     let refused = |message: String| UsageError::new(message, Topic::Ps);
     let mut args =
-        PsArgs { server: DEFAULT_URL.to_owned(), query: SessionQuery::new(), limit: None, json: false };
+        PsArgs { tracker: Tracker::default(), query: SessionQuery::new(), limit: None, json: false };
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Ps)),
             Arg::Long("json") => args.json = true,
-            Arg::Long("server") => args.server = string(&mut parser, Topic::Ps)?,
+            Arg::Long("server") => args.tracker.server = string(&mut parser, Topic::Ps)?,
+            Arg::Long("token-file") => args.tracker.token_file = Some(parser.value().map_err(usage)?.into()),
             Arg::Long("app") => args.query.app = Some(string(&mut parser, Topic::Ps)?),
             Arg::Long("user") => args.query.user = Some(string(&mut parser, Topic::Ps)?),
             Arg::Long("label") => {
@@ -145,7 +191,7 @@ pub(crate) fn kill(mut parser: Parser) -> Result<Command, UsageError> {
             }
         }
     }
-    let (server, chosen) = choice.end()?;
+    let (tracker, chosen) = choice.end()?;
     let refused = |message: &str| Err(UsageError::new(message, Topic::Kill));
     match &chosen {
         Chosen::Sessions(_) if request.embargo_seconds.is_some() || request.generation.is_some() => {
@@ -159,7 +205,7 @@ pub(crate) fn kill(mut parser: Parser) -> Result<Command, UsageError> {
     }
     request.requested_by = std::env::var("USER").ok().filter(|user| !user.is_empty() && user.len() <= 256);
     let wait = wait.then_some(timeout);
-    Ok(Command::Kill(KillArgs { server, chosen, request, wait, json }))
+    Ok(Command::Kill(KillArgs { tracker, chosen, request, wait, json }))
 }
 
 /// `remuda pause` and its like.
@@ -175,14 +221,14 @@ pub(crate) fn order(verb: Verb, mut parser: Parser) -> Result<Command, UsageErro
             }
         }
     }
-    let (server, chosen) = choice.end()?;
-    Ok(Command::Order(OrderArgs { server, chosen, verb }))
+    let (tracker, chosen) = choice.end()?;
+    Ok(Command::Order(OrderArgs { tracker, chosen, verb }))
 }
 
 /// What `kill` and `pause` and its like have in common: the tracker, and whom they concern.
 struct Choice {
     topic: Topic,
-    server: String,
+    tracker: Tracker,
     app: Option<String>,
     label: Option<String>,
     ids: Vec<String>,
@@ -191,6 +237,7 @@ struct Choice {
 /// A part of a choice. An option's value is still to be read.
 enum Part {
     Server,
+    TokenFile,
     App,
     Label,
     Id(String),
@@ -200,6 +247,7 @@ impl Part {
     fn of(arg: Arg<'_>) -> Result<Part, lexopt::Error> {
         match arg {
             Arg::Long("server") => Ok(Part::Server),
+            Arg::Long("token-file") => Ok(Part::TokenFile),
             Arg::Long("app") => Ok(Part::App),
             Arg::Long("label") => Ok(Part::Label),
             Arg::Value(id) => Ok(Part::Id(id.string()?)),
@@ -210,12 +258,13 @@ impl Part {
 
 impl Choice {
     fn new(topic: Topic) -> Choice {
-        Choice { topic, server: DEFAULT_URL.to_owned(), app: None, label: None, ids: Vec::new() }
+        Choice { topic, tracker: Tracker::default(), app: None, label: None, ids: Vec::new() }
     }
 
     fn take(&mut self, part: Part, parser: &mut Parser) -> Result<(), UsageError> {
         match part {
-            Part::Server => self.server = string(parser, self.topic)?,
+            Part::Server => self.tracker.server = string(parser, self.topic)?,
+            Part::TokenFile => self.tracker.token_file = Some(string(parser, self.topic)?.into()),
             Part::App => self.app = Some(string(parser, self.topic)?),
             Part::Label => self.label = Some(string(parser, self.topic)?),
             Part::Id(id) => self.ids.push(id),
@@ -223,7 +272,7 @@ impl Choice {
         Ok(())
     }
 
-    fn end(self) -> Result<(String, Chosen), UsageError> {
+    fn end(self) -> Result<(Tracker, Chosen), UsageError> {
         let refused = |message: &str| Err(UsageError::new(message, self.topic));
         // An empty beginning fits every id: "$ID" of a shell that has no ID must hit nobody.
         if self.ids.iter().any(String::is_empty) {
@@ -239,17 +288,18 @@ impl Choice {
             (None, None, true) => return refused("whom? Name an ID, --app NAME or --label KEY=VALUE"),
             _ => return refused("either IDs or --app or --label: each names all whom it concerns"),
         };
-        Ok((self.server, chosen))
+        Ok((self.tracker, chosen))
     }
 }
 
 pub(crate) fn cleanup(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Cleanup);
-    let mut args = CleanupArgs { server: DEFAULT_URL.to_owned(), older_than: PURGE_AFTER };
+    let mut args = CleanupArgs { tracker: Tracker::default(), older_than: PURGE_AFTER };
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Cleanup)),
-            Arg::Long("server") => args.server = string(&mut parser, Topic::Cleanup)?,
+            Arg::Long("server") => args.tracker.server = string(&mut parser, Topic::Cleanup)?,
+            Arg::Long("token-file") => args.tracker.token_file = Some(parser.value().map_err(usage)?.into()),
             Arg::Long("older-than") => {
                 let value = string(&mut parser, Topic::Cleanup)?;
                 args.older_than = minutes(&value)
@@ -300,9 +350,30 @@ mod tests {
         };
         assert_eq!(args.listen.as_deref(), Some("127.0.0.1:9"));
         assert_eq!(args.database, Some(PathBuf::from(":memory:")));
+        assert_eq!((args.tokens, args.hosts.len()), (None, 0));
+        let line = ["serve", "--tokens", "t", "--allow-host", "a", "--allow-host=b"];
+        let Ok(Command::Serve(args)) = parsed(&line) else { panic!("not understood") };
+        assert_eq!(args.tokens, Some(PathBuf::from("t")));
+        assert_eq!(args.hosts, ["a", "b"]);
         let Ok(Command::Ps(args)) = parsed(&["ps", "--json"]) else { panic!("not understood") };
-        let (server, query) = ("http://localhost:8000".to_owned(), SessionQuery::new());
-        assert_eq!(args, PsArgs { server, query, limit: None, json: true });
+        let (tracker, query) = (Tracker::default(), SessionQuery::new());
+        assert_eq!(args, PsArgs { tracker, query, limit: None, json: true });
+        assert_eq!(Tracker::default().server, "http://localhost:8000");
+        for line in [
+            &["ps", "--token-file", "t"][..],
+            &["kill", "--token-file=t", "a"],
+            &["pause", "--token-file", "t", "a"],
+            &["cleanup", "--token-file", "t"],
+        ] {
+            let tracker = match parsed(line) {
+                Ok(Command::Ps(args)) => args.tracker,
+                Ok(Command::Kill(args)) => args.tracker,
+                Ok(Command::Order(args)) => args.tracker,
+                Ok(Command::Cleanup(args)) => args.tracker,
+                _ => panic!("{line:?} is not understood"),
+            };
+            assert_eq!(tracker.token_file, Some(PathBuf::from("t")), "{line:?}");
+        }
         let line = ["ps", "--app=a", "--user", "u", "--state=late", "-q", "x", "--sort=-app", "--limit", "7"];
         let Ok(Command::Ps(args)) = parsed(&[&line[..], &["--label", "k=v=w"]].concat()) else {
             panic!("not understood")
@@ -314,7 +385,7 @@ mod tests {
             panic!("not understood")
         };
         let ids = Chosen::Sessions(vec!["a".to_owned(), "b".to_owned()]);
-        assert_eq!((args.server.as_str(), args.chosen, args.wait), ("u", ids, None));
+        assert_eq!((args.tracker.server.as_str(), args.chosen, args.wait), ("u", ids, None));
         let line = ["kill", "--app", "my app", "--embargo=1.5", "--wait", "--timeout", "5", "--reason", "r"];
         let Ok(Command::Kill(args)) = parsed(&line) else { panic!("not understood") };
         assert_eq!(args.chosen, Chosen::All(Whom::App("my app".to_owned())));

@@ -99,7 +99,7 @@ impl<S: Resource, W> State<S, W> {
                 None
             };
             let Some(reason) = reason else {
-                let id = SlotId { index, generation: slot.generation };
+                let id = slot.id;
                 if !slot.armed && now >= since + SETTLE {
                     slot.armed = true;
                     pass.arm.push(id);
@@ -140,7 +140,7 @@ impl<S: Resource, W> State<S, W> {
                     } else if let Some(handle) = slot.handle.clone() {
                         slot.reported = true;
                         self.counters.leaks += 1;
-                        let id = SlotId { index, generation: slot.generation };
+                        let id = slot.id;
                         let (held, claim) = (now.saturating_since(since), slot.holder.clone());
                         pass.leaks.push(Leak { slot: id, handle, held, claim });
                     }

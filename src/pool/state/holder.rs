@@ -66,9 +66,10 @@ pub(crate) struct Nested {
     pub(crate) first: bool,
 }
 
+#[allow(clippy::inline_always, reason = "measured: see acquire and release")]
 impl<S: Resource, W> State<S, W> {
     /// A busy slot belongs to whoever claimed it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lend(&mut self, index: u32, claim: &mut Claim) {
         let who = claim.who.take();
         let claim = Claim { place: claim.place, thread: claim.thread, who };
@@ -85,7 +86,7 @@ impl<S: Resource, W> State<S, W> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn hold(&mut self, index: u32, claim: Claim) {
         let slot = &mut self.slots[index as usize];
         debug_assert!(matches!(slot.place, Place::Busy), "it is lent once");
@@ -93,7 +94,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     /// The lease of a slot is over, if somebody had it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_lease(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.reported = false;

@@ -13,7 +13,7 @@ impl<S: Resource, W> State<S, W> {
     pub(super) fn to_weigh(&self, now: Moment) -> (Vec<(SlotId, S::Handle)>, Moment) {
         let (mut due, mut next) = (Vec::new(), Moment::FAR_FUTURE);
         let budgeted = self.bounds.max_session_memory.is_some() || self.bounds.idle_memory_budget.is_some();
-        for (index, slot) in (0_u32..).zip(&self.slots) {
+        for slot in &self.slots {
             if !matches!(slot.place, Place::Idle(_) | Place::Busy) {
                 continue;
             }
@@ -24,7 +24,7 @@ impl<S: Resource, W> State<S, W> {
                 Some(weight) => weight.at + self.bounds.health_interval,
             };
             if now >= at {
-                due.push((SlotId { index, generation: slot.generation }, handle.clone()));
+                due.push((slot.id, handle.clone()));
             } else {
                 next = next.min(at);
             }

@@ -289,7 +289,7 @@ impl<S: Resource, W> State<S, W> {
                 slot.signalled = false;
                 slot.leases += 1;
                 self.counters.busy_max = self.counters.busy_max.max(self.busy);
-                return Some(Lease { slot: SlotId { index, generation: slot.generation }, session });
+                return Some(Lease { slot: slot.id, session });
             }
             self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
         }
@@ -377,7 +377,7 @@ impl<S: Resource, W> State<S, W> {
         let executions = session.executions();
         self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
-        debug_assert_eq!(entry.generation, slot.generation, "a lease fits its slot");
+        debug_assert_eq!(entry.id, slot, "a lease fits its slot");
         entry.executions = executions;
         entry.heard = now;
         if !session.is_alive() {
@@ -399,7 +399,7 @@ impl<S: Resource, W> State<S, W> {
     #[inline]
     fn current(&self, lease: Lease<S>, fx: &mut Effects<S, W>) -> Option<Lease<S>> {
         let slot = &self.slots[lease.slot.index as usize];
-        if slot.generation == lease.slot.generation && !matches!(slot.place, Place::Retiring) {
+        if slot.id == lease.slot && !matches!(slot.place, Place::Retiring) {
             return Some(lease);
         }
         fx.orphans.push(lease.session);
@@ -420,7 +420,7 @@ impl<S: Resource, W> State<S, W> {
             slot.leases += 1;
             self.busy += 1;
             self.counters.busy_max = self.counters.busy_max.max(self.busy);
-            let slot = SlotId { index, generation: slot.generation };
+            let slot = slot.id;
             self.grant(ticket, Lease { slot, session }, fx);
         } else {
             let slot = &mut self.slots[index as usize];
@@ -467,7 +467,7 @@ impl<S: Resource, W> State<S, W> {
             self.counters.sessions_restarted += u64::from(reason.is_defect());
             self.owe_for(index);
         }
-        let slot = SlotId { index, generation: self.slots[index as usize].generation };
+        let slot = self.slots[index as usize].id;
         fx.retire.push(Departure { slot, session, reason, replaced });
     }
 
@@ -490,13 +490,13 @@ impl<S: Resource, W> State<S, W> {
         slot.place = Place::Free;
         slot.handle = None;
         slot.memory = None;
-        slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
+        slot.id.generation = slot.id.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(index);
         self.ceiling = self.total().max(self.bounds.max_sessions);
     }
 
     fn entry(&mut self, slot: SlotId) -> Option<&mut Slot<S>> {
-        self.slots.get_mut(slot.index as usize).filter(|entry| entry.generation == slot.generation)
+        self.slots.get_mut(slot.index as usize).filter(|entry| entry.id == slot)
     }
 
     fn total(&self) -> usize {

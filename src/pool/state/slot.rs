@@ -13,7 +13,8 @@ pub(crate) struct SlotId {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, set and cleared one by one")]
 pub(super) struct Slot<S: Resource> {
-    pub(super) generation: u32,
+    /// Whole, so that it is read at once.
+    pub(super) id: SlotId,
     pub(super) place: Place<S>,
     pub(super) handle: Option<S::Handle>,
     /// Who has it: while it is busy, unless it is about to leave.

@@ -90,15 +90,15 @@ impl<S: Resource, W> State<S, W> {
         slot.died = false;
         slot.due = None;
         slot.reported = false;
-        let generation = slot.generation;
+        let id = slot.id;
         self.check();
-        Some(SlotId { index, generation })
+        Some(id)
     }
 
     fn grow(&mut self, now: Moment) -> u32 {
         let index = u32::try_from(self.slots.len()).expect("validated: max_sessions fits 32 bits");
         self.slots.push(Slot {
-            generation: index.wrapping_mul(0x9E37_79B1) & GENERATIONS,
+            id: SlotId { index, generation: index.wrapping_mul(0x9E37_79B1) & GENERATIONS },
             place: Place::Free,
             handle: None,
             holder: None,

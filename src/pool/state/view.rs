@@ -81,8 +81,7 @@ impl<S: Resource, W> State<S, W> {
 
     /// The session in a slot, if nobody has it in hand: for the monitor to listen to.
     pub(crate) fn in_place(&self, slot: SlotId) -> Option<&S> {
-        let entry =
-            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
+        let entry = self.slots.get(slot.index as usize).filter(|entry| entry.id == slot)?;
         match &entry.place {
             Place::Idle(session) | Place::Resetting(Some(session)) => Some(session),
             _ => None,
@@ -90,8 +89,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     pub(crate) fn handle(&self, slot: SlotId) -> Option<S::Handle> {
-        let entry =
-            self.slots.get(slot.index as usize).filter(|entry| entry.generation == slot.generation)?;
+        let entry = self.slots.get(slot.index as usize).filter(|entry| entry.id == slot)?;
         entry.handle.clone()
     }
 

@@ -20,6 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Asker;
 use crate::tracker::TrackedId;
 
 /// Whom a kill or an order means.
@@ -42,7 +43,8 @@ pub enum Whom {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KillRequest {
-    /// Who asks, for the receipt: at most 256 bytes.
+    /// Who asks, for the receipt: at most 256 bytes. The tracker keeps beside it what it knows itself:
+    /// [`KillReceipt::asked_by`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_by: Option<String>,
     /// Why, for the receipt: at most 1 024 bytes. The session hears it too.
@@ -163,7 +165,10 @@ pub struct KillReceipt {
     pub app_name: String,
     /// What it was asked for by.
     pub scope: KillScope,
-    /// Who asked, if it was said.
+    /// Who asked, as the tracker knows it. Empty if it was the tracker's own program, and not a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<Asker>,
+    /// Who asked, as he said himself.
     pub requested_by: Option<String>,
     /// Why, if it was said.
     pub reason: Option<String>,

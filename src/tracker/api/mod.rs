@@ -18,14 +18,14 @@
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
-//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]) and the
-//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), listed
-//! where those are described.
+//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]), the
+//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]) and who
+//! has asked for what ([`AuditEntry`]), listed where those are described. Who may ask for what: [`Role`].
 //!
 //! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
 //! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 409 for a
-//! request that no longer fits, 422 for a body or parameter that it does not understand, 403 for a
-//! foreign `Host` or `Origin`, 503 when the store cannot write.
+//! request that no longer fits, 422 for a body or parameter that it does not understand, 401 and 403
+//! for whom an access token is missing or is not enough, 403 also for a foreign `Host` or `Origin`, 503 when the store cannot write.
 //!
 //! # Beats in order
 //! A client that numbers its beats ([`Heartbeat::beat_number`]) is safe from its own past: a beat that
@@ -47,11 +47,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{TrackedId, TrackedSession};
 
+mod access;
+mod audit;
 mod batch;
 mod kills;
 mod life;
 mod list;
 
+pub use access::Role;
+pub use audit::{Asker, AuditAction, AuditEntry, AuditPage, AuditResult};
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
@@ -276,7 +280,8 @@ pub struct ErrorBody {
     /// What is wrong, for people.
     pub detail: String,
     /// What is wrong, for programs. On 409: `late_beat`, `protected`, `stale_generation`. On 404 to a
-    /// numbered beat: `ended`, `lost` or, for an id that the tracker does not remember, `unknown`.
+    /// numbered beat: `ended`, `lost` or, for an id that the tracker does not remember, `unknown`. On 401
+    /// `unauthorized`, on 403 because of the access token `forbidden`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -73,7 +73,10 @@ impl Beater<'_> {
         let Some((body, number)) = self.shared.begin_registration() else { return Duration::ZERO };
         let result = self.shared.beats.register(&body, HTTP_TIMEOUT);
         self.shared.end_registration(&result, number);
-        let Ok(created) = result else { return self.backoff.next(random()) };
+        let created = match result {
+            Ok(created) => created,
+            Err(trouble) => return self.backoff.after(&trouble, random()),
+        };
         self.longest_wait = created.max_wait_seconds.unwrap_or(0);
         self.parked = 0;
         if !std::mem::replace(&mut self.proven, false) {
@@ -108,7 +111,7 @@ impl Beater<'_> {
                     return pause;
                 }
                 self.shared.troubled(&trouble);
-                self.backoff.next(random())
+                self.backoff.after(&trouble, random())
             }
         }
     }

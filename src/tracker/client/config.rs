@@ -7,6 +7,7 @@ use super::SessionClient;
 use super::dead_man::DeadMan;
 use super::link::parse_server_url;
 use crate::error::{Error, Result};
+use crate::tracker::AccessToken;
 use crate::tracker::api::{DEFAULT_URL, HEARTBEAT_INTERVAL, PURGE_AFTER, is_unspeakable};
 
 /// Heartbeats closer than this would be a flood, and no gain where the tracker parks them.
@@ -63,6 +64,10 @@ pub struct ClientConfig {
     /// the wait of a parked heartbeat at the latest. Default: 600 s, after which a tracker that runs
     /// gives up a silent session. At least 1 ms.
     pub lost_after: Duration,
+    /// What to show a tracker that asks for access tokens: one for an app. Never logged. A tracker that
+    /// does not take it counts as away, and is asked again about once a minute. Default: none; the
+    /// environment is not read.
+    pub token: Option<AccessToken>,
 }
 
 impl ClientConfig {
@@ -78,6 +83,7 @@ impl ClientConfig {
             protected: false,
             on_server_lost: DeadMan::default(),
             lost_after: PURGE_AFTER,
+            token: None,
         }
     }
 
@@ -149,6 +155,21 @@ impl ClientConfig {
         self
     }
 
+    /// Sets [`token`](ClientConfig::token).
+    ///
+    /// ```
+    /// use remuda::{AccessToken, ClientConfig};
+    ///
+    /// let token = AccessToken::new("7d3e0c1a5b9f4e82")?; // or from_file, or from_env
+    /// let config = ClientConfig::new("reports").token(token);
+    /// assert!(!format!("{config:?}").contains("7d3e"));
+    /// # Ok::<(), remuda::Error>(())
+    /// ```
+    pub fn token(mut self, token: AccessToken) -> ClientConfig {
+        self.token = Some(token);
+        self
+    }
+
     /// Whether the options make sense. [`start`](ClientConfig::start) asks, too.
     ///
     /// # Errors
@@ -216,6 +237,7 @@ impl ClientConfig {
             ("protected", self.protected != other.protected),
             ("on_server_lost", self.on_server_lost != other.on_server_lost),
             ("lost_after", self.lost_after != other.lost_after),
+            ("token", self.token != other.token),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -284,7 +306,7 @@ mod tests {
     fn options_that_differ_are_named() {
         let one = ClientConfig::new("a");
         assert!(one.differences(&one).is_empty());
-        let other = one.clone().user_id("u").label("k", "v");
-        assert_eq!(one.differences(&other), ["user_id", "labels"]);
+        let other = one.clone().user_id("u").label("k", "v").token(AccessToken::random());
+        assert_eq!(one.differences(&other), ["user_id", "labels", "token"]);
     }
 }

@@ -33,6 +33,7 @@ use crate::background::Background;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
+use crate::tracker::AccessToken;
 
 /// More sessions than this would not find room in one request.
 const MOST_MEMBERS: usize = 1_000;
@@ -70,16 +71,31 @@ impl SessionGroup {
     /// [`Error::InvalidConfig`] for an address that makes no sense, [`Error::Io`] if its threads
     /// cannot be started.
     pub fn new(server_url: impl AsRef<str>) -> Result<SessionGroup> {
-        Ok(SessionGroup { owner: Owner::start(server_url.as_ref())? })
+        SessionGroup::begin(server_url.as_ref(), None)
+    }
+
+    /// A group whose sessions show this access token: see [`ClientConfig::token`].
+    ///
+    /// # Errors
+    /// As [`new`](SessionGroup::new).
+    pub fn with_token(server_url: impl AsRef<str>, token: AccessToken) -> Result<SessionGroup> {
+        SessionGroup::begin(server_url.as_ref(), Some(token))
+    }
+
+    fn begin(server_url: &str, token: Option<AccessToken>) -> Result<SessionGroup> {
+        Ok(SessionGroup { owner: Owner::start(server_url, token)? })
     }
 
     /// Starts a client as [`SessionClient::start`] does, as one of the group. The options'
-    /// [`server_url`](ClientConfig::server_url) is replaced by that of the group.
+    /// [`server_url`](ClientConfig::server_url) and [`token`](ClientConfig::token) are replaced by those of
+    /// the group.
     ///
     /// # Errors
     /// As [`SessionClient::start`]; also [`Error::InvalidConfig`] if the group is full.
     pub fn start(&self, config: ClientConfig) -> Result<SessionClient> {
-        SessionClient::start_in(config.server_url(&*self.owner.group.url), &self.owner)
+        let Group { url, token, .. } = &*self.owner.group;
+        let config = ClientConfig { token: token.clone(), ..config.server_url(&**url) };
+        SessionClient::start_in(config, &self.owner)
     }
 
     /// How many of its sessions live.
@@ -128,6 +144,7 @@ impl Drop for Owner {
 /// What the threads of a group share.
 pub(super) struct Group {
     pub(super) url: String,
+    token: Option<AccessToken>,
     pub(super) beats: Arc<Link>,
     pub(super) side: Arc<Link>,
     state: Mutex<State>,
@@ -171,10 +188,12 @@ struct Track {
 }
 
 impl Owner {
-    fn start(server_url: &str) -> Result<Arc<Owner>> {
-        let config = ClientConfig::new("group").server_url(server_url);
+    fn start(server_url: &str, token: Option<AccessToken>) -> Result<Arc<Owner>> {
+        let config =
+            ClientConfig { token: token.clone(), ..ClientConfig::new("group").server_url(server_url) };
         let group = Group {
             url: server_url.to_owned(),
+            token,
             beats: Arc::new(Link::new(&config)?),
             side: Arc::new(Link::new(&config)?),
             state: Mutex::default(),

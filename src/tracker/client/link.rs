@@ -11,11 +11,11 @@ use ureq::{Agent, Body, http};
 use super::config::ClientConfig;
 use crate::background::shielded;
 use crate::error::{Error, Result};
-use crate::tracker::TrackedId;
 use crate::tracker::api::{
     CONNECTION_IDLE, ErrorBody, Heartbeat, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse,
     SessionCreate, SessionCreated, SessionStatus, StatusReply,
 };
+use crate::tracker::{AccessToken, TrackedId};
 
 /// A connection is not reused after this time, so that the server is never the one who closes first.
 const KEEP: Duration = CONNECTION_IDLE.saturating_sub(Duration::from_secs(5));
@@ -45,6 +45,13 @@ pub(super) enum Trouble {
     Garbage(String),
 }
 
+impl Trouble {
+    /// It would be the same the next time: the server does not let this client in.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(self, Trouble::Refused { status: 401 | 403, .. })
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,6 +68,7 @@ impl fmt::Display for Trouble {
 pub(super) struct Link {
     agent: Agent,
     base: String,
+    authorization: Option<http::HeaderValue>,
 }
 
 impl Link {
@@ -80,7 +88,8 @@ impl Link {
             .timeout_connect(Some(CONNECT))
             .build()
             .new_agent();
-        Ok(Link { agent, base })
+        let authorization = config.token.as_ref().and_then(authorization);
+        Ok(Link { agent, base, authorization })
     }
 
     /// `POST /sessions`
@@ -183,7 +192,10 @@ impl Link {
         longest: u64,
     ) -> std::result::Result<(u16, Vec<u8>), Trouble> {
         let garbled = |error: &dyn fmt::Display| Trouble::Garbage(error.to_string());
-        let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(http::header::AUTHORIZATION, authorization);
+        }
         let mut response = match body {
             None => {
                 let request = request.body(()).map_err(|error| garbled(&error))?;
@@ -206,6 +218,13 @@ impl Link {
     fn limited<S: ureq::AsSendBody>(&self, request: http::Request<S>, timeout: Duration) -> http::Request<S> {
         self.agent.configure_request(request).timeout_global(Some(timeout)).build()
     }
+}
+
+/// The header field that shows a token, and is not shown itself.
+pub(in crate::tracker) fn authorization(token: &AccessToken) -> Option<http::HeaderValue> {
+    let mut value = http::HeaderValue::from_str(&format!("Bearer {}", token.as_str())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn read_body(body: &mut Body, longest: u64) -> std::result::Result<Vec<u8>, ureq::Error> {

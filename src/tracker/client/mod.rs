@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use config::ClientConfig;
 pub use dead_man::DeadMan;
 pub use group::SessionGroup;
-pub(super) use link::parse_server_url;
+pub(super) use link::{authorization, parse_server_url};
 pub use status::TaskGuard;
 
 use crate::cancel::CancelToken;
@@ -175,6 +175,12 @@ impl SessionClient {
     pub fn is_connected(&self) -> bool {
         let state = self.shared.lock();
         state.contact == Contact::Connected && state.phase == shared::Phase::Open
+    }
+
+    /// Why the tracker could not be used the last time, in words; `None` while it can, or was not asked
+    /// yet. One that does not take the [`token`](ClientConfig::token) says so here.
+    pub fn last_trouble(&self) -> Option<String> {
+        self.shared.lock().trouble.clone()
     }
 
     /// Whether the tracker has been away for so long that

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use super::link::Trouble;
+
 /// The first wait after a failure is at most this long.
 const FIRST: Duration = Duration::from_millis(500);
-/// No wait after a failure is longer.
+/// No wait after a failure is longer, but where nothing is to be expected of the next attempt.
 const LONGEST: Duration = Duration::from_secs(15);
+
+/// A server that does not let the client in is asked again within this time.
+const DENIED: Duration = Duration::from_secs(60);
 
 /// Exponential back-off with full jitter: a thousand clients that lost the same server come back
 /// spread over the whole wait instead of all at once.
@@ -21,6 +26,11 @@ impl Backoff {
         let limit = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         between(limit / 10, limit, random)
+    }
+
+    /// The next wait after this: where the server does not let the client in, half a minute to one.
+    pub(super) fn after(&mut self, trouble: &Trouble, random: u64) -> Duration {
+        if trouble.is_denial() { between(DENIED / 2, DENIED, random) } else { self.next(random) }
     }
 
     /// Something went well: the next failure starts from the beginning.
@@ -63,6 +73,19 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(random()) <= FIRST);
+    }
+
+    #[test]
+    fn whoever_is_not_let_in_asks_seldom() {
+        let refused = |status| Trouble::Refused { status, detail: String::new() };
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            for status in [401, 403] {
+                let wait = backoff.after(&refused(status), random());
+                assert!(wait >= DENIED / 2 && wait <= DENIED, "{wait:?}");
+            }
+        }
+        assert!(backoff.after(&refused(503), random()) <= FIRST, "that is another matter");
     }
 
     #[test]

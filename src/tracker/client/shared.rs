@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) answers: u64,
     /// When that was the last time; before the first, when the client was made.
     pub(super) heard_at: Moment,
+    /// Why the server could not be used the last time; nothing while it can.
+    pub(super) trouble: Option<String>,
     /// The dead-man policy has struck, and the server is not back.
     pub(super) lost: bool,
     /// The time between two beats: the client's own unless the server has set another.
@@ -139,6 +141,7 @@ impl Shared {
                 standing: Standing::Unknown,
                 answers: 0,
                 heard_at: born,
+                trouble: None,
                 lost: false,
                 interval: config.heartbeat_interval,
                 beats: 0,
@@ -375,6 +378,7 @@ impl Shared {
         let mut state = self.lock();
         state.answers += 1;
         state.heard_at = Moment::now();
+        state.trouble = None;
         let was_lost = std::mem::replace(&mut state.lost, false);
         let before = std::mem::replace(&mut state.contact, Contact::Connected);
         let (id, open) = (state.id.clone(), state.phase == Phase::Open);
@@ -402,6 +406,9 @@ impl Shared {
         // The farewell breaks the beats' connection itself: that is no news.
         let before =
             if open { std::mem::replace(&mut state.contact, Contact::Offline) } else { state.contact };
+        if open {
+            state.trouble = Some(trouble.to_string());
+        }
         drop(state);
         let url = &self.config.server_url;
         if open && before != Contact::Offline && self.group.is_none() {

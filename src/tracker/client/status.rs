@@ -221,7 +221,7 @@ pub(super) fn note(shared: &Shared, version: u64, result: &Result<(), Trouble>) 
     };
     let State { tasks, answers, phase, standing, .. } = &mut *state;
     tasks.failed = version;
-    let rest: Duration = tasks.backoff.next(random());
+    let rest: Duration = tasks.backoff.after(trouble, random());
     tasks.retry = Some((Moment::after(rest), *answers));
     if matches!(trouble, Trouble::Unknown) && *standing == Standing::Known {
         // The beat thread registers again, unless its beat is parked: then the server, which parks

@@ -1,7 +1,7 @@
 //! One connection: its bytes, its phase, its deadline. The loop decides when to call it.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 
 use mio::net::TcpStream;
 
@@ -19,6 +19,8 @@ const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) struct Connection {
     stream: TcpStream,
+    /// Where it comes from.
+    peer: IpAddr,
     /// Tells this connection from earlier ones in the same slot.
     pub(super) serial: u64,
     /// Tells the current request from earlier ones: a late reply to one of those goes nowhere.
@@ -66,9 +68,10 @@ pub(super) enum Phase {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, serial: u64, now: Moment) -> Connection {
+    pub(super) fn new(stream: TcpStream, peer: IpAddr, serial: u64, now: Moment) -> Connection {
         Connection {
             stream,
+            peer: peer.to_canonical(),
             serial,
             exchange: 0,
             phase: Phase::Reading,
@@ -152,7 +155,7 @@ impl Connection {
                 self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
                 self.started = None;
                 self.first_request = false;
-                Ok(Some(request))
+                Ok(Some(Request { peer: self.peer, ..request }))
             }
         }
     }

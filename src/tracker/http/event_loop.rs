@@ -8,6 +8,7 @@
 //! 3. After every step of a connection its alarm stands at its deadline.
 
 use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that one connection may have answered in a row while others wait.
 const TURN: usize = 32;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Content-Length: 33\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}";
+    Content-Length: 33\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+    Cross-Origin-Resource-Policy: same-origin\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}";
 
 /// The way from other threads into the loop.
 pub(super) struct Mailbox {
@@ -247,7 +249,7 @@ impl<S: Service> EventLoop<S> {
         self.accept_again = None;
         while let Some(listener) = &self.listener {
             match listener.accept() {
-                Ok((stream, _)) => self.adopt(stream),
+                Ok((stream, peer)) => self.adopt(stream, peer.ip()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
@@ -260,7 +262,7 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    fn adopt(&mut self, mut stream: mio::net::TcpStream) {
+    fn adopt(&mut self, mut stream: mio::net::TcpStream, peer: IpAddr) {
         if self.slots.len() - self.free.len() >= self.limits.connections && !self.make_room() {
             // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
             let _ = stream.write(FULL);
@@ -268,7 +270,7 @@ impl<S: Service> EventLoop<S> {
         }
         let _ = stream.set_nodelay(true);
         self.counter += 1;
-        let mut connection = Connection::new(stream, self.counter, self.now);
+        let mut connection = Connection::new(stream, peer, self.counter, self.now);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1

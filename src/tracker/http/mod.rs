@@ -18,8 +18,9 @@
 //! - **Head.** At most [`Limits::head_bytes`] and 100 fields (431), its first line at most 8 KiB
 //!   (414). Lines end with CR LF; one empty line may stand in front. The target is a path in valid
 //!   percent escapes. HTTP/1.0 and 1.1 only (505). Whatever else is malformed: 400.
-//! - **Host.** Exactly one in HTTP/1.1 (400), and one of this machine; a foreign `Origin` is refused
-//!   as well (403).
+//! - **Host.** Exactly one in HTTP/1.1 (400), and one of those in [`Limits::hosts`]; a foreign `Origin`
+//!   is refused as well (403).
+//! - **Authorization.** At most one (400). What is not `Bearer` counts for nothing.
 //! - **Body.** Its length comes from at most one `Content-Length` of digits alone (400); without one
 //!   there is none. Any `Transfer-Encoding`: 411. Longer than [`Limits::body_bytes`]: 413, before it
 //!   is sent if the client asks with `Expect: 100-continue`. Other expectations: 417.
@@ -46,9 +47,12 @@ mod requests;
 mod response;
 mod server;
 
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 pub(crate) use event_loop::Ticket;
+pub(crate) use guard::Hosts;
 pub(crate) use response::Response;
 pub(crate) use server::HttpServer;
 
@@ -64,6 +68,20 @@ pub(crate) enum Method {
     Other,
 }
 
+#[cfg(feature = "testing")]
+impl Method {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Other => "",
+        }
+    }
+}
+
 /// A complete request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -74,9 +92,41 @@ pub(crate) struct Request {
     /// The parameters after `?`, decoded, in order.
     pub(crate) query: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// What stands behind `Authorization: Bearer`.
+    pub(crate) token: Option<Secret>,
+    /// Where the connection comes from.
+    pub(crate) peer: IpAddr,
+}
+
+/// What must not be shown.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Secret(Box<[u8]>);
+
+impl Secret {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Secret {
+        Secret(bytes.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 impl Request {
+    /// A request without a body.
+    pub(crate) fn new(method: Method, path: Vec<String>) -> Request {
+        let peer = Ipv4Addr::UNSPECIFIED.into();
+        Request { method, path, query: Vec::new(), body: Vec::new(), token: None, peer }
+    }
+
     /// The first parameter with this name.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -133,6 +183,8 @@ pub(crate) struct Limits {
     /// After the last answer, for the client to close.
     pub(crate) linger_time: Duration,
     pub(crate) handlers: usize,
+    /// The names that a request may be addressed to.
+    pub(crate) hosts: Hosts,
 }
 
 impl Default for Limits {
@@ -148,6 +200,7 @@ impl Default for Limits {
             write_time: Duration::from_secs(20),
             linger_time: Duration::from_secs(2),
             handlers: 4,
+            hosts: Hosts::default(),
         }
     }
 }

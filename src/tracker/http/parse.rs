@@ -6,7 +6,7 @@
 //! is closed, because nobody knows where the next request would begin.
 
 use super::guard::Guard;
-use super::{Limits, Method, Request};
+use super::{Hosts, Limits, Method, Request, Secret};
 
 const MAX_HEADERS: usize = 100;
 const MAX_TARGET: usize = 8 * 1024;
@@ -58,10 +58,10 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
         }
         Ok(httparse::Status::Partial) | Err(_) => return Err(bad("the request's head is malformed")),
     };
-    let fields = Fields::read(raw.headers, raw.version == Some(1))?;
+    let fields = Fields::read(raw.headers, raw.version == Some(1), &limits.hosts)?;
     let (path, query) = target(raw.path.unwrap_or_default())?;
     let method = method(raw.method.unwrap_or_default());
-    let request = Request { method, path, query, body: Vec::new() };
+    let request = Request { query, token: fields.token, ..Request::new(method, path) };
     if fields.content_length > (limits.body_bytes)(&request) {
         return Err(Refusal::new(413, "the body is too large"));
     }
@@ -110,11 +110,12 @@ struct Fields {
     content_length: usize,
     expects_continue: bool,
     keep_alive: bool,
+    token: Option<Secret>,
 }
 
 impl Fields {
-    fn read(headers: &[httparse::Header<'_>], http11: bool) -> Result<Fields, Refusal> {
-        let (mut host, mut origin, mut length) = (None, None, None);
+    fn read(headers: &[httparse::Header<'_>], http11: bool, hosts: &Hosts) -> Result<Fields, Refusal> {
+        let (mut host, mut origin, mut length, mut authorization) = (None, None, None, None);
         let (mut expects_continue, mut close, mut keep) = (false, false, false);
         for header in headers {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -129,6 +130,8 @@ impl Fields {
                 once(&mut host, header.value, "more than one Host")?;
             } else if is("origin") {
                 once(&mut origin, header.value, "more than one Origin")?;
+            } else if is("authorization") {
+                once(&mut authorization, header.value, "more than one Authorization")?;
             } else if is("expect") {
                 if !header.value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::new(417, "the only expectation met is 100-continue"));
@@ -142,14 +145,21 @@ impl Fields {
         if http11 && host.is_none() {
             return Err(bad("the Host header field is missing"));
         }
-        Guard { host, origin }.check()?;
+        Guard { host, origin }.check(hosts)?;
         let content_length = length.map_or(Ok(0), digits)?;
-        Ok(Fields { content_length, expects_continue, keep_alive: !close && (http11 || keep) })
+        let token = authorization.and_then(bearer);
+        Ok(Fields { content_length, expects_continue, keep_alive: !close && (http11 || keep), token })
     }
 }
 
 fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], twice: &'static str) -> Result<(), Refusal> {
     if slot.replace(value).is_some() { Err(bad(twice)) } else { Ok(()) }
+}
+
+/// The token behind `Bearer`; nothing for other schemes.
+fn bearer(value: &[u8]) -> Option<Secret> {
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii().into())
 }
 
 fn digits(value: &[u8]) -> Result<usize, Refusal> {
@@ -252,6 +262,23 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_what_stands_behind_bearer_and_is_not_shown() {
+        let token = |fields: &str| {
+            let head = head(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+            assert!(!format!("{head:?}").contains("s3cret"), "{head:?}");
+            head.request.token.map(|token| String::from_utf8(token.bytes().to_vec()).unwrap())
+        };
+        assert_eq!(token("Authorization: Bearer s3cret\r\n").as_deref(), Some("s3cret"));
+        assert_eq!(token("AUTHORIZATION: bearer   s3cret \r\n").as_deref(), Some("s3cret"));
+        assert_eq!(token("Authorization: Bearer \r\n"), None, "the space at the end is none");
+        for fields in
+            ["", "Authorization: Basic s3cret\r\n", "Authorization: Bearers3cret\r\n", "Authorization: B\r\n"]
+        {
+            assert_eq!(token(fields), None, "{fields}");
+        }
+    }
+
+    #[test]
     fn every_beginning_of_a_head_is_incomplete_and_not_refused() {
         let text = "PUT /a HTTP/1.1\r\nHost: localhost\r\nX-Y: z\r\nContent-Length: 0\r\n\r\n";
         for end in 0..text.len() {
@@ -291,6 +318,7 @@ mod tests {
             (400, "Content-Length: \r\n"),
             (400, "Content-Length : 1\r\n"),
             (400, "Host: localhost\r\n"),
+            (400, "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"),
             (400, " X: folded\r\n"),
             (400, "X: a\nY: b\r\n"),
             (400, "X: a\r\r\n"),

@@ -35,7 +35,16 @@ impl Response {
 
     /// 200 with a JSON body that is known in advance.
     pub(crate) const fn fixed_json(body: &'static str) -> Response {
-        Response { status: 200, content_type: JSON, fields: &[], body: Cow::Borrowed(body.as_bytes()) }
+        Response::fixed_refusal(200, &[], body)
+    }
+
+    /// A refusal whose JSON body is known in advance.
+    pub(crate) const fn fixed_refusal(
+        status: u16,
+        fields: &'static [(&'static str, &'static str)],
+        body: &'static str,
+    ) -> Response {
+        Response { status, content_type: JSON, fields, body: Cow::Borrowed(body.as_bytes()) }
     }
 
     /// A refusal: `{"detail": …}`.
@@ -73,7 +82,10 @@ impl Response {
         field("Content-Length", decimal(&mut number, self.body.len()));
         field("Date", date.as_bytes());
         field("Cache-Control", b"no-store");
+        // What is no page needs no more than these: nobody takes it for one, keeps it, or loads it into
+        // a page of another site.
         field("X-Content-Type-Options", b"nosniff");
+        field("Cross-Origin-Resource-Policy", b"same-origin");
         for (name, value) in self.fields {
             field(name, value.as_bytes());
         }
@@ -111,6 +123,7 @@ fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",

@@ -15,6 +15,10 @@ use super::{Action, Limits, Service};
 use crate::background::{Background, shielded};
 use crate::clock::Moment;
 
+/// So many clients may come at once, after a restart of the server say, before the system has one try
+/// again a second later; less where the system allows less.
+const BACKLOG: i32 = 4096;
+
 /// A running server: one thread for all connections, a few that run handlers. Dropping it stops
 /// it without waiting for open requests.
 pub(crate) struct HttpServer {
@@ -33,6 +37,7 @@ impl HttpServer {
     ) -> io::Result<HttpServer> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(address)?;
+        rustix::net::listen(&listener, BACKLOG)?;
         let address = listener.local_addr()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let mailbox = Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?));

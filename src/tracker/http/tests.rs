@@ -389,3 +389,17 @@ fn empty_lines_do_not_keep_a_connection() {
         assert!(rest(&stream).starts_with("HTTP/1.1 400 "));
     }
 }
+
+/// After a restart, say. None of them is told by silence to try again a second later.
+#[test]
+fn many_clients_that_come_at_once_are_let_in_even_while_the_loop_is_busy() {
+    let fixture = start(endless());
+    let busy = fixture.send("block");
+    assert_eq!(fixture.entered.recv().unwrap(), "block");
+    let address = fixture.server.local_addr();
+    let clients: Vec<_> =
+        (0..300).map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(60)).unwrap()).collect();
+    fixture.permits.send(()).unwrap();
+    assert!(answer(&busy).ends_with('2'));
+    drop(clients);
+}

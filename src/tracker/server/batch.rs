@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::Caller;
 use super::input::{body, check_beat, check_status, wait};
-use super::replies::{GO_ON, Refusal, missed_word, unprocessable};
+use super::replies::{GO_ON, Refusal, heard, missed_word, not_found, unprocessable};
 use super::tracker::{Reading, Tracker};
 use crate::tracker::TrackedId;
-use crate::tracker::api::{
-    BatchAnswer, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse, KillAcknowledgement,
-};
+use crate::tracker::api::{BatchAnswer, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse};
 use crate::tracker::http::{Action, Request, Response, Ticket};
 use crate::tracker::store::{Missed, News};
 
@@ -18,32 +17,56 @@ use crate::tracker::store::{Missed, News};
 const NOTHING: Response = Response::fixed_json(r#"{"answers":[]}"#);
 
 /// Who waits for news of a session.
-pub(super) enum Parked {
-    /// Its own beat.
+#[derive(Clone)]
+pub(super) struct Parked {
+    pub(super) waiter: Waiter,
+    pub(super) reading: Reading,
+}
+
+/// The request that waits.
+#[derive(Clone)]
+pub(super) enum Waiter {
+    /// The session's own beat.
     Alone(Ticket),
     /// A batch with its beat.
     Batch(Arc<Ticket>),
 }
 
-impl Parked {
+impl Waiter {
     /// Whether this is the same request.
-    pub(super) fn same(&self, other: &Parked) -> bool {
+    pub(super) fn same(&self, other: &Waiter) -> bool {
         match (self, other) {
-            (Parked::Alone(one), Parked::Alone(other)) => one.same(other),
-            (Parked::Batch(one), Parked::Batch(other)) => Arc::ptr_eq(one, other),
+            (Waiter::Alone(one), Waiter::Alone(other)) => one.same(other),
+            (Waiter::Batch(one), Waiter::Batch(other)) => Arc::ptr_eq(one, other),
             _ => false,
+        }
+    }
+
+    /// Answers with what this session shall hear, or that it is gone.
+    pub(super) fn send(&self, id: &TrackedId, reply: Option<HeartbeatResponse>) {
+        match self {
+            Waiter::Alone(ticket) => ticket.send(reply.as_ref().map_or_else(not_found, heard)),
+            Waiter::Batch(ticket) => ticket.send(batch_answer(id, reply)),
+        }
+    }
+
+    /// A newer beat has come.
+    pub(super) fn send_nothing(&self) {
+        match self {
+            Waiter::Alone(ticket) => ticket.send(GO_ON),
+            Waiter::Batch(ticket) => ticket.send(nothing()),
         }
     }
 }
 
 /// The answer for a session that has something to hear, or is gone.
-pub(super) fn batch_answer(id: &TrackedId, reply: Option<HeartbeatResponse>) -> Response {
+fn batch_answer(id: &TrackedId, reply: Option<HeartbeatResponse>) -> Response {
     let missed = reply.is_none().then(|| missed_word(Missed::Gone(None)).to_owned());
     let reply = reply.unwrap_or_default();
     Response::json(&HeartbeatAnswers { answers: vec![BatchAnswer { session_id: id.clone(), missed, reply }] })
 }
 
-pub(super) fn nothing() -> Response {
+fn nothing() -> Response {
     NOTHING
 }
 
@@ -51,22 +74,19 @@ pub(super) fn nothing() -> Response {
 struct Member {
     id: TrackedId,
     reading: Reading,
-    heard_kill: bool,
-    acknowledged: Option<u64>,
     missed: Option<Missed>,
 }
 
 impl Member {
-    /// What it shall hear at once. A kill that it has heard of is none of that.
+    /// What it shall hear at once.
     fn news(&self, tracker: &Tracker) -> Option<BatchAnswer> {
-        let (missed, reply) = match (self.missed, tracker.store().tell(&self.id)) {
-            (Some(missed), _) => (Some(missed), HeartbeatResponse::default()),
-            (None, None) => (Some(Missed::Gone(None)), HeartbeatResponse::default()),
-            (None, Some(reply)) => (None, reply),
+        // Nothing is told of a session whose beat counted for nothing: it may be somebody else's.
+        let told = if self.missed.is_none() { tracker.store().tell(&self.id) } else { None };
+        let (missed, reply) = match told {
+            Some(reply) => (None, reply),
+            None => (self.missed.or(Some(Missed::Gone(None))), HeartbeatResponse::default()),
         };
-        let kill = reply.kill_requested && !self.heard_kill;
-        let another_kill = reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
-        if missed.is_none() && !kill && !another_kill && !self.reading.has_new_verbs(&reply) {
+        if missed.is_none() && !self.reading.is_news(&reply) {
             return None;
         }
         let missed = missed.map(|missed| missed_word(missed).to_owned());
@@ -76,9 +96,14 @@ impl Member {
 
 impl Tracker {
     /// Notes the beats, then answers or parks them.
-    pub(super) fn answer_batch(&self, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
+    pub(super) fn answer_batch(
+        &self,
+        caller: &Caller,
+        request: &Request,
+        ticket: &Ticket,
+    ) -> Result<Action, Refusal> {
         let (batch, wait) = (checked(request)?, wait(request)?);
-        let members = self.note_batch(batch, wait)?;
+        let members = self.note_batch(caller, batch, wait)?;
         let answers = self.news_of(&members);
         if wait.is_zero() || !answers.is_empty() {
             return Ok(Action::Respond(answered(answers)));
@@ -90,31 +115,40 @@ impl Tracker {
         if answers.is_empty() {
             return Ok(Action::Park { wait, otherwise: nothing() });
         }
-        let entry = Parked::Batch(parked);
+        let waiter = Waiter::Batch(parked);
         for member in &members {
-            self.unpark(&member.id, &entry);
+            self.unpark(&member.id, &waiter);
         }
         Ok(Action::Respond(answered(answers)))
     }
 
-    fn note_batch(&self, batch: HeartbeatBatch, wait: Duration) -> Result<Vec<Member>, Refusal> {
+    fn note_batch(
+        &self,
+        caller: &Caller,
+        batch: HeartbeatBatch,
+        wait: Duration,
+    ) -> Result<Vec<Member>, Refusal> {
         let mut news = Vec::new();
         let mut members = Vec::with_capacity(batch.beats.len());
         for one in batch.beats {
             let (id, mut beat) = (one.session_id, one.beat);
-            let reading = Reading::of(&beat);
-            let acknowledged = beat.kill.map(|kill: KillAcknowledgement| kill.kill_id);
+            let mut reading = Reading::of(&beat);
+            reading.heard_kill = one.heard_kill;
             let of_disk = News {
                 id: id.clone(),
                 kill: beat.kill.take(),
                 status: beat.status.take().map(|status| (status, beat.current_task.take())),
                 status_number: beat.status_number,
             };
-            let missed = self.store().note_beat(&id, beat, wait).err();
+            let missed = if self.is_foreign(caller, &id) {
+                Some(Missed::Gone(None))
+            } else {
+                self.store().note_beat(&id, beat, wait).err()
+            };
             if missed.is_none() && (of_disk.kill.is_some() || of_disk.status.is_some()) {
                 news.push(of_disk);
             }
-            members.push(Member { id, reading, heard_kill: one.heard_kill, acknowledged, missed });
+            members.push(Member { id, reading, missed });
         }
         self.store().note_news(news)?;
         Ok(members)
@@ -126,29 +160,16 @@ impl Tracker {
 
     /// Enters the batch under each of its sessions, and ends older waits.
     fn park_batch(&self, members: &[Member], parked: &Arc<Ticket>) {
-        let mut ended: Option<Arc<Ticket>> = None;
-        for member in members {
-            match self.park(&member.id, Parked::Batch(Arc::clone(parked))) {
-                // The process's batch before this one stands under all of its sessions.
-                Some(Parked::Batch(older))
-                    if ended.as_ref().is_some_and(|last| Arc::ptr_eq(last, &older)) => {}
-                Some(Parked::Batch(older)) => {
-                    older.send(nothing());
-                    ended = Some(older);
-                }
-                Some(older) => older.send_nothing(),
-                None => {}
+        let waiter = Waiter::Batch(Arc::clone(parked));
+        let mut ended: Option<Waiter> = None;
+        for Member { id, reading, .. } in members {
+            let entry = Parked { waiter: waiter.clone(), reading: *reading };
+            let Some(Parked { waiter: older, .. }) = self.park(id, entry) else { continue };
+            // The process's batch before this one stands under all of its sessions.
+            if ended.as_ref().is_none_or(|last| !last.same(&older)) {
+                older.send_nothing();
+                ended = Some(older);
             }
-        }
-    }
-}
-
-impl Parked {
-    /// A newer beat has come.
-    pub(super) fn send_nothing(&self) {
-        match self {
-            Parked::Alone(ticket) => ticket.send(GO_ON),
-            Parked::Batch(ticket) => ticket.send(nothing()),
         }
     }
 }

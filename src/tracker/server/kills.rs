@@ -1,12 +1,15 @@
 //! The routes about kills and their receipts.
 
+use super::access::Caller;
+use super::audit::tell;
 use super::input::{body, duration, limit};
 use super::replies::{Refusal, not_found, refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply, ReceiptList, Verb, Whom,
+    AuditAction, AuditResult, KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply,
+    ReceiptList, Verb, Whom,
 };
 use crate::tracker::http::{Request, Response};
 use crate::tracker::store::{KillOrder, Killed, NotKilled, ReceiptFilter};
@@ -17,10 +20,18 @@ const LONGEST_REASON: usize = 1_024;
 
 impl Tracker {
     /// Asks whoever is meant to stop; their parked beats are answered at once.
-    pub(super) fn kill(&self, whom: Whom, order: KillOrder) -> RemudaResult<Result<Killed, NotKilled>> {
+    pub(super) fn kill(&self, whom: &Whom, order: KillOrder) -> RemudaResult<Result<Killed, NotKilled>> {
         let by = order.requested_by.clone().unwrap_or_else(|| "somebody".to_owned());
         let reason = order.reason.clone().unwrap_or_default();
-        let killed = self.store().kill(whom, order)?;
+        let asked_by = order.asked_by.clone();
+        let killed = self.store().kill(whom.clone(), order)?;
+        let (result, sessions) = match &killed {
+            Ok(killed) => (AuditResult::Done, killed.receipts.len()),
+            Err(NotKilled::Unknown) => (AuditResult::Unknown, 0),
+            Err(NotKilled::Protected) => (AuditResult::Protected, 0),
+            Err(NotKilled::StaleGeneration) => (AuditResult::StaleGeneration, 0),
+        };
+        tell(AuditAction::Kill, Some(whom), asked_by.as_ref(), result, sessions);
         for receipt in killed.iter().flat_map(|killed| &killed.receipts) {
             self.tell_parked(&receipt.session_id);
             log::info!(
@@ -31,10 +42,15 @@ impl Tracker {
         Ok(killed)
     }
 
-    pub(super) fn answer_kill(&self, whom: Whom, request: &Request) -> Result<Response, Refusal> {
+    pub(super) fn answer_kill(
+        &self,
+        whom: &Whom,
+        caller: &Caller,
+        request: &Request,
+    ) -> Result<Response, Refusal> {
         let asked = kill_request(request)?;
         if asked.dry_run {
-            let preview = self.store().preview(&whom)?;
+            let preview = self.store().preview(whom)?;
             let is_unknown = matches!(whom, Whom::Session(_)) && preview.sessions.is_empty();
             return Ok(if is_unknown { not_found() } else { Response::json(&preview) });
         }
@@ -42,6 +58,7 @@ impl Tracker {
             return Err(unprocessable("embargo_seconds: only kill-all of an app can lay an embargo"));
         }
         let order = KillOrder {
+            asked_by: Some(caller.asker()),
             requested_by: asked.requested_by,
             reason: asked.reason,
             force: asked.force,
@@ -71,10 +88,14 @@ impl Tracker {
         })
     }
 
-    pub(super) fn answer_order(&self, whom: Whom, verb: Verb) -> Result<Response, Refusal> {
+    pub(super) fn answer_order(&self, whom: &Whom, verb: Verb, caller: &Caller) -> Result<Response, Refusal> {
         let single = matches!(whom, Whom::Session(_));
-        let session_ids = self.store().order(whom, verb)?;
-        if single && session_ids.is_empty() {
+        let asker = caller.asker();
+        let session_ids = self.store().order(whom.clone(), verb, Some(asker.clone()))?;
+        let is_unknown = single && session_ids.is_empty();
+        let result = if is_unknown { AuditResult::Unknown } else { AuditResult::Done };
+        tell(verb.into(), Some(whom), Some(&asker), result, session_ids.len());
+        if is_unknown {
             return Ok(not_found());
         }
         if !matches!(verb, Verb::Protect | Verb::Unprotect) {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use super::access::Caller;
+use super::audit::tell;
 use super::input::limit;
 use super::kills::before;
 use super::replies::Refusal;
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
-use crate::tracker::api::{EndReason, HistoryPage, PURGE_AFTER, TrackerState};
+use crate::tracker::api::{AuditAction, AuditResult, EndReason, HistoryPage, PURGE_AFTER, TrackerState};
 use crate::tracker::http::{Request, Response};
 use crate::tracker::life::Change;
 use crate::tracker::store::HistoryFilter;
@@ -38,12 +40,21 @@ impl Tracker {
 
     /// Removes the silent because somebody asked for it. The ancestors' dashboard asks for the usual
     /// age every few seconds: that is no reason to give up a mass silence.
-    pub(super) fn clean_up_by_hand(&self, older_than: Duration) -> RemudaResult<Vec<TrackedId>> {
+    pub(super) fn clean_up_by_hand(
+        &self,
+        older_than: Duration,
+        caller: &Caller,
+    ) -> RemudaResult<Vec<TrackedId>> {
         let holds = self.guard.lock().holds(self.store().clock().now());
         if holds && older_than >= PURGE_AFTER {
             return Ok(Vec::new());
         }
-        self.clean_up(older_than, EndReason::CleanedUp)
+        let asker = caller.asker();
+        let gone = self.clean_up(older_than, EndReason::CleanedUp, Some(asker.clone()))?;
+        if !gone.is_empty() {
+            tell(AuditAction::CleanUp, None, Some(&asker), AuditResult::Done, gone.len());
+        }
+        Ok(gone)
     }
 
     pub(super) fn answer_history(&self, request: &Request) -> Result<Response, Refusal> {

@@ -3,15 +3,19 @@
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
 //! (`list`, `kills`, `lives` and `batch` are parts of it).
 
+mod access;
+mod audit;
 mod batch;
 mod input;
 mod kills;
 mod list;
 mod lives;
+mod openapi;
 mod pages;
 mod reaper;
 mod replies;
 mod routing;
+mod tokens;
 mod tracker;
 
 use std::fmt;
@@ -22,12 +26,14 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
+use self::access::Door;
 use self::reaper::Reaper;
+pub use self::tokens::Tokens;
 use self::tracker::Tracker;
 use super::TrackedId;
 use super::api::Whom;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
-use super::http::{HttpServer, Limits};
+use super::http::{Hosts, HttpServer, Limits};
 use super::store::{KillOrder, SessionStore};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -66,8 +72,8 @@ pub struct TrackerServer {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TrackerServerBuilder {
-    /// Address and port to listen on, default `127.0.0.1:8000`; port 0 takes a free one. Only
-    /// addresses of this machine's loopback are accepted: there are no access tokens yet.
+    /// Address and port to listen on, default `127.0.0.1:8000`; port 0 takes a free one. Others than
+    /// those of this machine's loopback only together with [`tokens`](TrackerServerBuilder::tokens).
     pub listen: String,
     /// The database's file, default `remuda.db` in the working directory; `:memory:` keeps it in
     /// memory.
@@ -85,6 +91,13 @@ pub struct TrackerServerBuilder {
     /// How often clients shall beat that can be told (those of this crate); default: as they like.
     /// From 10 ms to an hour; at most half of `stale_after`.
     pub heartbeat_interval: Option<Duration>,
+    /// The access tokens that it takes: see [`Role`](super::api::Role). Default: none, and whoever
+    /// reaches it may ask for everything.
+    pub tokens: Option<Tokens>,
+    /// Names, without a port, under which it may be asked beside those of loopback: that of a proxy in
+    /// front of it. A page that came from one of them by HTTPS is its own. Default: none. On an address
+    /// that is not of loopback it may also be asked by any address.
+    pub allowed_hosts: Vec<String>,
     /// For tests: the clock by which silence is judged. Default: the system's.
     #[cfg(feature = "testing")]
     pub clock: Option<ManualClock>,
@@ -99,6 +112,8 @@ impl Default for TrackerServerBuilder {
             purge_after: PURGE_AFTER,
             max_connections: Limits::default().connections,
             heartbeat_interval: None,
+            tokens: None,
+            allowed_hosts: Vec::new(),
             #[cfg(feature = "testing")]
             clock: None,
         }
@@ -142,6 +157,18 @@ impl TrackerServerBuilder {
         self
     }
 
+    /// Sets [`tokens`](TrackerServerBuilder::tokens).
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Sets [`allowed_hosts`](TrackerServerBuilder::allowed_hosts), all of them.
+    pub fn allowed_hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.allowed_hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets [`clock`](TrackerServerBuilder::clock).
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: &ManualClock) -> Self {
@@ -167,8 +194,8 @@ impl TrackerServerBuilder {
         // Before the database is touched: an address that is taken leaves no file behind.
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let store = SessionStore::open_with(&self.database, self.stale_after, self.the_clock())?;
-        let tracker = Arc::new(Tracker::new(store, self.heartbeat_interval));
-        let http = HttpServer::start(address, Arc::clone(&tracker), self.limits())
+        let tracker = Arc::new(Tracker::new(store, Door::new(self.tokens.clone()), self.heartbeat_interval));
+        let http = HttpServer::start(address, Arc::clone(&tracker), self.limits(address))
             .map_err(|source| Error::Listen { address, source })?;
         let mass_silence = self.purge_after.saturating_mul(2).saturating_sub(self.stale_after);
         let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after, mass_silence)
@@ -186,12 +213,16 @@ impl TrackerServerBuilder {
             let reason = format!("{:?} is not ADDRESS:PORT, such as 127.0.0.1:{DEFAULT_PORT}", self.listen);
             return Err(Error::config("listen", reason));
         };
-        if !address.ip().is_loopback() {
+        if !address.ip().to_canonical().is_loopback() && self.tokens.is_none() {
             let reason = format!(
-                "{address} can be reached from other machines, and there are no access tokens yet: use an \
-                 address of 127.0.0.0/8 or [::1], and a tunnel for other machines"
+                "{address} can be reached from other machines, which takes access tokens (see tokens); \
+                 without them use an address of 127.0.0.0/8 or [::1]"
             );
             return Err(Error::config("listen", reason));
+        }
+        if let Some(host) = self.allowed_hosts.iter().find(|host| !is_host(host)) {
+            let reason = format!("{host:?} is not the name of a host, without a port");
+            return Err(Error::config("allowed_hosts", reason));
         }
         if self.stale_after.is_zero() {
             return Err(Error::config("stale_after", "must be more than zero"));
@@ -213,7 +244,7 @@ impl TrackerServerBuilder {
         Ok(address)
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, address: SocketAddr) -> Limits {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES);
         let connections = self.max_connections.min(usize::try_from(files.max(1)).unwrap_or(usize::MAX));
         Limits {
@@ -222,9 +253,25 @@ impl TrackerServerBuilder {
             parked: connections - connections.div_ceil(10),
             body_bytes: routing::max_body,
             idle_time: CONNECTION_IDLE,
+            hosts: Hosts {
+                names: self.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+                addresses: !address.ip().to_canonical().is_loopback(),
+            },
             ..Limits::default()
         }
     }
+}
+
+/// A name, or an address as it stands in a `Host`.
+fn is_host(host: &str) -> bool {
+    let name = host.strip_prefix('[').map_or(Some(host), |rest| rest.strip_suffix(']'));
+    name.is_some_and(|name| {
+        let in_brackets = name.len() < host.len();
+        let fits = |byte: u8| {
+            byte.is_ascii_alphanumeric() || b"-._".contains(&byte) || (in_brackets && byte == b':')
+        };
+        !name.is_empty() && name.bytes().all(fits)
+    })
 }
 
 impl TrackerServer {
@@ -236,6 +283,14 @@ impl TrackerServer {
     /// The address that it listens on, with the port that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.http.local_addr()
+    }
+
+    /// Everything that it can be asked for: method, path, and who may ask: `everybody`, `app`, `viewer` or
+    /// `operator`.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn endpoints() -> Vec<(&'static str, &'static str, &'static str)> {
+        routing::endpoints().map(|row| (row.method.as_str(), row.path, row.access.as_str())).collect()
     }
 
     /// The store that it stands on. A kill that is requested here reaches a parked beat no sooner
@@ -251,7 +306,7 @@ impl TrackerServer {
     /// [`Error::Store`].
     pub fn kill(&self, id: &TrackedId) -> Result<bool> {
         let order = KillOrder { force: true, ..KillOrder::default() };
-        Ok(self.tracker.kill(Whom::Session(id.clone()), order)?.is_ok())
+        Ok(self.tracker.kill(&Whom::Session(id.clone()), order)?.is_ok())
     }
 
     /// Ends the server: answers the requests that have arrived, parked beats at once, for at most

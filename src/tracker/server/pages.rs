@@ -5,16 +5,45 @@ use crate::tracker::http::Response;
 /// A file of the dashboard.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asset {
+    name: &'static str,
     content_type: &'static str,
     text: &'static str,
 }
 
-pub(super) static PAGE: Asset =
-    Asset { content_type: "text/html; charset=utf-8", text: include_str!("../dashboard/index.html") };
-pub(super) static STYLE: Asset =
-    Asset { content_type: "text/css; charset=utf-8", text: include_str!("../dashboard/dashboard.css") };
-pub(super) static SCRIPT: Asset =
-    Asset { content_type: "text/javascript; charset=utf-8", text: include_str!("../dashboard/dashboard.js") };
+macro_rules! asset {
+    ($name:literal, $content_type:literal) => {
+        Asset {
+            name: $name,
+            content_type: concat!($content_type, "; charset=utf-8"),
+            text: include_str!(concat!("../dashboard/", $name)),
+        }
+    };
+}
+
+/// What `/` answers.
+pub(super) static PAGE: Asset = asset!("index.html", "text/html");
+
+/// What the page loads, from `/dashboard/`.
+static PARTS: [Asset; 13] = [
+    asset!("style.css", "text/css"),
+    asset!("icon.svg", "image/svg+xml"),
+    asset!("main.js", "text/javascript"),
+    asset!("sessions.js", "text/javascript"),
+    asset!("list.js", "text/javascript"),
+    asset!("details.js", "text/javascript"),
+    asset!("kills.js", "text/javascript"),
+    asset!("panes.js", "text/javascript"),
+    asset!("log.js", "text/javascript"),
+    asset!("live.js", "text/javascript"),
+    asset!("events.js", "text/javascript"),
+    asset!("wire.js", "text/javascript"),
+    asset!("words.js", "text/javascript"),
+];
+
+/// The part of the page with this name.
+pub(super) fn part(name: &str) -> Option<&'static Asset> {
+    PARTS.iter().find(|part| part.name == name)
+}
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame.
 const PAGE_FIELDS: &[(&str, &str)] = &[
@@ -26,7 +55,6 @@ const PAGE_FIELDS: &[(&str, &str)] = &[
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
 ];
 
 pub(super) fn page(asset: &Asset) -> Response {

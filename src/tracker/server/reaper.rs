@@ -99,7 +99,7 @@ fn reap(
 ) -> crate::Result<()> {
     let store = tracker.store();
     if !tracker.look_for_mass_silence(mass_silence) {
-        for id in tracker.clean_up(purge_after, EndReason::Silent)? {
+        for id in tracker.clean_up(purge_after, EndReason::Silent, None)? {
             log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
         }
     }

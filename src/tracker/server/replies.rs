@@ -8,6 +8,19 @@ use crate::tracker::store::Missed;
 /// Go on.
 pub(super) const GO_ON: Response = Response::fixed_json(r#"{"kill_requested":false}"#);
 
+/// Nobody knows who asks.
+pub(super) const UNAUTHORIZED: Response = Response::fixed_refusal(
+    401,
+    &[("WWW-Authenticate", "Bearer")],
+    r#"{"detail":"an access token that is known here is needed: Authorization: Bearer TOKEN","reason":"unauthorized"}"#,
+);
+/// Who asks may not.
+pub(super) const FORBIDDEN: Response = Response::fixed_refusal(
+    403,
+    &[],
+    r#"{"detail":"this access token is not for that","reason":"forbidden"}"#,
+);
+
 /// An answer that ends the handling of a request.
 pub(super) struct Refusal(pub(super) Response);
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::pages::{Asset, PAGE, SCRIPT, STYLE};
+use super::pages::{Asset, PAGE, part};
 use super::replies::Refusal;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{MAX_BATCH_BODY, MAX_BODY, Verb, Whom};
@@ -23,9 +23,11 @@ pub(super) enum Route {
     Receipts,
     Receipt(u64),
     History,
+    Audit,
     State,
     Alive,
     Ready,
+    Description,
     Asset(&'static Asset),
 }
 
@@ -42,13 +44,24 @@ pub(super) enum Access {
     Operator,
 }
 
+#[cfg(feature = "testing")]
+impl Access {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Access::Everybody => "everybody",
+            Access::App => "app",
+            Access::Viewer => "viewer",
+            Access::Operator => "operator",
+        }
+    }
+}
+
 /// What can be asked for.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) method: Method,
     /// As the API's description writes it: `{name}` stands for any part that is not empty.
     pub(super) path: &'static str,
-    #[expect(dead_code, reason = "access tokens come with the next commits")]
     pub(super) access: Access,
     /// From the texts in the place of `{…}`; nothing if they make no sense there.
     route: fn(&Filled<'_>) -> Option<Route>,
@@ -111,12 +124,15 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
             number.parse().ok().map(Route::Receipt)
         }),
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
+        endpoint(Method::Get, "/audit", Access::Operator, |_| Some(Route::Audit)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
+        endpoint(Method::Get, "/openapi.json", Access::Everybody, |_| Some(Route::Description)),
         endpoint(Method::Get, "/", Access::Everybody, |_| Some(Route::Asset(&PAGE))),
-        endpoint(Method::Get, "/dashboard.css", Access::Everybody, |_| Some(Route::Asset(&STYLE))),
-        endpoint(Method::Get, "/dashboard.js", Access::Everybody, |_| Some(Route::Asset(&SCRIPT))),
+        endpoint(Method::Get, "/dashboard/{file}", Access::Everybody, |[name, _]| {
+            part(name).map(Route::Asset)
+        }),
     ],
     &asked_of_sessions!("kill", Route::Kill),
     &asked_of_sessions!("pause", |whom| Route::Order(whom, Verb::Pause)),
@@ -212,7 +228,7 @@ mod tests {
 
     fn request(method: Method, path: &str) -> Request {
         let path = path[1..].split('/').map(str::to_owned).collect();
-        Request { method, path, query: Vec::new(), body: Vec::new() }
+        Request::new(method, path)
     }
 
     fn found(method: Method, path: &str) -> Result<Route, u16> {
@@ -222,7 +238,8 @@ mod tests {
     #[test]
     fn every_endpoint_is_found_by_its_own_path() {
         for endpoint in endpoints() {
-            let path = endpoint.path.replace("{kill_id}", "7").replace(['{', '}'], "");
+            let path =
+                endpoint.path.replace("{kill_id}", "7").replace("{file}", "main.js").replace(['{', '}'], "");
             let found = find(&request(endpoint.method, &path));
             let Ok((found, _)) = found else { panic!("{path}") };
             assert!(std::ptr::eq(found, endpoint), "{path} is {}", found.path);

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::batch::{Parked, batch_answer};
+use super::access::{Caller, Denied, Door};
+use super::audit::tell;
+use super::batch::{Parked, Waiter};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::openapi::DESCRIPTION;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
 use super::routing::{Route, find};
-use crate::Result;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT, SessionCreate, SessionCreated,
-    SessionStatus,
+    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT,
+    Role, SessionCreate, SessionCreated, SessionStatus, Whom,
 };
 use crate::tracker::http::{Action, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -32,6 +34,7 @@ const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 /// session, and answering it does nothing.
 pub(super) struct Tracker {
     store: SessionStore,
+    door: Door,
     parked: Mutex<HashMap<TrackedId, Parked>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
@@ -46,27 +49,54 @@ pub(super) struct Reading {
     is_numbered: bool,
     /// The last verbs that it has read; nothing if it never reads them.
     verbs: Option<u64>,
+    /// It knows that it shall stop; only a batch says so.
+    pub(super) heard_kill: bool,
+    /// The kill that it acknowledges.
+    acknowledged: Option<u64>,
 }
 
 impl Reading {
     pub(super) fn of(beat: &Heartbeat) -> Reading {
-        Reading { is_numbered: beat.beat_number.is_some(), verbs: beat.verbs_number }
+        Reading {
+            is_numbered: beat.beat_number.is_some(),
+            verbs: beat.verbs_number,
+            heard_kill: false,
+            acknowledged: beat.kill.map(|kill| kill.kill_id),
+        }
     }
 
     /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
     /// by them.
-    fn is_news(self, reply: &HeartbeatResponse) -> bool {
-        reply.kill_requested || self.has_new_verbs(reply)
-    }
-
-    pub(super) fn has_new_verbs(self, reply: &HeartbeatResponse) -> bool {
-        self.verbs.is_some_and(|read| reply.verbs_number.is_some_and(|now| now > read))
+    pub(super) fn is_news(self, reply: &HeartbeatResponse) -> bool {
+        let is_another = || reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
+        let kill = reply.kill_requested && (!self.heard_kill || is_another());
+        let has_read = |read| reply.verbs_number.is_none_or(|now| now <= read);
+        kill || !self.verbs.is_none_or(has_read)
     }
 }
 
 impl Tracker {
-    pub(super) fn new(store: SessionStore, interval: Option<Duration>) -> Tracker {
-        Tracker { store, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
+    pub(super) fn new(store: SessionStore, door: Door, interval: Option<Duration>) -> Tracker {
+        Tracker { store, door, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
+    }
+
+    /// What a request asks for, and who asks, if he may.
+    fn admit(&self, request: &Request) -> Result<(Route, Caller), Refusal> {
+        let (endpoint, route) = find(request)?;
+        match self.door.admit(endpoint, request) {
+            Ok(caller) => Ok((route, caller)),
+            Err(Denied { response, to_tell }) => {
+                if let Some(caller) = to_tell {
+                    self.note_forbidden(&route, &caller);
+                }
+                Err(Refusal(response))
+            }
+        }
+    }
+
+    /// Whether this session is nothing to this caller: for him it is like none.
+    pub(super) fn is_foreign(&self, caller: &Caller, id: &TrackedId) -> bool {
+        caller.owner().is_some_and(|owner| self.store.is_foreign(id, owner))
     }
 
     pub(super) fn store(&self) -> &SessionStore {
@@ -74,8 +104,13 @@ impl Tracker {
     }
 
     /// Moves sessions that have been silent for `older_than` to the history.
-    pub(super) fn clean_up(&self, older_than: Duration, reason: EndReason) -> Result<Vec<TrackedId>> {
-        let gone = self.store.remove_silent(older_than, reason)?;
+    pub(super) fn clean_up(
+        &self,
+        older_than: Duration,
+        reason: EndReason,
+        asked_by: Option<Asker>,
+    ) -> crate::Result<Vec<TrackedId>> {
+        let gone = self.store.remove_silent(older_than, reason, asked_by)?;
         for id in &gone {
             self.tell_parked(id);
         }
@@ -83,33 +118,43 @@ impl Tracker {
     }
 
     /// Answers whoever waits for news of this session with what it shall hear now, or that it is gone.
+    /// Who has nothing new to hear waits on: a client takes an early answer without news for a tracker
+    /// that cannot hold its beats, and leaves it alone for a while.
     pub(super) fn tell_parked(&self, id: &TrackedId) {
-        let entry = self.parked.lock().remove(id);
-        match entry {
-            Some(Parked::Alone(ticket)) => {
-                ticket.send(self.store.tell(id).as_ref().map_or_else(not_found, heard));
-            }
-            Some(Parked::Batch(ticket)) => ticket.send(batch_answer(id, self.store.tell(id))),
-            None => {}
+        let Some(Parked { waiter, reading }) = self.parked.lock().get(id).cloned() else { return };
+        let reply = self.store.tell(id);
+        if reply.as_ref().is_none_or(|reply| reading.is_news(reply)) {
+            self.unpark(id, &waiter);
+            waiter.send(id, reply);
         }
     }
 
-    /// Enters who waits for news of this session; returns who did before, unless it is the same.
+    /// Enters who waits for news of this session; returns who did before.
     pub(super) fn park(&self, id: &TrackedId, entry: Parked) -> Option<Parked> {
         self.parked.lock().insert(id.clone(), entry)
     }
 
     /// Takes an entry back, if it is still there.
-    pub(super) fn unpark(&self, id: &TrackedId, entry: &Parked) {
+    pub(super) fn unpark(&self, id: &TrackedId, waiter: &Waiter) {
         let mut parked = self.parked.lock();
-        if parked.get(id).is_some_and(|found| found.same(entry)) {
+        if parked.get(id).is_some_and(|found| found.waiter.same(waiter)) {
             parked.remove(id);
         }
     }
 
     /// Notes a beat that has nothing for the disk, and answers or parks it.
-    fn beat(&self, id: &TrackedId, beat: Heartbeat, wait: Duration, ticket: &Ticket) -> Action {
+    fn beat(
+        &self,
+        caller: &Caller,
+        id: &TrackedId,
+        beat: Heartbeat,
+        wait: Duration,
+        ticket: &Ticket,
+    ) -> Action {
         let reading = Reading::of(&beat);
+        if self.is_foreign(caller, id) {
+            return Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered));
+        }
         match self.store.beat(id, beat, wait) {
             Ok(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
             Err(missed) => Action::Respond(missed_beat(missed, reading.is_numbered)),
@@ -119,12 +164,16 @@ impl Tracker {
     /// Notes a beat with a status or a word about a kill: neither counts if the beat is late.
     fn beat_with_news(
         &self,
+        caller: &Caller,
         id: &TrackedId,
         mut beat: Heartbeat,
         wait: Duration,
         ticket: &Ticket,
-    ) -> Result<Action> {
+    ) -> crate::Result<Action> {
         let reading = Reading::of(&beat);
+        if self.is_foreign(caller, id) {
+            return Ok(Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)));
+        }
         let (kill, status, task) = (beat.kill.take(), beat.status.take(), beat.current_task.take());
         let number = beat.status_number;
         if let Err(missed) = self.store.note_beat(id, beat, wait) {
@@ -154,8 +203,9 @@ impl Tracker {
         if wait.is_zero() || reading.is_news(reply) {
             return Action::Respond(heard(reply));
         }
-        if let Some(older) = self.park(id, Parked::Alone(ticket.clone())) {
-            older.send_nothing();
+        let waiter = Waiter::Alone(ticket.clone());
+        if let Some(older) = self.park(id, Parked { waiter: waiter.clone(), reading }) {
+            older.waiter.send_nothing();
         }
         let response = match self.store.tell(id) {
             Some(reply) if !reading.is_news(&reply) => {
@@ -164,12 +214,18 @@ impl Tracker {
             Some(reply) => heard(&reply),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
-        self.unpark(id, &Parked::Alone(ticket.clone()));
+        self.unpark(id, &waiter);
         Action::Respond(response)
     }
 
     /// Answers what waits for the disk.
-    fn answer(&self, route: Route, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
+    fn answer(
+        &self,
+        route: Route,
+        caller: &Caller,
+        request: &Request,
+        ticket: &Ticket,
+    ) -> Result<Action, Refusal> {
         let response = match route {
             Route::Register => {
                 let mut session = registration(body::<SessionCreate>(&request.body)?)?;
@@ -177,19 +233,27 @@ impl Tracker {
                 let told = self.interval.filter(|_| session.interval_seconds.is_some());
                 let interval_seconds = told.map(|interval| interval.as_secs_f64());
                 session.interval_seconds = interval_seconds.or(session.interval_seconds);
-                let session_id = self.store.register(session)?;
+                let session_id = self.store.register_for(caller.owner(), session)?;
                 let max_wait_seconds = Some(MAX_WAIT.as_secs());
                 Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
             }
             Route::List => self.answer_list(request)?,
             Route::CleanUp => {
                 let age = older_than(request)?;
-                let deleted_count = self.clean_up_by_hand(age)?.len() as u64;
+                let deleted_count = self.clean_up_by_hand(age, caller)?.len() as u64;
                 Response::json(&CleanupResponse { deleted_count })
             }
+            Route::Delete(id) if self.is_foreign(caller, &id) => not_found(),
             Route::Delete(id) => {
-                let known = self.store.delete_session(&id)?;
+                // An app ends itself; an operator, with a token, ends somebody else.
+                let asker = (caller.role == Some(Role::Operator)).then(|| caller.asker());
+                let known = self.store.delete_for(asker.clone(), &id)?;
                 self.tell_parked(&id);
+                if let Some(asker) = asker {
+                    let result = if known { AuditResult::Done } else { AuditResult::Unknown };
+                    let whom = Whom::Session(id);
+                    tell(AuditAction::Remove, Some(&whom), Some(&asker), result, usize::from(known));
+                }
                 if known { DELETED } else { not_found() }
             }
             Route::Heartbeat(id) => {
@@ -197,21 +261,23 @@ impl Tracker {
                 if let Some(status) = &beat.status {
                     check_status(status).map_err(|refusal| unprocessable(&refusal))?;
                 }
-                return Ok(self.beat_with_news(&id, beat, wait, ticket)?);
+                return Ok(self.beat_with_news(caller, &id, beat, wait, ticket)?);
             }
-            Route::Batch => return self.answer_batch(request, ticket),
+            Route::Batch => return self.answer_batch(caller, request, ticket),
             Route::Status(id) => {
                 let new: SessionStatus = body(&request.body)?;
                 check_status(&new.status).map_err(|refusal| unprocessable(&refusal))?;
                 let task = new.current_task.as_deref();
-                let known = self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
+                let known = !self.is_foreign(caller, &id)
+                    && self.store.update_numbered_status(&id, &new.status, task, new.status_number)?;
                 if known { UPDATED } else { not_found() }
             }
-            Route::Kill(whom) => self.answer_kill(whom, request)?,
-            Route::Order(whom, verb) => self.answer_order(whom, verb)?,
+            Route::Kill(whom) => self.answer_kill(&whom, caller, request)?,
+            Route::Order(whom, verb) => self.answer_order(&whom, verb, caller)?,
             Route::Receipts => self.answer_receipts(request)?,
             Route::Receipt(kill_id) => self.answer_receipt(kill_id)?,
             Route::History => self.answer_history(request)?,
+            Route::Audit => self.answer_audit(request)?,
             Route::State => Response::json(&self.state()),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
@@ -219,6 +285,7 @@ impl Tracker {
                 Ok(()) => READY,
                 Err(error) => Response::detail(503, &error.to_string()),
             },
+            Route::Description => DESCRIPTION,
             Route::Asset(asset) => page(asset),
         };
         Ok(Action::Respond(response))
@@ -228,8 +295,8 @@ impl Tracker {
 impl Service for Tracker {
     /// Beats and files never wait for the disk.
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
-        let route = match find(&request) {
-            Ok((_, route)) => route,
+        let (route, caller) = match self.admit(&request) {
+            Ok(admitted) => admitted,
             Err(Refusal(response)) => return Ok(Action::Respond(response)),
         };
         match route {
@@ -237,11 +304,12 @@ impl Service for Tracker {
                 let parsed = heartbeat(&request.body).and_then(|beat| Ok((beat, wait(&request)?)));
                 match parsed {
                     Ok((beat, _)) if beat.status.is_some() || beat.kill.is_some() => Err(request),
-                    Ok((beat, wait)) => Ok(self.beat(&id, beat, wait, ticket)),
+                    Ok((beat, wait)) => Ok(self.beat(&caller, &id, beat, wait, ticket)),
                     Err(Refusal(response)) => Ok(Action::Respond(response)),
                 }
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
+            Route::Description => Ok(Action::Respond(DESCRIPTION)),
             Route::Alive => Ok(Action::Respond(ALIVE)),
             _ => Err(request),
         }
@@ -250,14 +318,15 @@ impl Service for Tracker {
     /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
     fn takes_long(&self, request: &Request) -> bool {
         match find(request) {
-            Ok((_, Route::List | Route::Receipts | Route::History)) => true,
+            Ok((_, Route::List | Route::Receipts | Route::History | Route::Audit)) => true,
             Ok((_, Route::Kill(_))) => super::kills::is_dry_run(request),
             _ => false,
         }
     }
 
     fn handle(&self, request: Request, ticket: &Ticket) -> Action {
-        let answered = find(&request).and_then(|(_, route)| self.answer(route, &request, ticket));
+        let answered =
+            self.admit(&request).and_then(|(route, caller)| self.answer(route, &caller, &request, ticket));
         answered.unwrap_or_else(|Refusal(response)| Action::Respond(response))
     }
 }

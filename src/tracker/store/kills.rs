@@ -4,26 +4,37 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
 
+use super::audit::{self, Asked};
 use super::memory::{Held, Memory};
 use super::write::Now;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
-use crate::tracker::api::Whom;
-use crate::tracker::api::{KillScope, MAX_EMBARGO};
+use crate::tracker::api::{Asker, KillScope, MAX_EMBARGO, Whom};
 use crate::tracker::receipts::{End, Receipt};
 
 const COLUMNS: &str = "kill_id, session_id, app_name, scope, requested_by, reason, requested_at, told, \
-                       delivered_us, stopping_us, outcome, ended_us";
+                       delivered_us, stopping_us, outcome, ended_us, asked";
 
 /// What a kill is asked for with.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct KillOrder {
+    pub(in crate::tracker) asked_by: Option<Asker>,
     pub(in crate::tracker) requested_by: Option<String>,
     pub(in crate::tracker) reason: Option<String>,
     /// A protected session is hit too, if it is the one that was named.
     pub(in crate::tracker) force: bool,
     pub(in crate::tracker) generation: Option<String>,
     pub(in crate::tracker) embargo: Option<Duration>,
+}
+
+impl KillOrder {
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            by: self.asked_by.as_ref(),
+            requested_by: self.requested_by.as_deref(),
+            reason: self.reason.as_deref(),
+        }
+    }
 }
 
 /// A session that a kill or an order means.
@@ -72,20 +83,30 @@ pub(super) fn open(
     connection: &Connection,
     (id, app_name): (&TrackedId, &str),
     scope: KillScope,
-    (requested_by, reason): (Option<&str>, Option<&str>),
+    asked: Asked<'_>,
     now: Now,
 ) -> rusqlite::Result<Receipt> {
+    let Asked { by, requested_by, reason } = asked;
     connection
         .prepare_cached(
-            "INSERT INTO kills (session_id, app_name, scope, requested_by, reason, requested_at, told)
-             VALUES (?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO kills (session_id, app_name, scope, requested_by, reason, requested_at, told, asked)
+             VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
         )?
-        .execute(params![id.as_str(), app_name, scope.as_str(), requested_by, reason, now.millis])?;
+        .execute(params![
+            id.as_str(),
+            app_name,
+            scope.as_str(),
+            requested_by,
+            reason,
+            now.millis,
+            audit::column(by)
+        ])?;
     Ok(Receipt {
         kill_id: u64::try_from(connection.last_insert_rowid()).unwrap_or_default(),
         session_id: id.clone(),
         app_name: app_name.to_owned(),
         scope,
+        asked_by: by.cloned().map(Box::new),
         requested_by: requested_by.map(str::to_owned),
         reason: reason.map(str::to_owned),
         requested_millis: now.millis,
@@ -196,6 +217,7 @@ fn receipt(row: &Row<'_>, now: Now) -> rusqlite::Result<Receipt> {
         session_id: TrackedId::from(row.get::<_, String>(1)?),
         app_name: row.get(2)?,
         scope: scope(&row.get::<_, String>(3)?),
+        asked_by: audit::asker(row.get(12)?).map(Box::new),
         requested_by: row.get(4)?,
         reason: row.get(5)?,
         requested_millis,
@@ -233,23 +255,55 @@ pub(super) fn lay_embargo(
     let until = now.millis.saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX));
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO embargoes (app_name, until, requested_by, reason) VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO embargoes (app_name, until, requested_by, reason, asked)
+             VALUES (?, ?, ?, ?, ?)",
         )?
-        .execute(params![app_name, until, order.requested_by, order.reason])?;
+        .execute(params![
+            app_name,
+            until,
+            order.requested_by,
+            order.reason,
+            audit::column(order.asked_by.as_ref())
+        ])?;
     let (requested_by, reason) = (order.requested_by.clone(), order.reason.clone());
     Ok(Held { until: now.moment + lasts, until_millis: until, requested_by, reason })
 }
 
-/// The embargo that was laid on this app last, even if it is over: until when by the wall clock, who
-/// asked for it, and why.
+/// The embargo that was laid on this app last, even if it is over.
 pub(super) fn embargo(connection: &Connection, app_name: &str) -> rusqlite::Result<Option<Laid>> {
     connection
-        .prepare_cached("SELECT until, requested_by, reason FROM embargoes WHERE app_name = ?")?
-        .query_row([app_name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .prepare_cached("SELECT until, requested_by, reason, asked FROM embargoes WHERE app_name = ?")?
+        .query_row([app_name], |row| {
+            let wish =
+                Wish { requested_by: row.get(1)?, reason: row.get(2)?, asked_by: audit::asker(row.get(3)?) };
+            Ok(Laid { until_millis: row.get(0)?, wish })
+        })
         .optional()
 }
 
-pub(super) type Laid = (i64, Option<String>, Option<String>);
+/// An embargo as its row has it.
+pub(super) struct Laid {
+    pub(super) until_millis: i64,
+    pub(super) wish: Wish,
+}
+
+/// Who asked for a kill that is opened later, and why.
+#[derive(Default)]
+pub(super) struct Wish {
+    pub(super) asked_by: Option<Asker>,
+    pub(super) requested_by: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+impl Wish {
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            by: self.asked_by.as_ref(),
+            requested_by: self.requested_by.as_deref(),
+            reason: self.reason.as_deref(),
+        }
+    }
+}
 
 /// The embargoes that an earlier process has laid, for what is left of them.
 pub(super) fn embargoes(connection: &Connection, now: Now) -> rusqlite::Result<Vec<(String, Held)>> {

@@ -3,17 +3,20 @@
 
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
+
 use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
-use super::{HistoryFilter, KillOrder, ReceiptFilter, SessionStore, history, kills, memory};
+use super::{
+    AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills, memory,
+};
 use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
-use crate::tracker::api::Whom;
 use crate::tracker::api::{
-    Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry, KillAcknowledgement, KillReceipt,
-    KillStats, Verb,
+    Asker, AuditAction, AuditEntry, Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry,
+    KillAcknowledgement, KillReceipt, KillStats, Verb, Whom,
 };
 use crate::tracker::receipts::Receipt;
 
@@ -88,8 +91,14 @@ impl SessionStore {
     }
 
     /// Orders whoever is meant to do something; returns who that is. Durable when it returns.
-    pub(in crate::tracker) fn order(&self, whom: Whom, verb: Verb) -> Result<Vec<TrackedId>> {
-        self.moved("giving an order", Write::Order { whom, verb })
+    pub(in crate::tracker) fn order(
+        &self,
+        whom: Whom,
+        verb: Verb,
+        asked_by: Option<Asker>,
+    ) -> Result<Vec<TrackedId>> {
+        let asked_by = asked_by.map(Box::new);
+        self.moved("giving an order", Write::Order { whom, verb, asked_by })
     }
 
     /// Moves who has been silent for `older_than` to the history; returns who that is.
@@ -97,11 +106,13 @@ impl SessionStore {
         &self,
         older_than: Duration,
         reason: EndReason,
+        asked_by: Option<Asker>,
     ) -> Result<Vec<TrackedId>> {
         if memory::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
-        self.moved("moving silent sessions to the history", Write::Purge { older_than, reason })
+        let asked_by = asked_by.map(Box::new);
+        self.moved("moving silent sessions to the history", Write::Purge { older_than, reason, asked_by })
     }
 
     /// How many sessions are stale, and how many there are. Does not block.
@@ -162,6 +173,23 @@ impl SessionStore {
     pub(in crate::tracker) fn history(&self, filter: HistoryFilter) -> Result<Vec<HistoryEntry>> {
         let now = self.now();
         self.read("listing the history", move |tables| history::page(tables, &filter, now))
+    }
+
+    /// Notes what somebody was not let do. Does not wait for the disk.
+    pub(in crate::tracker) fn note_forbidden(
+        &self,
+        action: AuditAction,
+        whom: Option<Whom>,
+        asked_by: Asker,
+    ) {
+        let write = Write::Forbidden { action, whom, asked_by: Box::new(asked_by) };
+        let (reply, _) = bounded(1);
+        self.writer.send(Command::Write { write, reply });
+    }
+
+    /// What operators have asked for, newest first.
+    pub(in crate::tracker) fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>> {
+        self.read("listing the audit", move |tables| audit::page(tables, &filter))
     }
 
     /// Forgets what is in the history for longer than `age`, and all but the last `most`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::crowd::Crowd;
+use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
 use crate::sync::Mutex;
 use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
@@ -29,6 +30,7 @@ pub(super) struct Memory {
     departed: Departed,
     /// Those that were laid, over or not: one for each app at most.
     embargoes: BTreeMap<String, Held>,
+    owners: Owners,
 }
 
 /// One session's part.
@@ -65,6 +67,8 @@ pub(super) struct Known {
     pub(super) interval: Interval,
     pub(super) verbs: Verbs,
     pub(super) verbs_number: u32,
+    /// To whom it belongs; nobody if it was registered without an access token of an app.
+    pub(super) owner: Option<Owner>,
 }
 
 /// An embargo.
@@ -285,6 +289,17 @@ impl Memory {
 
     pub(super) fn get(&self, id: &TrackedId) -> Option<&Live> {
         self.sessions.get(id)
+    }
+
+    /// What stands for an owner's name.
+    pub(super) fn owner(&mut self, name: &str) -> Option<Owner> {
+        self.owners.of(name)
+    }
+
+    /// Whether this is a session of somebody else.
+    pub(super) fn is_foreign(&self, id: &TrackedId, owner: &str) -> bool {
+        let live = self.sessions.get(id);
+        live.is_some_and(|live| live.known.owner.and_then(|found| self.owners.name(found)) != Some(owner))
     }
 
     pub(super) fn kill_requested(&self, id: &TrackedId) -> Option<bool> {

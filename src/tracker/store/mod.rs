@@ -13,6 +13,7 @@
 //! are stored and shown, and decide nothing.
 
 mod ancestor;
+mod audit;
 mod batch;
 mod crowd;
 mod history;
@@ -20,6 +21,7 @@ mod kills;
 mod life;
 mod list;
 mod memory;
+mod owners;
 mod preview;
 mod rows;
 mod schema;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub(super) use self::audit::AuditFilter;
 pub(super) use self::batch::News;
 pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
@@ -44,8 +47,7 @@ use self::trouble::Trouble;
 pub(super) use self::write::{Killed, NotKilled};
 use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
-use super::api::Whom;
-use super::api::{EndReason, Heartbeat, STALE_AFTER, SessionCreate};
+use super::api::{Asker, EndReason, Heartbeat, STALE_AFTER, SessionCreate, Whom};
 use super::life::Thresholds;
 use super::{TrackedId, TrackedSession, civil};
 use crate::clock::{Clock, Moment, wall};
@@ -165,8 +167,23 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn register(&self, session: SessionCreate) -> Result<TrackedId> {
+        self.register_for(None, session)
+    }
+
+    /// Registers a session that belongs to `owner`. If its id is that of a session of somebody else, it gets
+    /// another one.
+    pub(super) fn register_for(&self, owner: Option<&str>, session: SessionCreate) -> Result<TrackedId> {
         let id = session.session_id.clone().unwrap_or_else(TrackedId::random);
-        self.write("registering a session", Write::Register { id: id.clone(), session: Box::new(session) })?;
+        let (owner, session) = (owner.map(str::to_owned), Box::new(session));
+        let write = |id: &TrackedId| {
+            let (owner, session) = (owner.clone(), session.clone());
+            self.changed("registering a session", Write::Register { id: id.clone(), owner, session })
+        };
+        if write(&id)? {
+            return Ok(id);
+        }
+        let id = TrackedId::random();
+        write(&id)?;
         Ok(id)
     }
 
@@ -179,10 +196,16 @@ impl SessionStore {
         let id_of = |session: &SessionCreate| session.session_id.clone().unwrap_or_else(TrackedId::random);
         let ids: Vec<TrackedId> = sessions.iter().map(id_of).collect();
         let registered = ids.iter().cloned().zip(sessions);
-        let writes =
-            registered.map(|(id, session)| Write::Register { id, session: Box::new(session) }).collect();
+        let writes = registered
+            .map(|(id, session)| Write::Register { id, session: Box::new(session), owner: None })
+            .collect();
         self.writer.write_all(writes).map_err(|error| Error::store("registering sessions", error))?;
         Ok(ids)
+    }
+
+    /// Whether this is a session of somebody else. Does not block.
+    pub(super) fn is_foreign(&self, id: &TrackedId, owner: &str) -> bool {
+        self.memory.lock().is_foreign(id, owner)
     }
 
     /// Ends a tracked session: it moves to the history. False if there is no such session.
@@ -191,7 +214,13 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn delete_session(&self, id: &TrackedId) -> Result<bool> {
-        self.changed("deleting a session", Write::Delete(id.clone()))
+        self.delete_for(None, id)
+    }
+
+    /// [`delete_session`](SessionStore::delete_session), for somebody who is not the session itself.
+    pub(super) fn delete_for(&self, asked_by: Option<Asker>, id: &TrackedId) -> Result<bool> {
+        let write = Write::Delete { id: id.clone(), asked_by: asked_by.map(Box::new) };
+        self.changed("deleting a session", write)
     }
 
     /// Notes a sign of life and tells whether somebody wants the session to stop; `None` if there
@@ -274,7 +303,7 @@ impl SessionStore {
     /// # Errors
     /// [`Error::Store`].
     pub fn cleanup_stale_sessions(&self, older_than: Duration) -> Result<usize> {
-        Ok(self.remove_silent(older_than, EndReason::CleanedUp)?.len())
+        Ok(self.remove_silent(older_than, EndReason::CleanedUp, None)?.len())
     }
 
     /// Whether the database takes changes, as far as is known: an error from the first write that fails

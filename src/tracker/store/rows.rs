@@ -17,7 +17,7 @@ pub(super) fn load(connection: &Connection, now: Now) -> rusqlite::Result<Memory
     let mut memory = Memory::with_room_for(usize::try_from(count).unwrap_or(0));
     let mut statement = connection.prepare(
         "SELECT session_id, sessions.row, coalesce(last_heartbeat, start_time), kill_requested, interval_ms,
-                verbs, verbs_number, start_time
+                verbs, verbs_number, start_time, owner
          FROM sessions LEFT JOIN beats USING (row)",
     )?;
     let mut rows = statement.query([])?;
@@ -36,6 +36,7 @@ pub(super) fn load(connection: &Connection, now: Now) -> rusqlite::Result<Memory
             }),
             verbs: Verbs::from_bits(row.get(5)?),
             verbs_number: row.get(6)?,
+            owner: row.get::<_, Option<String>>(8)?.and_then(|name| memory.owner(&name)),
         };
         memory.carry_over(id, known, row.get(2)?, now.moment);
     }

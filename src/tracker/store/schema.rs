@@ -14,8 +14,8 @@ use crate::{Error, Result, StoreFault};
 const APPLICATION: i64 = 0x726d_6461;
 
 /// One migration each, applied in order; a released one is never changed.
-pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 3] =
-    [first, lives_and_kills, pages];
+pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 4] =
+    [first, lives_and_kills, owners_and_audit, pages];
 
 /// Sets the connection up and brings the tables up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
@@ -166,6 +166,30 @@ fn lives_and_kills(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE TABLE embargoes (
             app_name TEXT PRIMARY KEY, until INTEGER NOT NULL, requested_by TEXT, reason TEXT
         );",
+    )
+}
+
+/// To whom sessions belong, who asked for kills (as JSON), and everything that operators have asked for.
+fn owners_and_audit(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "ALTER TABLE sessions ADD COLUMN owner TEXT;
+        ALTER TABLE kills ADD COLUMN asked TEXT;
+        ALTER TABLE embargoes ADD COLUMN asked TEXT;
+        CREATE TABLE audit (
+            entry INTEGER PRIMARY KEY AUTOINCREMENT,
+            time INTEGER NOT NULL,
+            action TEXT NOT NULL,
+            session_id TEXT,
+            app_name TEXT,
+            label TEXT,
+            asked TEXT,
+            requested_by TEXT,
+            reason TEXT,
+            result TEXT NOT NULL,
+            sessions INTEGER NOT NULL,
+            session_ids TEXT
+        );
+        CREATE INDEX remuda_audit_by_time ON audit (time);",
     )
 }
 

@@ -301,7 +301,7 @@ fn who_registers_in_the_same_transaction_as_an_embargo_does_not_slip_through() {
     let kill = Write::Kill { whom, order: Box::new(order(Duration::from_secs(60))) };
     let session = SessionCreate { app_name: "a".to_owned(), ..SessionCreate::default() };
     let id = TrackedId::random();
-    let register = Write::Register { id: id.clone(), session: Box::new(session) };
+    let register = Write::Register { id: id.clone(), owner: None, session: Box::new(session) };
     in_one_transaction(&store, [kill, register]);
     assert_eq!(store.update_heartbeat(&id), Some(true));
 }
@@ -330,7 +330,12 @@ fn a_receipt_goes_through_its_steps_within_one_transaction() {
     let kill_id = killed.receipts[0].kill_id;
     let word = |step| Write::Acknowledge { id: id.clone(), word: KillAcknowledgement { kill_id, step } };
     let again = Write::Kill { whom, order: Box::default() };
-    let writes = [word(KillStep::Delivered), word(KillStep::Stopping), again, Write::Delete(id.clone())];
+    let writes = [
+        word(KillStep::Delivered),
+        word(KillStep::Stopping),
+        again,
+        Write::Delete { id: id.clone(), asked_by: None },
+    ];
     in_one_transaction(&store, writes);
     let receipt = store.receipt(kill_id).unwrap().unwrap();
     assert_eq!(receipt.state, KillState::Confirmed);

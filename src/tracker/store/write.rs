@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::kills::{self, KillOrder, Target};
+use super::audit::{self, Asked, Deed};
+use super::kills::{self, KillOrder, Target, Wish};
 use super::memory::{self, Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
-use crate::tracker::api::Whom;
 use crate::tracker::api::{
-    EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt, KillScope, SessionCreate, Verb,
+    Asker, AuditAction, AuditResult, EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt,
+    KillScope, SessionCreate, Verb, Whom,
 };
 use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
@@ -20,11 +21,17 @@ use crate::tracker::receipts::{Passed, Receipt};
 /// A change that is durable before anybody hears of it.
 #[derive(Clone, Debug)]
 pub(super) enum Write {
+    /// Refused if somebody else has a session with this id.
     Register {
         id: TrackedId,
+        owner: Option<String>,
         session: Box<SessionCreate>,
     },
-    Delete(TrackedId),
+    Delete {
+        id: TrackedId,
+        /// Who asked, if it is not the session itself.
+        asked_by: Option<Box<Asker>>,
+    },
     Status {
         id: TrackedId,
         status: String,
@@ -47,11 +54,19 @@ pub(super) enum Write {
     Order {
         whom: Whom,
         verb: Verb,
+        asked_by: Option<Box<Asker>>,
     },
     /// Moves who has been silent for `older_than` to the history.
     Purge {
         older_than: Duration,
         reason: EndReason,
+        asked_by: Option<Box<Asker>>,
+    },
+    /// Notes what somebody was not let do.
+    Forbidden {
+        action: AuditAction,
+        whom: Option<Whom>,
+        asked_by: Box<Asker>,
     },
     /// Forgets what ended before that time, and of the rest all but the last ones.
     TrimHistory {
@@ -160,9 +175,18 @@ impl Write {
         now: Now,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
-            Write::Register { id, session } => register(connection, memory, id, session, now),
-            Write::Delete(id) => {
+            Write::Register { id, owner, session } => {
+                register(connection, memory, (id, owner.as_deref()), session, now)
+            }
+            Write::Delete { id, asked_by } => {
                 let (known, closed) = bury(connection, memory, id, None, now)?;
+                if asked_by.is_some() {
+                    let result = if known { AuditResult::Done } else { AuditResult::Unknown };
+                    let whom = Whom::Session(id.clone());
+                    let deed = Deed { action: AuditAction::Remove, whom: Some(&whom), result };
+                    let hit = known.then_some(id);
+                    audit::note(connection, deed, by(asked_by.as_deref()), hit.into_iter(), now)?;
+                }
                 let ids = if known { vec![id.clone()] } else { Vec::new() };
                 let gone = Lesson::Gone { ids, how: Gone::Ended, closed: closed.into_iter().collect() };
                 Ok((Outcome::Changed(known), gone))
@@ -194,8 +218,10 @@ impl Write {
                 }
                 Ok((Outcome::Ids(ids), Lesson::MovedOn(moved)))
             }
-            Write::Order { whom, verb } => give_order(connection, whom, *verb),
-            Write::Purge { older_than, reason } => {
+            Write::Order { whom, verb, asked_by } => {
+                give_order(connection, whom, *verb, asked_by.as_deref(), now)
+            }
+            Write::Purge { older_than, reason, asked_by } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
                 let (mut ids, mut closed) = (Vec::new(), Vec::new());
                 for row in memory::silent(memory, *older_than, now.moment) {
@@ -204,7 +230,17 @@ impl Write {
                     closed.extend(bury(connection, memory, &id, Some(*reason), now)?.1);
                     ids.push(id);
                 }
+                // The ancestors' pages ask all the time: what hits nobody is not worth an entry.
+                if *reason == EndReason::CleanedUp && !ids.is_empty() {
+                    let deed = Deed { action: AuditAction::CleanUp, whom: None, result: AuditResult::Done };
+                    audit::note(connection, deed, by(asked_by.as_deref()), ids.iter(), now)?;
+                }
                 Ok((Outcome::Ids(ids.clone()), Lesson::Gone { ids, how: Gone::Lost, closed }))
+            }
+            Write::Forbidden { action, whom, asked_by } => {
+                let deed = Deed { action: *action, whom: whom.as_ref(), result: AuditResult::Forbidden };
+                audit::note(connection, deed, by(Some(&**asked_by)), std::iter::empty(), now)?;
+                Ok((Outcome::Changed(true), Lesson::Nothing))
             }
             Write::TrimHistory { age, most } => {
                 trim(connection, *age, *most, now)?;
@@ -212,6 +248,11 @@ impl Write {
             }
         }
     }
+}
+
+/// Who asks, and says nothing of it.
+fn by(asked_by: Option<&Asker>) -> Asked<'_> {
+    Asked { by: asked_by, ..Asked::default() }
 }
 
 /// Asks whoever is meant to stop; who has an open receipt keeps it.
@@ -222,7 +263,16 @@ fn kill(
     order: &KillOrder,
     now: Now,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
-    let refused = |why| Ok((Outcome::Kills(Err(why)), Lesson::Nothing));
+    let deed = |result| Deed { action: AuditAction::Kill, whom: Some(whom), result };
+    let refused = |why| {
+        let result = match why {
+            NotKilled::Unknown => AuditResult::Unknown,
+            NotKilled::Protected => AuditResult::Protected,
+            NotKilled::StaleGeneration => AuditResult::StaleGeneration,
+        };
+        audit::note(connection, deed(result), order.asked(), std::iter::empty(), now)?;
+        Ok((Outcome::Kills(Err(why)), Lesson::Nothing))
+    };
     let (scope, single) = match whom {
         Whom::Session(_) => (KillScope::Session, true),
         Whom::App(_) => (KillScope::App, false),
@@ -251,8 +301,7 @@ fn kill(
             receipts.push(open.shown());
             continue;
         }
-        let asked = (order.requested_by.as_deref(), order.reason.as_deref());
-        let receipt = kills::open(connection, (&target.id, &target.app_name), scope, asked, now)?;
+        let receipt = kills::open(connection, (&target.id, &target.app_name), scope, order.asked(), now)?;
         receipts.push(receipt.shown());
         opened.push(receipt);
     }
@@ -262,12 +311,20 @@ fn kill(
         }
         _ => None,
     };
+    let ids = hit.iter().map(|target| &target.id);
+    audit::note(connection, deed(AuditResult::Done), order.asked(), ids, now)?;
     let protected = spared.into_iter().map(|target| target.id).collect();
     Ok((Outcome::Kills(Ok(Killed { receipts, protected })), Lesson::Killed { opened, embargo }))
 }
 
 /// Changes what whoever is meant is ordered to do. A verb that changes nothing counts nothing up.
-fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Result<(Outcome, Lesson)> {
+fn give_order(
+    connection: &Connection,
+    whom: &Whom,
+    verb: Verb,
+    asked_by: Option<&Asker>,
+    now: Now,
+) -> rusqlite::Result<(Outcome, Lesson)> {
     let meant: Vec<TrackedId> =
         kills::targets(connection, whom)?.into_iter().map(|target| target.id).collect();
     let mut changes = Vec::new();
@@ -296,6 +353,10 @@ fn give_order(connection: &Connection, whom: &Whom, verb: Verb) -> rusqlite::Res
             .execute(params![id.as_str(), after.bits(), number])?;
         changes.push((id.clone(), after, number));
     }
+    let is_unknown = meant.is_empty() && matches!(whom, Whom::Session(_));
+    let result = if is_unknown { AuditResult::Unknown } else { AuditResult::Done };
+    let deed = Deed { action: verb.into(), whom: Some(whom), result };
+    audit::note(connection, deed, by(asked_by), meant.iter(), now)?;
     Ok((Outcome::Ids(meant), Lesson::Verbs(changes)))
 }
 
@@ -314,7 +375,7 @@ fn trim(connection: &Connection, age: Duration, most: usize, now: Now) -> rusqli
         )?
         .execute([since, most])?;
     connection.prepare_cached("DELETE FROM embargoes WHERE until < ?")?.execute([now.millis])?;
-    Ok(())
+    audit::trim(connection, now)
 }
 
 /// Inserts, or updates what is there and keeps its start and its pending kill. Whoever was lost
@@ -322,7 +383,7 @@ fn trim(connection: &Connection, age: Duration, most: usize, now: Now) -> rusqli
 fn register(
     connection: &Connection,
     memory: &Mutex<Memory>,
-    id: &TrackedId,
+    (id, owner): (&TrackedId, Option<&str>),
     session: &SessionCreate,
     now: Now,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
@@ -332,20 +393,30 @@ fn register(
     let interval = session.interval_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let interval = interval.unwrap_or(HEARTBEAT_INTERVAL);
     let labels = (!session.labels.is_empty()).then(|| serde_json::json!(session.labels).to_string());
-    let is_new =
-        !connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])?;
+    let before: Option<Option<String>> = connection
+        .prepare_cached("SELECT owner FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let is_new = before.is_none();
+    // What belongs to nobody yet was registered before there were tokens.
+    if let (Some(Some(before)), Some(owner)) = (&before, owner)
+        && before != owner
+    {
+        return Ok((Outcome::Changed(false), Lesson::Nothing));
+    }
     let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
-    let (row, start_millis, kill_requested, bits, verbs_number) = connection
+    let (row, start_millis, kill_requested, bits, verbs_number, owner) = connection
         .prepare_cached(
             "INSERT INTO sessions (session_id, app_name, user_id, start_time, status, current_task,
-                                   kill_requested, host, pid, labels, version, interval_ms, protected)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                   kill_requested, host, pid, labels, version, interval_ms, protected, owner)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (session_id) DO UPDATE SET
                 app_name = excluded.app_name, user_id = excluded.user_id, status = excluded.status,
                 current_task = excluded.current_task, status_number = NULL, host = excluded.host,
                 pid = excluded.pid, labels = excluded.labels, version = excluded.version,
-                interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected)
-             RETURNING row, start_time, kill_requested, verbs, verbs_number",
+                interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected),
+                owner = coalesce(owner, excluded.owner)
+             RETURNING row, start_time, kill_requested, verbs, verbs_number, owner",
         )?
         .query_row(
             params![
@@ -362,16 +433,25 @@ fn register(
                 session.version,
                 i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
                 session.protected,
+                owner,
             ],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, bool>(2)?, row.get(3)?, row.get(4)?)),
+            |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get::<_, bool>(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get::<_, Option<String>>(5)?,
+                ))
+            },
         )?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO beats (row, last_heartbeat) VALUES (?, ?)")?
         .execute([row, now.millis])?;
     let kill = match wanted {
-        Some((scope, requested_by, reason)) => {
-            let asked = (requested_by.as_deref(), reason.as_deref());
-            Some(kills::open(connection, (id, &session.app_name), scope, asked, now)?)
+        Some((scope, wish)) => {
+            Some(kills::open(connection, (id, &session.app_name), scope, wish.asked(), now)?)
         }
         None if kill_requested => {
             let open = kills::open_one(connection, memory, id, now)?;
@@ -388,12 +468,11 @@ fn register(
         interval: Interval::of(interval),
         verbs: Verbs::from_bits(bits),
         verbs_number,
+        owner: owner.and_then(|name| memory.lock().owner(&name)),
     };
     let (id, number) = (id.clone(), session.beat_number);
     Ok((Outcome::Changed(true), Lesson::Registered { id, known, number, opened, now: now.moment }))
 }
-
-type Wanted = (KillScope, Option<String>, Option<String>);
 
 /// Why a session that is new to the list shall stop at once, if it shall.
 fn wanted(
@@ -402,7 +481,7 @@ fn wanted(
     id: &TrackedId,
     session: &SessionCreate,
     now: Now,
-) -> rusqlite::Result<Option<Wanted>> {
+) -> rusqlite::Result<Option<(KillScope, Wish)>> {
     let was_wanted: Option<bool> = connection
         .prepare_cached(
             "SELECT kill_requested AND outcome = 'lost' FROM history WHERE session_id = ?
@@ -412,15 +491,19 @@ fn wanted(
         .optional()?;
     if was_wanted == Some(true) {
         let last = kills::last_one(connection, id, now)?;
-        let (requested_by, reason) = last.map_or((None, None), |last| (last.requested_by, last.reason));
-        return Ok(Some((KillScope::Returned, requested_by, reason)));
+        let wish = last.map_or_else(Wish::default, |last| Wish {
+            asked_by: last.asked_by.map(|asker| *asker),
+            requested_by: last.requested_by,
+            reason: last.reason,
+        });
+        return Ok(Some((KillScope::Returned, wish)));
     }
     if session.protected {
         return Ok(None);
     }
     let laid = kills::embargo(connection, &session.app_name)?;
-    let laid = laid.filter(|(until, ..)| memory.lock().is_on(&session.app_name, *until, now.moment));
-    Ok(laid.map(|(_, requested_by, reason)| (KillScope::Embargo, requested_by, reason)))
+    let laid = laid.filter(|laid| memory.lock().is_on(&session.app_name, laid.until_millis, now.moment));
+    Ok(laid.map(|laid| (KillScope::Embargo, laid.wish)))
 }
 
 fn set_status(

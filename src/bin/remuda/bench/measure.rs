@@ -1,5 +1,6 @@
 //! Samples, pinning, and the exactness of timers.
 
+use std::fs;
 use std::io;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -65,6 +66,32 @@ pub(crate) fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
+/// How large a process is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Size {
+    /// Its private memory.
+    pub(crate) bytes: f64,
+    pub(crate) threads: f64,
+}
+
+impl Size {
+    pub(crate) fn of(pid: u32) -> io::Result<Size> {
+        let number = |file: &str, key: &str| {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+            number.ok_or_else(|| io::Error::other(format!("{file} has no {key}")))
+        };
+        let kib = number("smaps_rollup", "Private_Dirty:")?;
+        Ok(Size { bytes: kib * 1024.0, threads: number("status", "Threads:")? })
+    }
+
+    /// What to say beside the memory that a process has grown by.
+    pub(crate) fn threads_note(self) -> String {
+        if self.threads > 0.0 { format!("and {} threads more", self.threads) } else { "no thread".to_owned() }
+    }
 }
 
 /// Nanoseconds of one call, from the time of a batch of them.

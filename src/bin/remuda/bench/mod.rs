@@ -121,6 +121,11 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
                 session::sparse_host(count, &PathBuf::from(parser.value()?))?;
                 return Ok(ExitCode::SUCCESS);
             }
+            // Started by `parked_polls_10k_bytes`: a server whose memory is looked at.
+            Arg::Value(value) if value == tracker::HOST => {
+                tracker::parked_host(parser.value()?.into())?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Arg::Value(value) if options.suite.is_none() => options.suite = Some(value.string()?),
             other => return Err(other.unexpected().into()),
         }

@@ -118,6 +118,7 @@ fn target(suite: &str, name: &str) -> Option<Target> {
         ("tracker", "kill_to_callback_1000" | "list_page_1m" | "restart_1m") => P50AtMost(5.0),
         ("tracker", "rss_1m_mib") => P50AtMost(400.0),
         ("tracker", "heartbeats") => RatioAtLeast(0.7),
+        ("tracker", "parked_polls_10k_bytes") => P50AtMost(4096.0),
         _ => return None,
     })
 }

@@ -1,6 +1,5 @@
 //! Rows of one session: round trips, starts, interrupts, output, ends.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +10,7 @@ use remuda::{CancelToken, Outcome, Request, Runtime, Session, SessionConfig, Tem
 use rustix::process::Signal;
 
 use super::floors::{BUSY, Bare, ECHO, EVALUATE, FIRST_BYTE, FLOOD, Watched};
-use super::measure::{Pinned, Samples, micros, millis};
+use super::measure::{Pinned, Samples, Size, micros, millis};
 use super::report::Row;
 use super::{Bench, Context, Failure, Measured};
 
@@ -221,12 +220,8 @@ fn idle_session_host_bytes(context: &Context) -> Measured {
     let answer = String::from_utf8(host.stdout)?;
     let numbers: Vec<f64> = answer.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let [bytes, threads] = numbers[..] else { return Err(format!("the host said {answer:?}").into()) };
-    let row = Row::figure("idle_session_host_bytes", "bytes", bytes, count);
-    Ok(vec![if threads > 0.0 {
-        row.note(format!("and {threads} threads more"))
-    } else {
-        row.note("no thread")
-    }])
+    let grown = Size { bytes, threads };
+    Ok(vec![Row::figure("idle_session_host_bytes", "bytes", bytes, count).note(grown.threads_note())])
 }
 
 /// Sessions before those that are measured: they bring what stays for all (watchdog, reaper) and take
@@ -249,23 +244,12 @@ pub(super) fn sparse_host(count: usize, python: &Path) -> Result<(), Failure> {
         Ok(())
     };
     start(FIRST)?;
-    let (bytes_before, threads_before) = own_size()?;
+    let before = Size::of(std::process::id())?;
     start(count)?;
-    let (bytes, threads) = own_size()?;
+    let after = Size::of(std::process::id())?;
     let mut out = std::io::stdout();
-    Ok(writeln!(out, "{} {}", (bytes - bytes_before) / count as f64, threads - threads_before)?)
-}
-
-/// Private memory in bytes and the number of threads of this process.
-fn own_size() -> Result<(f64, f64), Failure> {
-    let number = |file: &str, key: &str| -> Result<f64, Failure> {
-        let text = fs::read_to_string(file)?;
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        let word = line.and_then(|line| line.split_whitespace().next());
-        Ok(word.ok_or_else(|| format!("{file} has no {key}"))?.parse()?)
-    };
-    let kib = number("/proc/self/smaps_rollup", "Private_Dirty:")?;
-    Ok((kib * 1024.0, number("/proc/self/status", "Threads:")?))
+    let bytes = (after.bytes - before.bytes) / count as f64;
+    Ok(writeln!(out, "{bytes} {}", after.threads - before.threads)?)
 }
 
 /// This program again, as a host that is killed while its session is busy and has a child.

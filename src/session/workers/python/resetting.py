@@ -9,7 +9,8 @@ import builtins
 import gc
 import os
 
-TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
+unread = bytearray(4)
+NOTHING_UNREAD = bytes(4)
 
 
 def answer_reset(request, flags):
@@ -26,10 +27,13 @@ def reset(request_follows):
     user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
     perhaps with a last word, counts as one that runs."""
     # Whatever of the last user could still go off comes first.
-    for timer in TIMERS:
-        _signal.setitimer(timer, 0)
-    if "faulthandler" in sys.modules:
-        sys.modules["faulthandler"].cancel_dump_traceback_later()
+    _signal.alarm(0)
+    changed = list(map(_signal.getsignal, STANDARD_SIGNALS)) != warm["signals"]
+    if changed or "signal" in sys.modules or "faulthandler" in sys.modules:
+        # Only who has one of these modules can have changed more of them.
+        reset_signals()
+    elif _signal.getsignal(_signal.SIGIO) is not on_signal or _signal.getsignal(_signal.SIGINT) is not on_signal:
+        listen_for_cancels()
     if "proc" not in warm:
         open_proc()
     if request_follows and warm["plain_fds"]:
@@ -49,11 +53,6 @@ def reset(request_follows):
     gc.callbacks[:] = warm["gc"][2]
     if audit_hooks != warm["audit_hooks"]:
         taint.append("audit hooks")
-    if list(map(_signal.getsignal, WATCHED_SIGNALS)) != warm["signals"]:
-        for number, handler in zip(WATCHED_SIGNALS, warm["signals"]):
-            if handler is not None and _signal.getsignal(number) is not handler:
-                _signal.signal(number, handler)
-    listen_for_cancels()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
     if executions:
         forget_history()
@@ -118,9 +117,21 @@ def reset(request_follows):
     if may_have_children() and left_children(request_follows):
         taint.append("children")
     # Last: whatever ended in the middle of this has said what it had to say.
-    if request_follows and any(map(unread, kept[1:])):
+    if request_follows and output_waits():
         taint.append("output")
     return taint
+
+
+def reset_signals():
+    for timer in (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF):
+        _signal.setitimer(timer, 0)
+    if "faulthandler" in sys.modules:
+        sys.modules["faulthandler"].cancel_dump_traceback_later()
+    for number, handler in zip(WATCHED_SIGNALS, warm["signals"] + warm["real_time_signals"]):
+        if handler is not None and _signal.getsignal(number) is not handler:
+            _signal.signal(number, handler)
+    # Without a look: `siginterrupt` changes what shows nowhere.
+    listen_for_cancels()
 
 
 def open_proc():
@@ -133,10 +144,14 @@ def open_proc():
     except OSError:
         # A kernel that does not tell: each reset looks closer.
         pass
-    own("termios")
     own_fds.update(opened)
-    warm["fd_count"] += len(opened)
-    warm.update(proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"])
+    if warm["fd_count"]:
+        warm["fd_count"] += len(opened)
+    warm["fionread"] = own("termios").FIONREAD
+    warm.update(
+        proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"],
+        pipes=tuple(filter(is_pipe, kept[1:])),
+    )
 
 
 def may_have_children():
@@ -147,12 +162,21 @@ def may_have_children():
         return True
 
 
-def unread(fd):
+def output_waits():
     """Whether a pipe to the host holds anything; the host has emptied it before the reset."""
+    for fd in warm["pipes"]:
+        fcntl.ioctl(fd, warm["fionread"], unread)
+        if unread != NOTHING_UNREAD:
+            return True
+    return False
+
+
+def is_pipe(fd):
+    """Else a wrapper has put something there that the host does not read."""
     try:
-        return fcntl.ioctl(fd, sys.modules["termios"].FIONREAD, bytes(4)) != bytes(4)
+        fcntl.ioctl(fd, warm["fionread"], unread)
+        return True
     except OSError:
-        # No pipe: a wrapper has put something else there, which the host does not read.
         return False
 
 
@@ -176,10 +200,12 @@ def mend_fds():
 
 
 def fds_differ():
-    """The cheap look. Whatever is opened takes the lowest free number; the second figure is the count
-    of open descriptors where the kernel tells (Linux 6.2 on), for those whose neighbours were closed."""
+    """The cheap look: the count of open descriptors where the kernel tells (Linux 6.2 on), else the lowest
+    free number, which whatever is opened takes."""
     try:
-        return lowest_free_fd() != warm["free_fd"] or posix.fstat(warm["proc"][1]).st_size != warm["fd_count"]
+        if warm["fd_count"]:
+            return posix.fstat(warm["proc"][1]).st_size != warm["fd_count"]
+        return lowest_free_fd() != warm["free_fd"]
     except (OSError, IndexError):
         return True
 

@@ -123,7 +123,7 @@ impl Beater<'_> {
                     return pause;
                 }
                 self.troubled(members.iter().map(|(_, shared, _)| shared), &trouble);
-                self.backoff.next(random())
+                self.backoff.after(&trouble, random())
             }
         }
     }
@@ -198,7 +198,7 @@ impl Beater<'_> {
                 Err(Trouble::Unknown) => forgotten(&one.member, &shared),
                 Err(trouble) => {
                     self.troubled(sent.iter().map(|sent| &sent.shared), &trouble);
-                    return self.backoff.next(random());
+                    return self.backoff.after(&trouble, random());
                 }
             }
         }

@@ -77,7 +77,7 @@ impl Side<'_> {
             Err(trouble) => {
                 self.group.troubled(&trouble);
                 self.group.poke();
-                let at = Moment::after(self.backoff.next(random()));
+                let at = Moment::after(self.backoff.after(&trouble, random()));
                 self.not_before = Some(at);
                 self.later(at);
             }

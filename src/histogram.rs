@@ -7,9 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::metrics::seconds;
+use serde::{Serialize, Serializer};
 
 /// Upper bounds of the buckets, inclusive, in nanoseconds; what is longer counts beyond the last.
 const BOUNDS: [u64; 25] = bounds();
@@ -175,6 +173,11 @@ impl HistogramSnapshot {
             count => Duration::from_nanos(u64::try_from(self.sum.as_nanos() / count).unwrap_or(u64::MAX)),
         }
     }
+}
+
+/// Durations in JSON are seconds.
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -1,0 +1,181 @@
+//! Who asks, and whether he may: the table's [`Access`] held against the token of a request.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::replies::{FORBIDDEN, UNAUTHORIZED};
+use super::routing::{Access, Endpoint};
+use super::tokens::{Token, Tokens};
+use crate::clock::Moment;
+use crate::sync::Mutex;
+use crate::tracker::api::Role;
+use crate::tracker::http::{Request, Response};
+
+/// A source of refused requests is told of once in this time.
+const QUIET: Duration = Duration::from_secs(60);
+/// More sources than this at a time are told of as one.
+const MOST_SOURCES: usize = 1_000;
+
+/// Lets requests through, or not.
+pub(super) struct Door {
+    /// Without tokens everybody may ask for everything: the server is on loopback then.
+    tokens: Option<Tokens>,
+    refused: Mutex<Refused>,
+}
+
+/// Who asks, as far as it is known.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// Nothing if there are no tokens, or none is needed.
+    pub(super) role: Option<Role>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) address: IpAddr,
+}
+
+/// A request that is refused.
+pub(super) struct Denied {
+    pub(super) response: Response,
+    /// Who asked, if he is known and this is to be told: once in a while for each.
+    pub(super) to_tell: Option<Caller>,
+}
+
+impl Caller {
+    /// To whom belongs what it registers, and what it may touch nothing else than. Nobody, and
+    /// everything, for those who are no apps.
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.name.as_deref().filter(|_| self.role == Some(Role::App))
+    }
+}
+
+impl Access {
+    /// Whether this role is enough.
+    fn admits(self, role: Role) -> bool {
+        match self {
+            Access::Everybody => true,
+            Access::App => matches!(role, Role::App | Role::Operator),
+            Access::Viewer => matches!(role, Role::Viewer | Role::Operator),
+            Access::Operator => role == Role::Operator,
+        }
+    }
+}
+
+impl Door {
+    pub(super) fn new(tokens: Option<Tokens>) -> Door {
+        Door { tokens, refused: Mutex::default() }
+    }
+
+    /// Who asks, if he may ask for this. Does not block; costs a comparison with each token.
+    pub(super) fn admit(&self, endpoint: &Endpoint, request: &Request) -> Result<Caller, Denied> {
+        let stranger = Caller { role: None, name: None, address: request.peer };
+        let Some(tokens) = self.tokens.as_ref().filter(|_| endpoint.access != Access::Everybody) else {
+            return Ok(stranger);
+        };
+        let given = request.token.as_ref();
+        let Some(Token { role, name, .. }) = given.and_then(|given| tokens.find(given.bytes())) else {
+            self.tell(&stranger, if given.is_some() { "an unknown access token" } else { "no access token" });
+            return Err(Denied { response: UNAUTHORIZED, to_tell: None });
+        };
+        let caller = Caller { role: Some(*role), name: name.clone(), ..stranger };
+        if endpoint.access.admits(*role) {
+            return Ok(caller);
+        }
+        let is_told = self.tell(&caller, "an access token that is not for this");
+        Err(Denied { response: FORBIDDEN, to_tell: is_told.then_some(caller) })
+    }
+
+    /// Tells of a refused request, unless one of the same caller was told of a short time ago.
+    fn tell(&self, caller: &Caller, came_with: &str) -> bool {
+        let address = caller.address;
+        let source = (address, caller.name.clone());
+        let untold = self.refused.lock().note(source, Moment::now());
+        let Some(untold) = untold else { return false };
+        let before = match untold {
+            0 => String::new(),
+            _ => format!(", after {untold} that were not told of"),
+        };
+        let name = caller.name.as_deref().unwrap_or("-");
+        log::warn!(
+            address = address.to_string().as_str(), token = name;
+            "a request from {address} is refused: it came with {came_with} (name: {name}){before}"
+        );
+        true
+    }
+}
+
+/// Refused requests: for each source when it was told of, and how many came since.
+#[derive(Default)]
+struct Refused {
+    sources: HashMap<Source, (Moment, u64)>,
+}
+
+/// An address, and the name of the token that came from there.
+type Source = (IpAddr, Option<Arc<str>>);
+
+impl Refused {
+    /// Notes one; if it is to be told, returns how many before it were not.
+    fn note(&mut self, source: Source, now: Moment) -> Option<u64> {
+        let source = if self.has_room(&source, now) { source } else { (IpAddr::from([0; 4]), None) };
+        let (told, since) = self.sources.entry(source).or_insert((Moment::LONG_AGO, 0));
+        if *told != Moment::LONG_AGO && now.saturating_since(*told) < QUIET {
+            *since += 1;
+            return None;
+        }
+        *told = now;
+        Some(std::mem::take(since))
+    }
+
+    fn has_room(&mut self, source: &Source, now: Moment) -> bool {
+        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(source) {
+            self.sources.retain(|_, (told, _)| now.saturating_since(*told) < QUIET);
+        }
+        self.sources.len() < MOST_SOURCES || self.sources.contains_key(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::LONG_AGO + Duration::from_secs(10_000 + seconds)
+    }
+
+    fn source(number: u16) -> Source {
+        let [high, low] = number.to_be_bytes();
+        (IpAddr::from([10, 0, high, low]), None)
+    }
+
+    #[test]
+    fn a_source_is_told_of_once_a_minute() {
+        let mut refused = Refused::default();
+        assert_eq!(refused.note(source(1), at(0)), Some(0));
+        assert_eq!(refused.note(source(1), at(1)), None);
+        assert_eq!(refused.note(source(1), at(59)), None);
+        assert_eq!(refused.note(source(2), at(59)), Some(0));
+        assert_eq!(refused.note((source(1).0, Some("a".into())), at(59)), Some(0), "a known one apart");
+        assert_eq!(refused.note(source(1), at(60)), Some(2));
+        assert_eq!(refused.note(source(1), at(61)), None);
+    }
+
+    #[test]
+    fn many_sources_take_little_room() {
+        let mut refused = Refused::default();
+        let told = (0..10_000).filter(|number| refused.note(source(*number), at(0)).is_some()).count();
+        assert_eq!((told, refused.sources.len()), (MOST_SOURCES + 1, MOST_SOURCES + 1));
+        assert_eq!(refused.note(source(9_999), at(60)), Some(0), "the old ones are forgotten");
+        assert_eq!(refused.sources.len(), 1);
+    }
+
+    #[test]
+    fn an_operator_may_do_everything_and_a_viewer_nothing_of_an_app() {
+        let may = |role: Role| {
+            [Access::Everybody, Access::App, Access::Viewer, Access::Operator]
+                .map(|access| access.admits(role))
+        };
+        assert_eq!(may(Role::App), [true, true, false, false]);
+        assert_eq!(may(Role::Viewer), [true, false, true, false]);
+        assert_eq!(may(Role::Operator), [true; 4]);
+    }
+}
