@@ -7,14 +7,14 @@
 //!
 //! | parameter | meaning |
 //! |---|---|
-//! | `limit` | at most so many sessions, from 1 to 1 000; 100 if another parameter of these is there |
+//! | `limit` | at most so many sessions, from 1; more than 1 000 counts as 1 000; 100 if another parameter of these is there |
 //! | `cursor` | go on behind a page: its `next_cursor`, with the same `sort` |
 //! | `app`, `user` | the app's name, the user: exactly this one |
 //! | `status` | the status as it is shown: a silent session has the status `stale` |
 //! | `state` | `running`, `idle`, `late` or `stale` |
 //! | `label` | `KEY:VALUE`: has this label |
 //! | `id` | its id begins with this; the list is sorted by `id` then |
-//! | `q` | its app, user, id, task or host contains this, in small or capital letters; at most 256 bytes |
+//! | `q` | its app, user, id, task or host contains this, in small or capital letters; at most 256 characters |
 //! | `sort` | `-start_time` (newest first, the default), `start_time`, `app`, `user`, `id`, `last_heartbeat`; each with a `-` in front for the other direction |
 //!
 //! A session must fit all that is named. What is named and is none of these is ignored.
@@ -48,7 +48,7 @@ use crate::tracker::{TrackedSession, TrackedStatus};
 pub const DEFAULT_PAGE: usize = 100;
 /// Sessions on a page at most.
 pub const LONGEST_PAGE: usize = 1_000;
-/// The longest text to search for, in bytes.
+/// The longest text to search for, in characters.
 pub const LONGEST_SEARCH: usize = 256;
 
 /// The answer to `GET /sessions` with a `limit`.
@@ -154,7 +154,7 @@ pub struct SessionQuery {
     /// Whose id begins with this only. The list is then sorted by [`SortKey::Id`].
     pub id: Option<String>,
     /// Whose app, user, id, task or host contains this only, whatever the case of its letters; at most
-    /// [`LONGEST_SEARCH`] bytes.
+    /// [`LONGEST_SEARCH`] characters.
     pub search: Option<String>,
     /// The order; default newest first.
     pub sort: SessionSort,

@@ -82,9 +82,11 @@ pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
 
 /// The `limit` parameter of a list.
 pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
-    let Some(text) = request.parameter("limit") else { return Ok(DEFAULT_PAGE) };
-    let limit = text.parse().ok().filter(|limit| (1..=LONGEST_PAGE).contains(limit));
-    limit.ok_or_else(|| unprocessable(&format!("limit: must be a number from 1 to {LONGEST_PAGE}")))
+    match request.parameter("limit").map(str::parse::<usize>) {
+        None => Ok(DEFAULT_PAGE),
+        Some(Ok(limit)) if limit > 0 => Ok(limit.min(LONGEST_PAGE)),
+        Some(_) => Err(unprocessable("limit: must be a number from 1")),
+    }
 }
 
 /// A parameter, unless it is empty, as it is in the addresses that a form makes.

@@ -69,8 +69,8 @@ fn check(query: &SessionQuery) -> Result<Option<Place>> {
     if !(1..=LONGEST_PAGE).contains(&query.limit) {
         return Err(Error::config("limit", format!("must be from 1 to {LONGEST_PAGE}")));
     }
-    if query.search.as_ref().is_some_and(|text| text.len() > LONGEST_SEARCH) {
-        return Err(Error::config("q", format!("must have at most {LONGEST_SEARCH} bytes")));
+    if query.search.as_ref().is_some_and(|text| text.chars().count() > LONGEST_SEARCH) {
+        return Err(Error::config("q", format!("must have at most {LONGEST_SEARCH} characters")));
     }
     if query.label.as_ref().is_some_and(|label| !label.contains(':')) {
         return Err(Error::config("label", "must be KEY:VALUE"));

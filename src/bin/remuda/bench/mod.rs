@@ -156,8 +156,9 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     let python = interpreter(options.python.as_deref().unwrap_or(Path::new("python3")))?;
     let context = Context { python, quick: options.quick, row: options.row.clone() };
     let mut complete = true;
+    let mut last = "";
     for (name, benches) in chosen {
-        if !options.json {
+        if !options.json && std::mem::replace(&mut last, name) != *name {
             say(&format!("{name}\n{}", report::table_head()))?;
         }
         for bench in benches.iter().filter(|bench| wanted(bench)) {
