@@ -79,6 +79,11 @@ impl Sessions {
         let id = client.id().to_string();
         let short = id[..8].to_owned();
         let handle = Arc::new(POOL.handle()?);
+        // What the tracker shows at `/pools` for this session.
+        let shown = Arc::downgrade(&handle);
+        client.attach("pool", move || {
+            shown.upgrade().and_then(|handle| serde_json::to_value(handle.info()).ok()).unwrap_or_default()
+        });
         // Everything in the scope ends with this session's token, and nothing else does.
         let scope = handle.scope(&client.cancel_token());
         let jobs = (1..=WORKERS).map(|number| scope.submit(worker(&short, number))).collect();

@@ -50,6 +50,12 @@ impl Tally {
         self.max = self.max.max(nanos);
     }
 
+    /// How many were recorded.
+    #[cfg(feature = "server")]
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
     /// What was recorded, and `instant` times that took no time worth a clock.
     pub(crate) fn snapshot(&self, instant: u64) -> HistogramSnapshot {
         let mut buckets = self.buckets;

@@ -113,6 +113,7 @@ mod guide {
         Templates: "docs/guide/templates.md",
         Operating: "docs/guide/operating.md",
         Killing: "docs/guide/killing.md",
+        Security: "docs/guide/security.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",
         Testing: "docs/guide/testing.md",

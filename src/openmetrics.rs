@@ -24,6 +24,21 @@ pub(crate) enum Kind {
     Counter,
     Histogram,
     Summary,
+    /// What does not change, as labels of a one.
+    #[cfg(feature = "server")]
+    Info,
+}
+
+impl Kind {
+    /// What the samples of one number are called beyond their family.
+    fn suffix(self) -> &'static str {
+        match self {
+            Kind::Counter => "_total",
+            #[cfg(feature = "server")]
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram | Kind::Summary => "",
+        }
+    }
 }
 
 /// The text so far.
@@ -58,13 +73,17 @@ impl Text {
     /// Begins a family; its name without a suffix, but with its unit.
     pub(crate) fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> Family<'_> {
         let open = self.form == Form::OpenMetrics;
-        // In the classic form a counter is called as its samples are.
-        let suffix = if matches!(kind, Kind::Counter) && !open { "_total" } else { "" };
+        // The classic form calls a family as its samples are called.
+        let suffix = if open { "" } else { kind.suffix() };
         let word = match kind {
             Kind::Gauge => "gauge",
             Kind::Counter => "counter",
             Kind::Histogram => "histogram",
             Kind::Summary => "summary",
+            #[cfg(feature = "server")]
+            Kind::Info if open => "info",
+            #[cfg(feature = "server")]
+            Kind::Info => "gauge",
         };
         let _ = writeln!(self.out, "# TYPE {name}{suffix} {word}");
         let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")));
@@ -77,10 +96,9 @@ impl Text {
 }
 
 impl Family<'_> {
-    /// A series of a gauge or a counter.
+    /// A series that is one number.
     pub(crate) fn value(&mut self, labels: Labels<'_>, value: impl Display) {
-        let suffix = if matches!(self.kind, Kind::Counter) { "_total" } else { "" };
-        self.sample(suffix, labels, value);
+        self.sample(self.kind.suffix(), labels, value);
     }
 
     pub(crate) fn sample(&mut self, suffix: &str, labels: Labels<'_>, value: impl Display) {

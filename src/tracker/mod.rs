@@ -17,6 +17,10 @@ mod civil;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "server")]
+mod events;
+#[cfg(feature = "server")]
+mod feed;
+#[cfg(feature = "server")]
 mod http;
 #[cfg(feature = "server")]
 mod life;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::api::{Asker, KillReceipt, KillScope, KillState, KillStats, KillStep, StepLatency};
 use super::{TrackedId, civil};
 use crate::clock::Moment;
+use crate::histogram::{self, HistogramSnapshot};
 
 /// One kill of one session.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,53 +154,93 @@ impl Receipt {
 /// So many of the last latencies are kept for each step.
 const KEPT: usize = 1_024;
 
+/// What is counted of the kills of each scope.
+const OUTCOMES: [&str; 3] = ["requested", "confirmed", "expired"];
+const REQUESTED: usize = 0;
+const CONFIRMED: usize = 1;
+const EXPIRED: usize = 2;
+
+/// What kills have come to since the start, for metrics.
+#[derive(Debug)]
+pub(super) struct KillCounts {
+    scopes: [[u64; OUTCOMES.len()]; KillScope::ALL.len()],
+    stages: [(&'static str, HistogramSnapshot); 3],
+    pub(super) open: usize,
+}
+
+impl KillCounts {
+    /// How many were requested, confirmed, expired.
+    pub(super) fn of(&self, scope: KillScope) -> [(&'static str, u64); OUTCOMES.len()] {
+        std::array::from_fn(|outcome| (OUTCOMES[outcome], self.scopes[scope as usize][outcome]))
+    }
+
+    /// The time from the request to each step.
+    pub(super) fn stages(&self) -> &[(&'static str, HistogramSnapshot)] {
+        &self.stages
+    }
+}
+
 /// What kills have come to since the start.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    requested: u64,
-    expired: u64,
+    /// Requested, confirmed and expired, for each scope.
+    scopes: [[u64; OUTCOMES.len()]; KillScope::ALL.len()],
     delivered: Latencies,
     stopping: Latencies,
     confirmed: Latencies,
 }
 
 impl Tally {
-    pub(super) fn opened(&mut self) {
-        self.requested += 1;
+    pub(super) fn opened(&mut self, scope: KillScope) {
+        self.scopes[scope as usize][REQUESTED] += 1;
     }
 
-    pub(super) fn note(&mut self, passed: &[Passed]) {
+    pub(super) fn note(&mut self, scope: KillScope, passed: &[Passed]) {
+        let counts = &mut self.scopes[scope as usize];
         for step in passed {
             match *step {
                 Passed::Delivered(after) => self.delivered.note(after),
                 Passed::Stopping(after) => self.stopping.note(after),
-                Passed::Confirmed(after) => self.confirmed.note(after),
-                Passed::Expired => self.expired += 1,
+                Passed::Confirmed(after) => {
+                    counts[CONFIRMED] += 1;
+                    self.confirmed.note(after);
+                }
+                Passed::Expired => counts[EXPIRED] += 1,
             }
         }
     }
 
     pub(super) fn stats(&self, open: usize) -> KillStats {
+        let sum = |outcome: usize| self.scopes.iter().map(|counts| counts[outcome]).sum();
         KillStats {
-            requested: self.requested,
+            requested: sum(REQUESTED),
             open: open as u64,
-            expired: self.expired,
+            expired: sum(EXPIRED),
             delivered: self.delivered.stats(),
             stopping: self.stopping.stats(),
             confirmed: self.confirmed.stats(),
         }
     }
+
+    pub(super) fn counts(&self, open: usize) -> KillCounts {
+        let stages = [
+            ("delivered", self.delivered.all.snapshot(0)),
+            ("stopping", self.stopping.all.snapshot(0)),
+            ("confirmed", self.confirmed.all.snapshot(0)),
+        ];
+        KillCounts { scopes: self.scopes, stages, open }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Latencies {
-    count: u64,
+    all: histogram::Tally,
     last: VecDeque<Duration>,
 }
 
 impl Latencies {
     fn note(&mut self, after: Duration) {
-        self.count += 1;
+        self.all.record(after);
         if self.last.len() == KEPT {
             self.last.pop_front();
         }
@@ -214,7 +255,7 @@ impl Latencies {
             let rank = (sorted.len() * percent).div_ceil(100);
             sorted.get(rank.saturating_sub(1)).map(Duration::as_secs_f64)
         };
-        StepLatency { count: self.count, p50_seconds: percentile(50), p99_seconds: percentile(99) }
+        StepLatency { count: self.all.count(), p50_seconds: percentile(50), p99_seconds: percentile(99) }
     }
 }
 
@@ -322,16 +363,20 @@ mod tests {
         let mut tally = Tally::default();
         assert_eq!(tally.stats(0), KillStats::default());
         for _ in 0..KEPT {
-            tally.opened();
-            tally.note(&[Passed::Delivered(secs(1_000_000)), Passed::Expired]);
+            tally.opened(KillScope::App);
+            tally.note(KillScope::App, &[Passed::Delivered(secs(1_000_000)), Passed::Expired]);
         }
         for number in 1..=1_024 {
-            tally.note(&[Passed::Delivered(secs(number))]);
+            tally.note(KillScope::Session, &[Passed::Delivered(secs(number))]);
         }
         let stats = tally.stats(3);
         assert_eq!((stats.requested, stats.expired, stats.open), (1_024, 1_024, 3));
         assert_eq!(stats.delivered.count, 2_048);
         assert_eq!((stats.delivered.p50_seconds, stats.delivered.p99_seconds), (Some(512.0), Some(1_014.0)));
         assert_eq!(stats.confirmed, StepLatency::default());
+        let counts = tally.counts(3);
+        assert_eq!(counts.of(KillScope::App), [("requested", 1_024), ("confirmed", 0), ("expired", 1_024)]);
+        assert_eq!(counts.of(KillScope::Session)[2], ("expired", 0));
+        assert_eq!((counts.stages()[0].0, counts.stages()[0].1.count), ("delivered", 2_048));
     }
 }

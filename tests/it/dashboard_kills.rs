@@ -58,6 +58,7 @@ isolated! {
         assert!(page.shown("#history-rows").contains("kill 1 confirmed: it leaks"));
         page.value("location.hash = 'tracker'");
         page.until("document.querySelector('#tracker-facts').innerText.includes('1 requested, 0 open')");
+        page.until("document.querySelector('#ready').innerText === 'It takes changes.'");
         assert_eq!(page.complaints(), [""; 0]);
         drop((page, other));
         server.shutdown();
@@ -278,6 +279,20 @@ isolated! {
         until_report(&mut page, "2 of ");
         assert_eq!(row_of(&mut http, 1)["verbs"], json!(["drain"]));
         assert_eq!(row_of(&mut http, 2)["verbs"], Value::Null);
+
+        // No path can name this app: its sessions are asked one by one.
+        let odd = http.register("..");
+        http.ok("POST", &format!("/sessions/{odd}/protect"), &Value::Null);
+        page.choose("#app", "");
+        page.until("[...document.querySelector('#app').options].some((option) => option.value === '..')");
+        page.choose("#app", "..");
+        until_rows(&mut page, 1);
+        page.choose("#verb-group", "unprotect");
+        page.click("#order-group");
+        page.until("document.querySelector('#confirm').open");
+        page.click("#confirm-yes");
+        until_report(&mut page, "1 of 1 protected no more.");
+        assert_eq!(http.row(&odd).unwrap()["protected"], Value::Null);
         assert_eq!(page.complaints(), [""; 0]);
         drop(page);
         server.shutdown();

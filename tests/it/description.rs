@@ -24,11 +24,16 @@ pub(crate) struct Description {
 pub(crate) struct Operation<'a> {
     /// As it stands in a request.
     pub(crate) method: String,
-    pub(crate) path: &'a str,
+    path: &'a str,
     about: &'a Value,
 }
 
 impl Operation<'_> {
+    /// Its path, for nobody: the names stand for themselves.
+    pub(crate) fn target(&self) -> String {
+        self.path.replace("{kill_id}", "4711").replace(['{', '}'], "")
+    }
+
     /// Whether answers with this status are described.
     pub(crate) fn has(&self, status: u16) -> bool {
         self.about["responses"].get(status.to_string()).is_some()
@@ -37,6 +42,16 @@ impl Operation<'_> {
     /// Its name and a status that it was answered with.
     fn answered(&self, status: u16) -> String {
         format!("{} {status}", self.about["operationId"].as_str().unwrap())
+    }
+
+    /// Whose token it takes; none if it takes none.
+    pub(crate) fn roles(&self) -> Vec<&str> {
+        let tokens = self.about["security"].as_array().unwrap();
+        tokens
+            .iter()
+            .flat_map(|token| token["token"].as_array().unwrap())
+            .map(|role| role.as_str().unwrap())
+            .collect()
     }
 
     pub(crate) fn takes_a_body(&self) -> bool {

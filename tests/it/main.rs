@@ -7,6 +7,7 @@
 
 mod description;
 mod hostile_worker;
+mod metrics_text;
 mod scripted_server;
 mod support;
 
@@ -76,12 +77,15 @@ mod tracker_client_lost;
 mod tracker_client_trouble;
 mod tracker_crash;
 mod tracker_disk;
+mod tracker_events;
 mod tracker_http_rows;
 mod tracker_life;
+mod tracker_metrics;
 mod tracker_openapi;
 mod tracker_operator_pages;
 mod tracker_pages;
 mod tracker_pair;
+mod tracker_pools;
 mod tracker_receipts;
 mod tracker_security;
 mod tracker_server_batch;

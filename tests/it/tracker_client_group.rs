@@ -89,10 +89,12 @@ isolated! {
         let before = threads();
         let clients: Vec<_> = (0..100).map(|_| group.start(quick()).unwrap()).collect();
         server.await_count(50, "POST", "/heartbeats");
+        eventually("all of them are in one request", || {
+            let last = server.asked().into_iter().rfind(|asked| asked.is("POST", "/heartbeats")).unwrap();
+            last.body["beats"].as_array().unwrap().len() == 101
+        });
         assert_eq!(server.connections(), 2);
         assert_eq!(threads(), before);
-        let last = server.asked().into_iter().rfind(|asked| asked.is("POST", "/heartbeats")).unwrap();
-        assert_eq!(last.body["beats"].as_array().unwrap().len(), 101);
         assert_eq!(server.count("POST", "/heartbeat"), 0);
         drop((first, clients));
         assert_eq!(memory.ids(), [""; 0]);
@@ -287,5 +289,30 @@ isolated! {
         drop(group.start(ClientConfig::new("app")).unwrap());
         let error = SessionGroup::new("localhost").unwrap_err();
         assert!(error.to_string().contains("server_url"), "{error}");
+    }
+}
+
+isolated! {
+    fn one_client_lives_for_a_key_inside_or_outside_of_a_group() {
+        let log = collect_log();
+        let server = server();
+        let (group, other) = (group_of(&server), group_of(&server));
+        let of_user = |user: &str| ClientConfig::new("app").user_id(user);
+        let ann = group.get_tracker("ann", of_user("ann")).unwrap();
+        let bob = group.get_tracker("bob", of_user("bob")).unwrap();
+        assert_eq!((group.len(), ann.id() == bob.id()), (2, false));
+        // The address of a group counts, not that of the options.
+        assert!(Arc::ptr_eq(&ann, &group.get_tracker("ann", of_user("ann")).unwrap()));
+        assert_eq!(log.count("lives already"), 0);
+        assert!(Arc::ptr_eq(&ann, &other.get_tracker("ann", of_user("ann")).unwrap()));
+        let url = format!("http://{}", server.local_addr());
+        assert!(Arc::ptr_eq(&ann, &SessionClient::get_tracker("ann", of_user("ann").server_url(url)).unwrap()));
+        assert_eq!(log.count("the tracker client of ann lives already and keeps its own group"), 2);
+        assert!(other.is_empty());
+        drop(ann);
+        assert_eq!(group.len(), 1);
+        let again = other.get_tracker("ann", of_user("ann")).unwrap();
+        assert_eq!((group.len(), other.len()), (1, 1));
+        drop((again, bob));
     }
 }

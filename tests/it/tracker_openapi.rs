@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use remuda::TrackerServer;
 use remuda::testing::ManualClock;
+use remuda::{Tokens, TrackerServer};
 use serde_json::{Value, json};
 
 use crate::description::Description;
@@ -13,15 +13,21 @@ use crate::tracker_support::{Http, server};
 
 const ANN: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const BOB: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
+const OPERATOR: &str = "an-operator's-token";
+const APP: &str = "the-token-of-an-app";
 const NULL: Value = Value::Null;
+
+fn tokens() -> Tokens {
+    Tokens::parse(&format!("operator ops {OPERATOR}\napp reports {APP}\n")).unwrap()
+}
 
 isolated! {
     fn real_answers_are_as_described_and_nothing_is_described_that_is_never_answered() {
         let clock = ManualClock::new();
         let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").clock(&clock);
         let builder = builder.heartbeat_interval(Duration::from_secs(10));
-        let server = builder.purge_after(Duration::from_secs(7_200)).start().unwrap();
-        let mut http = Http::connect(server.local_addr());
+        let server = builder.purge_after(Duration::from_secs(7_200)).tokens(tokens()).start().unwrap();
+        let mut http = Http::connect(server.local_addr()).with_token(OPERATOR);
         let described = Description::of(&mut http);
         two_sessions_share_a_pool(&described, &mut http);
         one_is_ordered_and_killed(&described, &mut http);
@@ -51,6 +57,7 @@ fn two_sessions_share_a_pool(described: &Description, http: &mut Http) {
     described.ok(http, "POST", &format!("/sessions/{BOB}/heartbeat"), &NULL);
     let status = json!({"status": "running", "current_task": "Q3", "status_number": 1});
     described.ok(http, "PUT", &format!("/sessions/{ANN}/status"), &status);
+    assert_eq!(described.ok(http, "GET", "/pools?limit=1&name=pool", &NULL)["pools"][0]["user_id"], "ann");
 }
 
 fn one_is_ordered_and_killed(described: &Description, http: &mut Http) {
@@ -86,6 +93,8 @@ fn all_are_killed(described: &Description, http: &mut Http) {
     described.ok(http, "DELETE", &format!("/sessions/{ANN}"), &NULL);
     described.ok(http, "GET", "/history?limit=1&app=reports", &NULL);
     described.ok(http, "POST", "/apps/dashboard/kill-all", &NULL);
+    described.ok(http, "POST", "/labels/team/north/pause-all", &NULL);
+    described.ok(http, "GET", "/audit?limit=10", &NULL);
 }
 
 fn kills_expire_and_all_fall_silent(described: &Description, http: &mut Http, clock: &ManualClock) {
@@ -101,6 +110,7 @@ fn kills_expire_and_all_fall_silent(described: &Description, http: &mut Http, cl
         || "none expires".to_owned(),
     );
     ask("/sessions");
+    ask("/events?after=oldest&limit=1000");
 }
 
 /// Every operation once, for nobody: it finds nobody, or does nothing.
@@ -109,7 +119,7 @@ fn everybody_is_asked(described: &Description, http: &mut Http) {
         assert_eq!(described.call(http, "GET", &format!("/dashboard/{file}"), &NULL).status, 200);
     }
     for operation in described.operations() {
-        let target = operation.path.replace(['{', '}'], "").replace("kill_id", "4711");
+        let target = operation.target();
         let answer = described.call(http, &operation.method, &target, &NULL);
         let unknown = operation.has(404);
         let expected: &[u16] = if unknown { &[404, 422] } else { &[200, 422] };
@@ -123,7 +133,7 @@ isolated! {
         let mut http = Http::connect(server.local_addr());
         let described = Description::of(&mut http);
         for operation in described.operations() {
-            let target = operation.path.replace(['{', '}'], "");
+            let target = operation.target();
             for kind in ["integer", "number"] {
                 for name in described.parameters(&operation, kind) {
                     let target = format!("{target}?{name}=some");
@@ -137,6 +147,26 @@ isolated! {
             }
         }
         drop(http);
+        server.shutdown();
+    }
+}
+
+isolated! {
+    fn who_may_not_is_refused_as_described() {
+        let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").tokens(tokens());
+        let server = builder.start().unwrap();
+        let mut stranger = Http::connect(server.local_addr());
+        let mut app = Http::connect(server.local_addr()).with_token(APP);
+        let described = Description::of(&mut stranger);
+        for operation in described.operations() {
+            let target = operation.target();
+            let is_for = |role: &str| operation.roles().is_empty() || operation.roles().contains(&role);
+            let refused = described.call(&mut stranger, &operation.method, &target, &NULL).status == 401;
+            assert_eq!(refused, !operation.roles().is_empty(), "{} {target}", operation.method);
+            let forbidden = described.call(&mut app, &operation.method, &target, &NULL).status == 403;
+            assert_eq!(forbidden, !is_for("app"), "{} {target}", operation.method);
+        }
+        drop((stranger, app));
         server.shutdown();
     }
 }

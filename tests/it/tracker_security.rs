@@ -76,8 +76,7 @@ isolated! {
     fn a_new_endpoint_is_for_operators_unless_it_only_reads_or_is_listed_here() {
         for (method, path, access) in TrackerServer::endpoints() {
             let expected = match (method, path) {
-                ("GET", "/" | "/livez" | "/readyz" | "/openapi.json") => "everybody",
-                ("GET", file) if [Some("js"), Some("css")].contains(&file.rsplit('.').next()) => "everybody",
+                ("GET", "/" | "/livez" | "/readyz" | "/openapi.json" | "/dashboard/{file}") => "everybody",
                 ("POST", "/sessions" | "/heartbeats" | "/sessions/{session_id}/heartbeat")
                 | ("PUT", "/sessions/{session_id}/status")
                 | ("DELETE", "/sessions/{session_id}") => "app",
@@ -292,6 +291,22 @@ isolated! {
         // In the address it would stand in every log on the way.
         let in_address = format!("/sessions?access_token={VIEWER}");
         assert_eq!(Http::connect(server.local_addr()).call("GET", &in_address, "").status, 401);
+    }
+}
+
+isolated! {
+    fn nobody_without_a_token_has_a_long_body_read() {
+        let server = builder().start().unwrap();
+        let head = |token: &str| {
+            format!("POST /heartbeats HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 1000000\r\n\r\n")
+        };
+        let mut stranger = Http::connect(server.local_addr());
+        stranger.raw(head(""));
+        assert_eq!(stranger.answer().unwrap().status, 413);
+        let mut app = Http::connect(server.local_addr());
+        app.raw(head(&format!("Authorization: Bearer {APP}\r\n")));
+        app.raw(" ".repeat(1_000_000 - 12) + r#"{"beats":[]}"#);
+        assert_eq!(app.answer().unwrap().json(), json!({"answers": []}));
     }
 }
 

@@ -108,6 +108,34 @@ impl Http {
         Some(answer)
     }
 
+    /// The head of an answer that goes on.
+    pub(crate) fn head_of_stream(&mut self) -> Answer {
+        self.next_head().expect("an answer")
+    }
+
+    /// The next chunk of an answer that goes on, the last of which is empty; `None` if the connection
+    /// ends before that.
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
+        let line_end = loop {
+            if let Some(at) = self.rest.windows(2).position(|window| window == b"\r\n") {
+                break at;
+            }
+            if !self.read() {
+                return None;
+            }
+        };
+        let length = std::str::from_utf8(&self.rest[..line_end]).unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap_or_else(|_| panic!("{length:?} is no length"));
+        while self.rest.len() < line_end + length + 4 {
+            if !self.read() {
+                return None;
+            }
+        }
+        let chunk = self.rest[line_end + 2..line_end + 2 + length].to_vec();
+        self.rest.drain(..line_end + length + 4);
+        Some(chunk)
+    }
+
     fn next_head(&mut self) -> Option<Answer> {
         let head_end = loop {
             if let Some(at) = self.rest.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -10,7 +10,7 @@ use remuda::{AccessToken, ClientConfig, SessionGroup, Tokens, TrackerOperator, T
 use serde_json::json;
 
 use crate::cli_run::{outcome, remuda};
-use crate::scripted_server::{Memory, Reply, ScriptedServer, eventually};
+use crate::scripted_server::{Memory, Reply, ScriptedServer, collect_log, eventually};
 use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Http, Served};
 
@@ -171,6 +171,12 @@ isolated! {
             assert!(trouble.contains(said) && !trouble.contains("0123456789"), "{trouble}");
             drop(client.task("work"));
         }
+        let url = format!("http://{}", server.local_addr());
+        let group = SessionGroup::with_token(&url, access("wrong-0123456789abcdef")).unwrap();
+        let member = group.start(client(&server).token(access(APP))).unwrap();
+        eventually("the group's token counts", || member.last_trouble().is_some_and(|why| why.contains("401")));
+        assert!(!member.is_connected());
+        drop((member, group));
         assert_eq!(server.store().get_all_sessions().unwrap().len(), 0);
     }
 }
@@ -179,6 +185,7 @@ isolated! {
     /// A token that is taken away in the middle: one beat is refused, and the client does not come again
     /// for half a minute, neither to register nor to report.
     fn a_client_whose_token_is_taken_away_does_not_storm_the_tracker() {
+        let log = collect_log();
         let memory = Memory::default();
         let (plain, closed) = (memory.plain(), Arc::new(AtomicBool::new(false)));
         let seen = Arc::clone(&closed);
@@ -204,5 +211,34 @@ isolated! {
         drop(client);
         assert_eq!(server.count("POST", "/sessions"), 1, "it has registered once");
         assert!(server.asked().len() <= refused + 1, "{} {refused}", server.asked().len());
+        assert_eq!(log.count("offline"), 1, "{:?}", log.lines());
+        assert!(!log.lines().concat().contains(APP));
+    }
+}
+
+isolated! {
+    fn a_run_shows_its_token_to_the_tracker_and_goes_on_without_one() {
+        let directory = ScratchDir::new();
+        let server = tracker();
+        let url = format!("http://{}", server.local_addr());
+        private(&directory, "app", APP);
+        directory.write("hello.py", "print('hello')");
+        let run = |args: &[&str], variable: Option<&str>| {
+            let mut command = remuda(directory.path(), &[&["run", "--server", &url], args, &["hello.py"]].concat());
+            command.envs(variable.map(|token| ("REMUDA_TOKEN", token)));
+            outcome(command.output().unwrap())
+        };
+        let ended = || {
+            let mut operator = Http::connect(server.local_addr()).with_token(OPERATOR);
+            operator.ok("GET", "/history?app=remuda%20run", &json!(null))["history"].as_array().unwrap().len()
+        };
+        let (status, stdout, stderr) = run(&[], None);
+        assert!(status == Some(0) && stdout.contains("hello"), "{stdout}");
+        assert!(stderr.contains("401") && stderr.contains("run unseen"), "{stderr}");
+        assert_eq!((run(&["--token-file", "app"], None).0, ended()), (Some(0), 1));
+        assert_eq!((run(&[], Some(APP)).0, ended()), (Some(0), 2));
+        let (status, _, stderr) = run(&["--token-file", "missing"], Some(APP));
+        assert!(status == Some(0) && stderr.contains("the run is not tracked"), "{stderr}");
+        assert_eq!(ended(), 2);
     }
 }

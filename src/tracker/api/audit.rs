@@ -3,12 +3,6 @@
 //! | route | body → answer |
 //! |---|---|
 //! | `GET /audit?limit=100&before=ENTRY` | → [`AuditPage`], newest first; also `&action=`, `&token=` (its name) |
-//!
-//! An entry is on the disk together with what it tells of, or neither is. There is one for each kill,
-//! order and removal by an operator, for each clean-up by hand that hit somebody, for each of them
-//! that was refused because of its session, and, once a minute from each address, for each that was
-//! refused because the caller's token is not for that. Previews change nothing and have none. Entries are
-//! kept for a year, and at most 100 000 of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -147,7 +141,13 @@ impl AuditResult {
     }
 }
 
-/// Something that was asked for.
+/// Something that was asked for, and what became of it.
+///
+/// It is on the disk together with what it tells of, or neither is. There is one for each kill,
+/// order and removal by an operator, for each clean-up by hand that hit somebody, for each of them
+/// that was refused because of its session, and, once a minute for each caller, for what was refused
+/// because the token is not for that. Previews change nothing and have none. Entries are kept for a
+/// year, and at most 100 000 of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AuditEntry {

@@ -141,6 +141,10 @@ pub enum KillScope {
 }
 
 impl KillScope {
+    #[cfg(feature = "server")]
+    pub(in crate::tracker) const ALL: [KillScope; 5] =
+        [KillScope::Session, KillScope::App, KillScope::Label, KillScope::Embargo, KillScope::Returned];
+
     /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

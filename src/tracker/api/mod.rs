@@ -18,9 +18,10 @@
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
-//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]), the
-//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]) and who
-//! has asked for what ([`AuditEntry`]), listed where those are described. Who may ask for what: [`Role`].
+//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]), about the
+//! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), about who
+//! has asked for what ([`AuditEntry`]) and about what happens as it happens ([`TrackerEvent`]) and what
+//! apps attach to beats ([`AttachedPool`]), listed where those are described. Who may ask for what: [`Role`].
 //!
 //! Names in a path are percent-encoded, a slash inside a name as `%2F`. Success is always 200.
 //! Every refusal carries an [`ErrorBody`]: 404 for an id that the tracker does not know, 409 for a
@@ -50,18 +51,22 @@ use super::{TrackedId, TrackedSession};
 mod access;
 mod audit;
 mod batch;
+mod events;
 mod kills;
 mod life;
 mod list;
+mod pools;
 
 pub use access::Role;
 pub use audit::{Asker, AuditAction, AuditEntry, AuditPage, AuditResult};
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
+pub use events::{EVENT_COMMENT, EventKind, EventList, MAX_EVENTS, TrackerEvent};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
     Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
+pub use pools::{AttachedPool, PoolPage};
 
 #[cfg(any(feature = "client", feature = "server"))]
 pub(super) use list::Glance;

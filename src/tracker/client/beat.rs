@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Trouble;
-use super::pace::{Backoff, between, jittered, random};
+use super::pace::{Backoff, Haste, between, jittered, random};
 use super::pulse::{Pulse, memory_bytes};
 use super::shared::{Contact, Shared, Standing};
 use crate::clock::Moment;
@@ -13,10 +13,6 @@ use crate::tracker::api::{HTTP_TIMEOUT, HeartbeatResponse, MAX_ATTACHED};
 /// A server that has just closed a connection that was in use gets a second chance within this
 /// time, before the client calls itself offline.
 const SECOND_CHANCE: Duration = Duration::from_millis(250);
-/// The first rest after a parked beat that came back early: the server stops, or cannot park more.
-pub(super) const EARLY_REST: Duration = Duration::from_secs(2);
-/// A server that has more news in a row than this is not beaten at once.
-pub(super) const MOST_NEWS: u32 = 20;
 /// The first parked beat after a registration takes no longer.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 
@@ -36,8 +32,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         shared,
         backoff: Backoff::default(),
         longest_wait: 0,
-        early: 0,
-        news: 0,
+        haste: Haste::default(),
         proven: true,
         parked: 0,
         second_chance: true,
@@ -54,10 +49,7 @@ struct Beater<'a> {
     backoff: Backoff,
     /// The longest wait that the server offers, in seconds; 0: it parks no beats.
     longest_wait: u64,
-    /// Parked beats that came back early, in a row.
-    early: u32,
-    /// Answers with news that came early, in a row.
-    news: u32,
+    haste: Haste,
     /// A beat went well since the last registration.
     proven: bool,
     /// Parked beats that went well since the last registration.
@@ -140,8 +132,7 @@ impl Beater<'_> {
         self.second_chance = true;
         self.backoff.reset();
         self.shared.heard();
-        if self.pulse.heard(self.shared, reply) && self.news < MOST_NEWS {
-            self.news += 1;
+        if self.pulse.heard(self.shared, reply) && self.haste.is_due_after_news(took) {
             return Duration::ZERO;
         }
         let interval = self.shared.interval();
@@ -153,12 +144,10 @@ impl Beater<'_> {
             return if was_troubled { Duration::ZERO } else { jittered(interval, random()) };
         }
         if took + Duration::from_millis(500) >= Duration::from_secs(wait) {
-            (self.early, self.news) = (0, 0);
+            self.haste.end();
             self.parked = self.parked.saturating_add(1);
             return Duration::ZERO;
         }
-        let rest = EARLY_REST.saturating_mul(1 << self.early.min(16)).min(interval);
-        self.early += 1;
-        jittered(rest, random())
+        jittered(self.haste.rest(took, interval), random())
     }
 }

@@ -28,6 +28,7 @@ use super::dead_man::{self, DeadMan};
 use super::link::{Link, Trouble};
 use super::pace::Backoff;
 use super::pulse::Pulse;
+use super::registry;
 use super::shared::Shared;
 use crate::background::Background;
 use crate::clock::Moment;
@@ -93,9 +94,23 @@ impl SessionGroup {
     /// # Errors
     /// As [`SessionClient::start`]; also [`Error::InvalidConfig`] if the group is full.
     pub fn start(&self, config: ClientConfig) -> Result<SessionClient> {
+        SessionClient::start_in(self.options(config), &self.owner)
+    }
+
+    /// The client that lives for `key` in this process, or a new one of the group with these options: see
+    /// [`SessionClient::get_tracker`], which knows the same keys. A client that lives for the key outside
+    /// of the group stays there; that is logged.
+    ///
+    /// # Errors
+    /// As [`start`](SessionGroup::start).
+    pub fn get_tracker(&self, key: impl AsRef<str>, config: ClientConfig) -> Result<Arc<SessionClient>> {
+        registry::get(key.as_ref(), self.options(config), Some(&self.owner))
+    }
+
+    /// With what is the group's.
+    fn options(&self, config: ClientConfig) -> ClientConfig {
         let Group { url, token, .. } = &*self.owner.group;
-        let config = ClientConfig { token: token.clone(), ..config.server_url(&**url) };
-        SessionClient::start_in(config, &self.owner)
+        ClientConfig { token: token.clone(), ..config.server_url(&**url) }
     }
 
     /// How many of its sessions live.

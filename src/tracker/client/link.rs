@@ -292,6 +292,25 @@ fn session_path(id: &TrackedId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tracker::api::HEARTBEAT_INTERVAL;
+    use crate::tracker::client::pace::{jittered, random};
+
+    /// The HTTP client makes a new connection when the last one has rested for [`KEEP`] or longer.
+    /// `hundreds_of_beats_and_statuses_need_two_connections` counts them over a wire, where no rests are
+    /// that long.
+    #[test]
+    fn an_hour_of_beats_is_no_reason_for_a_second_connection() {
+        let (mut passed, mut beats, mut connections) = (Duration::ZERO, 0, 1);
+        while passed < Duration::from_secs(3600) {
+            let rest = jittered(HEARTBEAT_INTERVAL, random());
+            connections += usize::from(rest >= KEEP);
+            (passed, beats) = (passed + rest, beats + 1);
+        }
+        assert_eq!(connections, 1);
+        assert!((108..=135).contains(&beats), "{beats}");
+        // Nor is it the tracker who closes a connection that rests.
+        assert!(KEEP < CONNECTION_IDLE);
+    }
 
     #[test]
     fn an_id_cannot_leave_its_place_in_the_path() {

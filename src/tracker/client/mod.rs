@@ -107,12 +107,17 @@ impl SessionClient {
     /// `Arc`. Options that differ from those of the living client are logged and have no effect.
     ///
     /// Blocks as [`start`](SessionClient::start) does; several threads that ask for the same key get
-    /// the same client.
+    /// the same client. [`SessionGroup::get_tracker`] has the same keys and starts it in a group.
     ///
     /// # Errors
     /// As [`start`](SessionClient::start).
     pub fn get_tracker(key: impl AsRef<str>, config: ClientConfig) -> Result<Arc<SessionClient>> {
-        registry::get(key.as_ref(), config)
+        registry::get(key.as_ref(), config, None)
+    }
+
+    /// Whether it beats in this group, or alone.
+    fn is_in(&self, owner: Option<&Arc<group::Owner>>) -> bool {
+        self.shared.owner().map(Arc::as_ptr) == owner.map(Arc::as_ptr)
     }
 
     /// Shows the app as running this task until the guard is dropped. Of several tasks the newest

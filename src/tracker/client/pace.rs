@@ -39,6 +39,52 @@ impl Backoff {
     }
 }
 
+/// How soon a beat follows one that was held and came back before its time.
+///
+/// With news it follows at once, to say that they were heard; without, the server stops or cannot hold
+/// more. A server that answers at once again and again, whatever it says, is not flooded.
+#[derive(Debug, Default)]
+pub(super) struct Haste {
+    /// Answers that came at once without news, in a row, and those with news.
+    early: u32,
+    news: u32,
+}
+
+impl Haste {
+    /// The first rest after an answer without news; each further one takes twice as long.
+    const REST: Duration = Duration::from_secs(2);
+    /// A beat that was held for this long was not answered at once.
+    const HELD: Duration = Duration::from_secs(1);
+    /// More news in a row than this are no reason to beat at once.
+    const MOST_NEWS: u32 = 20;
+
+    /// There are news, after `held`: whether the next beat follows at once.
+    pub(super) fn is_due_after_news(&mut self, held: Duration) -> bool {
+        self.note(held);
+        self.news += u32::from(self.news < Haste::MOST_NEWS + 1);
+        self.news <= Haste::MOST_NEWS
+    }
+
+    /// There are none, after `held`: how long to rest, at most an interval.
+    pub(super) fn rest(&mut self, held: Duration, interval: Duration) -> Duration {
+        self.note(held);
+        let rest = Haste::REST.saturating_mul(1 << self.early.min(16)).min(interval);
+        self.early += 1;
+        rest
+    }
+
+    /// The beat was held for as long as it wanted.
+    pub(super) fn end(&mut self) {
+        *self = Haste::default();
+    }
+
+    fn note(&mut self, held: Duration) {
+        if held >= Haste::HELD {
+            self.end();
+        }
+    }
+}
+
 /// An interval up to a tenth shorter or longer, so that clients which started together part.
 pub(super) fn jittered(interval: Duration, random: u64) -> Duration {
     between(interval.mul_f64(0.9), interval.mul_f64(1.1), random)
@@ -86,6 +132,27 @@ mod tests {
             }
         }
         assert!(backoff.after(&refused(503), random()) <= FIRST, "that is another matter");
+    }
+
+    #[test]
+    fn news_are_answered_at_once_unless_the_server_has_nothing_else() {
+        let mut haste = Haste::default();
+        let at_once = |haste: &mut Haste| haste.is_due_after_news(Duration::from_millis(1));
+        assert!((0..20).all(|_| at_once(&mut haste)) && !at_once(&mut haste) && !at_once(&mut haste));
+        // An operator who pauses and resumes it every few seconds is none of that.
+        assert!((0..50).all(|_| haste.is_due_after_news(Duration::from_secs(3))));
+        assert!((0..19).all(|_| at_once(&mut haste)) && !at_once(&mut haste));
+        haste.end();
+        assert!(at_once(&mut haste));
+    }
+
+    #[test]
+    fn a_server_that_holds_no_beats_is_left_alone_for_longer_and_longer() {
+        let mut haste = Haste::default();
+        let interval = Duration::from_secs(30);
+        let rests: Vec<_> = (0..6).map(|_| haste.rest(Duration::ZERO, interval).as_secs()).collect();
+        assert_eq!(rests, [2, 4, 8, 16, 30, 30]);
+        assert_eq!(haste.rest(Duration::from_secs(5), interval), Duration::from_secs(2), "it held one");
     }
 
     #[test]

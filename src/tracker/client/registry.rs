@@ -1,10 +1,12 @@
-//! One client per key: [`SessionClient::get_tracker`](super::SessionClient::get_tracker).
+//! One client per key: [`SessionClient::get_tracker`](super::SessionClient::get_tracker) and
+//! [`SessionGroup::get_tracker`](super::SessionGroup::get_tracker), which share their keys.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use super::SessionClient;
 use super::config::ClientConfig;
+use super::group::Owner;
 use crate::error::Result;
 use crate::sync::Mutex;
 
@@ -14,7 +16,8 @@ type Slot = Mutex<Weak<SessionClient>>;
 /// Keys that were asked for. The registry keeps no client alive.
 static SLOTS: Mutex<BTreeMap<String, Arc<Slot>>> = Mutex::new(BTreeMap::new());
 
-pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>> {
+/// `owner` is that of the group which a new client joins.
+pub(super) fn get(key: &str, config: ClientConfig, owner: Option<&Arc<Owner>>) -> Result<Arc<SessionClient>> {
     let slot = {
         let mut slots = SLOTS.lock();
         // A slot that somebody uses has a second owner; one of an ended client has nothing.
@@ -29,7 +32,10 @@ pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>>
     let mut client = slot.lock();
     old = client.upgrade();
     if let Some(living) = old.as_ref().filter(|client| !client.is_stopped()) {
-        let differences = living.config().differences(&config);
+        let mut differences = living.config().differences(&config);
+        if !living.is_in(owner) {
+            differences.push("group");
+        }
         if !differences.is_empty() {
             log::warn!(
                 "the tracker client of {key} lives already and keeps its own {}",
@@ -38,7 +44,10 @@ pub(super) fn get(key: &str, config: ClientConfig) -> Result<Arc<SessionClient>>
         }
         return Ok(Arc::clone(living));
     }
-    let started = Arc::new(SessionClient::start(config)?);
+    let started = Arc::new(match owner {
+        None => SessionClient::start(config)?,
+        Some(owner) => SessionClient::start_in(config, owner)?,
+    });
     *client = Arc::downgrade(&started);
     Ok(started)
 }

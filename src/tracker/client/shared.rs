@@ -5,35 +5,32 @@
 //! Threads: `remuda-beat` registers and beats, `remuda-status` (from the first task on) reports
 //! tasks, `remuda-kill` (when the time has come) runs the callbacks, `remuda-orders` those for a pause
 //! or drain, `remuda-deadman` watches how long the server has been away. The user's threads never talk
-//! to the server, except for the farewell in [`Shared::close`], which has one deadline.
+//! to the server, except for the farewell in [`Shared::close`], which has one deadline. How they start and
+//! end is in [`threads`], what answers change in [`contact`].
+
+mod contact;
+mod threads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::Level;
 use serde_json::Value;
 
-use super::beat;
 use super::callbacks::{Callbacks, Stage};
-use super::config::{ClientConfig, obeyed};
-use super::dead_man::{self, DeadMan};
+use super::config::ClientConfig;
 use super::group::Owner;
-use super::link::{Link, Trouble};
+use super::link::Link;
 use super::orders::Orders;
-use super::status::{self, Tasks};
-use crate::background::Background;
+use super::status::Tasks;
 use crate::clock::Moment;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sync::{Condvar, Mutex, MutexGuard, wait_until};
 use crate::tracker::TrackedId;
-use crate::tracker::api::{SessionCreate, SessionCreated};
+use threads::Worker;
 
 /// The longest time that a call of the user waits for the server.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// The HTTP client needs less than half of it in a debug build.
-const STACK: usize = 256 * 1024;
-
 /// What makes the value of an attachment.
 pub(super) type Snapshot = Arc<dyn Fn() -> Value + Send + Sync>;
 
@@ -105,19 +102,6 @@ pub(super) enum Standing {
     Known,
 }
 
-/// A thread of the client.
-#[derive(Default)]
-pub(super) struct Worker {
-    thread: Option<Background>,
-    running: bool,
-}
-
-impl Worker {
-    pub(super) fn is_running(&self) -> bool {
-        self.running
-    }
-}
-
 impl Shared {
     /// A client whose beat thread runs, or that of its group.
     pub(super) fn start(config: ClientConfig, group: Option<Arc<Owner>>) -> Result<Arc<Shared>> {
@@ -167,69 +151,12 @@ impl Shared {
         });
         if let Some(owner) = &shared.group {
             // The group reports tasks as well.
-            shared.lock().status.running = true;
+            Shared::has_no_status_thread(&mut shared.lock());
             owner.admit(&shared)?;
             return Ok(shared);
         }
-        let mut state = shared.state.lock();
-        let (thread, of) = (Arc::clone(&shared), Shared::beat_worker as fn(&mut State) -> &mut Worker);
-        shared
-            .launch(&mut state, "remuda-beat", of, move || beat::run(&thread))
-            .map_err(|error| Error::io("starting the heartbeat thread", error))?;
-        if shared.config.on_server_lost != DeadMan::Continue {
-            let (thread, of) =
-                (Arc::clone(&shared), Shared::dead_man_worker as fn(&mut State) -> &mut Worker);
-            let launched = shared.launch(&mut state, "remuda-deadman", of, move || dead_man::run(&thread));
-            if let Err(error) = launched {
-                drop(state);
-                shared.close();
-                return Err(Error::io("starting the dead-man thread", error));
-            }
-        }
-        drop(state);
+        shared.start_threads()?;
         Ok(shared)
-    }
-
-    fn dead_man_worker(state: &mut State) -> &mut Worker {
-        &mut state.dead_man
-    }
-
-    fn beat_worker(state: &mut State) -> &mut Worker {
-        &mut state.beat
-    }
-
-    fn status_worker(state: &mut State) -> &mut Worker {
-        &mut state.status
-    }
-
-    /// Starts the thread that reports tasks, if it does not run yet.
-    pub(super) fn ensure_status_thread(self: &Arc<Self>, state: &mut State) {
-        if state.status.running || state.phase != Phase::Open {
-            return;
-        }
-        let thread = Arc::clone(self);
-        if let Err(error) =
-            self.launch(state, "remuda-status", Shared::status_worker, move || status::run(&thread))
-        {
-            log::error!("no thread to report tasks to the tracker: {error}");
-        }
-    }
-
-    fn launch(
-        self: &Arc<Self>,
-        state: &mut State,
-        name: &'static str,
-        worker: fn(&mut State) -> &mut Worker,
-        body: impl FnOnce() + Send + 'static,
-    ) -> std::io::Result<()> {
-        let ended = Ended { shared: Arc::clone(self), worker };
-        let thread = Background::spawn_small(name, STACK, move || {
-            // Dropped last, even if the body panics: nobody waits for a thread that is gone.
-            let _ended = ended;
-            body();
-        })?;
-        *worker(state) = Worker { thread: Some(thread), running: true };
-        Ok(())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -246,6 +173,11 @@ impl Shared {
         if let Some(owner) = &self.group {
             owner.group.poke();
         }
+    }
+
+    /// That of the group it beats in.
+    pub(super) fn owner(&self) -> Option<&Arc<Owner>> {
+        self.group.as_ref()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -265,27 +197,6 @@ impl Shared {
     /// Waits for a change, at most until `deadline`; true when that has passed.
     pub(super) fn wait(&self, state: &mut MutexGuard<'_, State>, deadline: Option<Moment>) -> bool {
         wait_until(&self.changed, state, deadline)
-    }
-
-    /// Waits for the end of the first registration, whatever it is, at most [`PATIENCE`].
-    pub(super) fn await_first_contact(&self) {
-        let deadline = Moment::after(PATIENCE);
-        let mut state = self.lock();
-        while state.contact == Contact::Untried && state.phase == Phase::Open {
-            if self.wait(&mut state, Some(deadline)) {
-                return;
-            }
-        }
-    }
-
-    /// The first registration has to wait: the client is offline for now.
-    pub(super) fn give_up_waiting(&self) {
-        let mut state = self.lock();
-        if state.contact == Contact::Untried {
-            state.contact = Contact::Offline;
-        }
-        drop(state);
-        self.notify();
     }
 
     /// Notes that the client is to end, when its callbacks are over.
@@ -325,120 +236,6 @@ impl Shared {
     pub(super) fn attached(&self) -> Vec<(String, Snapshot)> {
         let state = self.lock();
         state.attached.iter().map(|(name, snapshot)| (name.clone(), Arc::clone(snapshot))).collect()
-    }
-
-    /// The body of a registration and the number of the status in it; `None` once the client is
-    /// being stopped, which also waits for the end of this one.
-    pub(super) fn begin_registration(&self) -> Option<(SessionCreate, u64)> {
-        let mut state = self.lock();
-        if state.phase != Phase::Open {
-            return None;
-        }
-        state.standing = Standing::Registering;
-        let (status, number) = state.tasks.report();
-        let body = SessionCreate {
-            app_name: self.config.app_name.clone(),
-            user_id: self.config.user_id.clone(),
-            session_id: Some(state.id.clone()),
-            host: host_name(),
-            pid: Some(std::process::id()),
-            labels: self.config.labels.clone(),
-            uptime_seconds: Some(Moment::now().saturating_since(self.born).as_secs_f64()),
-            status: Some(status.status),
-            current_task: status.current_task,
-            version: self.config.version.clone(),
-            interval_seconds: Some(self.config.heartbeat_interval.as_secs_f64()),
-            beat_number: Some(state.beats),
-            protected: self.config.protected,
-        };
-        Some((body, number))
-    }
-
-    /// Notes what became of a registration.
-    pub(super) fn end_registration(&self, result: &Result<SessionCreated, Trouble>, number: u64) {
-        let mut state = self.lock();
-        state.standing = if result.is_ok() { Standing::Known } else { Standing::Unknown };
-        if let Ok(created) = result {
-            if state.id != created.session_id {
-                log::info!("the tracker calls tracked session {} {}", state.id, created.session_id);
-                state.id = created.session_id.clone();
-            }
-            state.tasks.delivered(number);
-            state.interval = obeyed(created.interval_seconds, self.config.heartbeat_interval);
-        }
-        drop(state);
-        match result {
-            Ok(_) => self.heard(),
-            Err(trouble) => self.troubled(trouble),
-        }
-    }
-
-    /// The server answered well.
-    pub(super) fn heard(&self) {
-        let mut state = self.lock();
-        state.answers += 1;
-        state.heard_at = Moment::now();
-        state.trouble = None;
-        let was_lost = std::mem::replace(&mut state.lost, false);
-        let before = std::mem::replace(&mut state.contact, Contact::Connected);
-        let (id, open) = (state.id.clone(), state.phase == Phase::Open);
-        drop(state);
-        if open && before != Contact::Connected {
-            let word = if before == Contact::Untried { "registered with" } else { "back at" };
-            // A group tells of itself, and once for all, that it is back.
-            let level = if word == "back at" && self.group.is_some() { Level::Debug } else { Level::Info };
-            log::log!(
-                level, tracked_session = id.as_str();
-                "tracked session {id} of {} is {word} the tracker at {}", self.config.app_name, self.config.server_url
-            );
-        }
-        if was_lost {
-            self.orders.set_lost(false);
-        }
-        // Last, so that whoever sees the change finds it in the log.
-        self.notify();
-    }
-
-    /// The server did not answer well: the client is offline.
-    pub(super) fn troubled(&self, trouble: &Trouble) {
-        let mut state = self.lock();
-        let open = state.phase == Phase::Open;
-        // The farewell breaks the beats' connection itself: that is no news.
-        let before =
-            if open { std::mem::replace(&mut state.contact, Contact::Offline) } else { state.contact };
-        if open {
-            state.trouble = Some(trouble.to_string());
-        }
-        drop(state);
-        let url = &self.config.server_url;
-        if open && before != Contact::Offline && self.group.is_none() {
-            log::warn!("offline, {} goes on without the tracker at {url}: {trouble}", self.config.app_name);
-        } else {
-            log::debug!("still no use of the tracker at {url}: {trouble}");
-        }
-        self.notify();
-    }
-
-    /// The server does not know the session (any more): the beat thread registers it again, with
-    /// the same id.
-    pub(super) fn forgotten(&self) {
-        let mut state = self.lock();
-        state.standing = Standing::Unknown;
-        drop(state);
-        self.notify();
-        self.poke();
-    }
-
-    /// Somebody wants the session to stop.
-    pub(super) fn kill(&self) {
-        let mut state = self.lock();
-        if state.phase != Phase::Open || std::mem::replace(&mut state.killed, true) {
-            return;
-        }
-        let id = state.id.clone();
-        drop(state);
-        log::info!(tracked_session = id.as_str(); "tracked session {id} of {} is asked to stop", self.config.app_name);
-        self.callbacks.fire();
     }
 
     /// Rests, but not once the session must be registered again or the kill callbacks have gone on from
@@ -494,47 +291,4 @@ impl Shared {
             Err(trouble) => log::debug!("the tracker did not hear that {id} has ended: {trouble}"),
         }
     }
-
-    /// Joins what ends by the deadline. What still hangs in the system's name lookup or in a
-    /// snapshot of the user ends by itself: it finds its connections broken and nobody to call.
-    fn end_threads(&self, deadline: Moment) {
-        let mut state = self.lock();
-        let me = std::thread::current().id();
-        let waits_for = |worker: &Worker| {
-            worker.running && worker.thread.as_ref().is_some_and(|thread| thread.id() != me)
-        };
-        let wait =
-            |state: &State| waits_for(&state.beat) || waits_for(&state.status) || waits_for(&state.dead_man);
-        while wait(&state) && !self.wait(&mut state, Some(deadline)) {}
-        let State { beat, status, dead_man, .. } = &mut *state;
-        let threads = [beat, status, dead_man].map(std::mem::take);
-        state.phase = Phase::Closed;
-        drop(state);
-        self.notify();
-        for Worker { thread, running } in threads {
-            match thread {
-                Some(thread) if running => thread.leave(),
-                ended => drop(ended),
-            }
-        }
-    }
-}
-
-/// Notes the end of a thread.
-struct Ended {
-    shared: Arc<Shared>,
-    worker: fn(&mut State) -> &mut Worker,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        (self.worker)(&mut self.shared.lock()).running = false;
-        self.shared.notify();
-    }
-}
-
-/// The name of this machine, for the tracker's list.
-fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
 }

@@ -33,8 +33,7 @@ async function resolved(target) {
   if (target.sessions !== undefined || !isUnspeakable(target)) {
     return target;
   }
-  const sessions = await allOf(target, MOST_BY_ID);
-  return { sessions: sessions.filter((session) => !session.protected) };
+  return { sessions: await allOf(target, MOST_BY_ID), isGroup: true };
 }
 
 const whom = (target) => (target.sessions === undefined ? `all ${groupName(target)}` : counted(target.sessions.length, "session"));
@@ -50,6 +49,7 @@ export function confirmKill(target) {
   open = { target, generation: null };
   setText(element("confirm-title"), `Kill ${whom(target)}?`);
   element("kill-fields").hidden = false;
+  element("reason").value = "";
   element("embargo").value = "";
   element("embargo-row").hidden = target.app === undefined || isUnspeakable(target);
   element("force").checked = false;
@@ -98,6 +98,10 @@ async function preview(about) {
   element("confirm-lists").replaceChildren();
   try {
     const target = await resolved(about.target);
+    if (target.isGroup) {
+      // As the tracker does it.
+      target.sessions = target.sessions.filter((session) => !session.protected);
+    }
     const found = target.sessions === undefined ? await previewOfGroup(target) : await previewOfEach(target.sessions);
     if (open !== about) {
       return;
@@ -105,7 +109,8 @@ async function preview(about) {
     Object.assign(about, { resolved: target, generation: found.generation });
     showPreview(found);
     setText(yes, `Kill ${found.count}`);
-    yes.disabled = found.count === 0;
+    // An app without sessions may still get an embargo.
+    yes.disabled = found.count === 0 && target.app === undefined;
   } catch (error) {
     if (open === about) {
       setText(element("confirm-text"), "");

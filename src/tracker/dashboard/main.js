@@ -4,7 +4,7 @@ import { followAtOnce, rest } from "./events.js";
 import { startKills } from "./kills.js";
 import { reload, setLoader, showFreshness, start } from "./live.js";
 import { note, showLog } from "./log.js";
-import { loadAudit, loadHistory, loadKills, loadTracker, startPanes } from "./panes.js";
+import { loadAudit, loadHistory, loadKills, loadReadiness, loadTracker, startPanes } from "./panes.js";
 import { loadSessions, showAllAges, showSelection, startSessions } from "./sessions.js";
 import { askAgain, forget, onAccess, showAccess, tryAccess } from "./wire.js";
 import { element } from "./words.js";
@@ -16,7 +16,7 @@ const PANES = {
   history: loadHistory,
   events: showLog,
   audit: loadAudit,
-  tracker: () => Promise.resolve(),
+  tracker: loadReadiness,
 };
 
 /** The part that the address names. */

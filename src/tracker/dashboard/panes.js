@@ -24,6 +24,12 @@ function row(...cells) {
   return made;
 }
 
+/** Who has asked for something and why, as they said themselves. */
+const said = (entry) => [entry.requested_by, entry.reason].filter((part) => part != null).map((part) => shown(part)).join(": ");
+
+/** Who has asked for something, as the tracker knows it: by the token, or else by the address. */
+const known = ({ token, role, address } = {}) => [token ?? role, address].filter((part) => part != null).map((part) => shown(part)).join(" from ");
+
 /** Pages of a list that goes on with `before`: buttons to newer and older ones. */
 function pager(name, path, filters) {
   /** What the pages up to this one began with. */
@@ -68,14 +74,14 @@ export async function loadKills() {
   }
   const { kills } = await killsPage(parameters);
   const rows = kills.map((kill) => {
-    const asked = [kill.requested_by, kill.reason].filter((part) => part != null).map((part) => shown(part));
     const made = row(
       [shown(kill.kill_id), "number"],
       [shown(kill.app_name), "text"],
       [short(kill.session_id), "id"],
       [shown(kill.state), kill.state === "confirmed" ? "running" : "asked"],
       [steps(kill), ""],
-      [asked.join(": "), "text"],
+      [said(kill), "text"],
+      [known(kill.asked_by ?? undefined), "text"],
       [shown(kill.scope), ""],
       [shown(kill.told), "number"],
     );
@@ -131,18 +137,19 @@ export async function loadAudit() {
     }
   }
   const rows = found.audit.map((entry) => {
-    const { token, role, address } = entry.asked_by ?? {};
-    const asker = [token ?? role, address == null ? null : `from ${address}`].filter((part) => part != null).join(" ");
-    const named = entry.session_id != null ? short(entry.session_id) : entry.app_name != null ? `all of ${quoted(entry.app_name)}` : entry.label;
-    const why = [entry.requested_by, entry.reason].filter((part) => part != null).map((part) => shown(part));
+    const named = [
+      entry.session_id == null ? null : short(entry.session_id),
+      entry.app_name == null ? null : `all of ${quoted(entry.app_name)}`,
+      entry.label == null ? null : `all with ${quoted(entry.label)}`,
+    ];
     return row(
       [when(entry.time), "process"],
       [shown(entry.action).replaceAll("_", " "), ""],
-      [shown(named ?? "", 120), "text"],
+      [named.find((part) => part !== null) ?? "", "text"],
       [shown(entry.result).replaceAll("_", " "), entry.result === "done" ? "running" : "asked"],
       [shown(entry.sessions), "number"],
-      [shown(asker), "text"],
-      [why.join(": "), "text"],
+      [known(entry.asked_by ?? undefined), "text"],
+      [said(entry), "text"],
     );
   });
   showRows(element("audit-rows"), rows);
@@ -181,6 +188,20 @@ export async function loadTracker() {
   );
   showRows(element("embargo-rows"), embargoes);
   element("embargo-none").hidden = embargoes.length > 0;
+}
+
+/** Whether the database takes changes: without that nobody can be killed. */
+export async function loadReadiness() {
+  let word = "It takes changes.";
+  try {
+    await ask("GET", "readyz");
+  } catch (error) {
+    if (error.status !== 503) {
+      throw error;
+    }
+    word = `It takes no changes: ${shown(error.message)}`;
+  }
+  setText(element("ready"), word);
 }
 
 function showSummary(state) {

@@ -8,8 +8,10 @@ use mio::net::TcpStream;
 use super::deadlines::Alarm;
 use super::parse::Refusal;
 use super::requests::{Next, Requests};
-use super::response::{Rendering, Response};
+use super::response::{Length, Rendering, Response};
+use super::stream::{Framing, Piece, Stream, Streaming};
 use super::{Limits, Method, Request};
+use crate::background::shielded;
 use crate::clock::Moment;
 
 /// Buffers above this are given back while the connection waits.
@@ -30,6 +32,8 @@ pub(super) struct Connection {
     input: Requests,
     output: Vec<u8>,
     written: usize,
+    /// What is told of the current request when it is answered.
+    pub(super) asked: Asked,
     /// What the current request said about its answer.
     rendering: Rendering,
     inflow: Inflow,
@@ -40,6 +44,21 @@ pub(super) struct Connection {
     started: Option<Moment>,
     /// When the last answer was given, or bytes of it were taken.
     since: Moment,
+}
+
+/// What a request is, for whoever counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) subject: Option<u16>,
+    pub(super) method: Method,
+    /// When it was complete, until it waits.
+    pub(super) at: Option<Moment>,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked { subject: None, method: Method::Other, at: None }
+    }
 }
 
 /// What more may come from the client.
@@ -60,11 +79,30 @@ pub(super) enum Phase {
     Busy,
     /// The reply is parked.
     Parked { until: Moment, otherwise: Response },
+    /// The answer goes on.
+    Streaming(Box<Streaming>),
     /// The last answer is being written.
     Closing,
     /// Everything is written and our side is closed; what still comes is thrown away, so that the
     /// kernel does not answer it with a reset that would destroy the answer.
     Lingering { until: Moment, budget: usize },
+}
+
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    Parked,
+    Streaming,
+}
+
+impl Phase {
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        match self {
+            Phase::Parked { .. } => Some(Waiting::Parked),
+            Phase::Streaming(_) => Some(Waiting::Streaming),
+            _ => None,
+        }
+    }
 }
 
 impl Connection {
@@ -79,7 +117,8 @@ impl Connection {
             input: Requests::default(),
             output: Vec::new(),
             written: 0,
-            rendering: Rendering { keep_alive: true, head_only: false },
+            asked: Asked::default(),
+            rendering: Rendering { keep_alive: true, head_only: false, framing: Framing::Chunked },
             inflow: Inflow::Open,
             unread: false,
             first_request: true,
@@ -151,8 +190,9 @@ impl Connection {
                 self.since = now;
                 Ok(None)
             }
-            Next::Request { request, keep_alive } => {
-                self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head };
+            Next::Request { request, keep_alive, is_http_10 } => {
+                let framing = if is_http_10 { Framing::UntilClose } else { Framing::Chunked };
+                self.rendering = Rendering { keep_alive, head_only: request.method == Method::Head, framing };
                 self.started = None;
                 self.first_request = false;
                 Ok(Some(Request { peer: self.peer, ..request }))
@@ -192,9 +232,96 @@ impl Connection {
 
     /// Answers the current request; `close` makes it the last one.
     pub(super) fn answer(&mut self, response: &Response, date: &str, close: bool, now: Moment) {
-        let keep_alive = self.rendering.keep_alive && !close && !self.has_ended();
+        let keep_alive = self.stays_open(close);
         response.write(&mut self.output, date, Rendering { keep_alive, ..self.rendering });
-        self.phase = if keep_alive { Phase::Reading } else { Phase::Closing };
+        self.end_answer(close, now);
+    }
+
+    /// Begins to answer the current request with a body that goes on.
+    pub(super) fn begin_stream(&mut self, stream: Stream, date: &str, close: bool, now: Moment) {
+        if self.rendering.head_only {
+            self.begin_body(&stream.head, date, close);
+            self.end_answer(close, now);
+        } else {
+            self.phase = Phase::Streaming(Box::new(Streaming::new(stream, now)));
+        }
+    }
+
+    /// Whether a stream's source shall be asked now.
+    pub(super) fn is_due(&self) -> bool {
+        matches!(&self.phase, Phase::Streaming(streaming) if streaming.is_due)
+    }
+
+    /// The stream's source may have something.
+    pub(super) fn make_due(&mut self) {
+        if let Phase::Streaming(streaming) = &mut self.phase {
+            streaming.is_due = true;
+        }
+    }
+
+    /// Asks the stream's source for its next piece, or for its end. An error is the end of the
+    /// connection.
+    pub(super) fn pull(&mut self, last: bool, date: &str, close: bool, now: Moment) -> io::Result<()> {
+        let mut streaming = match std::mem::replace(&mut self.phase, Phase::Busy) {
+            Phase::Streaming(streaming) => streaming,
+            other => {
+                self.phase = other;
+                return Ok(());
+            }
+        };
+        let source = &mut streaming.stream.source;
+        let (bytes, ends) = match shielded("going on with an answer", || source.next(now, last)) {
+            Some(Piece::Some(bytes)) => (bytes, last),
+            Some(Piece::End(bytes)) => (bytes, true),
+            Some(Piece::Later(_)) if last => (Vec::new(), true),
+            Some(Piece::Later(until)) => {
+                (streaming.is_due, streaming.until) = (false, until);
+                self.phase = Phase::Streaming(streaming);
+                return Ok(());
+            }
+            Some(Piece::TooSlow) => {
+                self.phase = Phase::Streaming(streaming);
+                return Err(ErrorKind::TimedOut.into());
+            }
+            None => return Err(ErrorKind::Other.into()),
+        };
+        if ends && !streaming.has_begun {
+            let whole = Response { body: bytes.into(), ..streaming.stream.head };
+            self.answer(&whole, date, close, now);
+            return Ok(());
+        }
+        // What was owed before keeps its deadline.
+        if !self.has_output() {
+            self.since = now;
+        }
+        if !streaming.has_begun {
+            self.begin_body(&streaming.stream.head, date, close);
+            streaming.has_begun = true;
+        }
+        self.rendering.framing.piece(&mut self.output, &bytes);
+        if ends {
+            self.rendering.framing.end(&mut self.output);
+            self.end_answer(close, now);
+        } else {
+            self.phase = Phase::Streaming(streaming);
+        }
+        Ok(())
+    }
+
+    /// Writes the head of an answer that goes on.
+    fn begin_body(&mut self, head: &Response, date: &str, close: bool) {
+        let framing = self.rendering.framing;
+        let keep_alive = self.stays_open(close) && framing == Framing::Chunked;
+        self.rendering.keep_alive = keep_alive;
+        head.write_head(&mut self.output, date, self.rendering, Length::Framed(framing));
+    }
+
+    fn stays_open(&self, close: bool) -> bool {
+        self.rendering.keep_alive && !close && !self.has_ended()
+    }
+
+    fn end_answer(&mut self, close: bool, now: Moment) {
+        self.phase = if self.stays_open(close) { Phase::Reading } else { Phase::Closing };
         self.since = now;
     }
 
@@ -229,7 +356,7 @@ impl Connection {
     }
 
     fn release_buffers(&mut self) {
-        let keep = if matches!(self.phase, Phase::Parked { .. }) { 0 } else { KEEP_BUFFER };
+        let keep = if self.phase.waiting().is_some() { 0 } else { KEEP_BUFFER };
         self.input.release(keep);
         if self.output.is_empty() && self.output.capacity() > keep {
             self.output = Vec::new();
@@ -244,6 +371,7 @@ impl Connection {
         match (&self.phase, self.started) {
             (Phase::Busy, _) => Moment::FAR_FUTURE,
             (Phase::Parked { until, .. } | Phase::Lingering { until, .. }, _) => *until,
+            (Phase::Streaming(streaming), _) => streaming.until,
             (_, None) if self.first_request => self.since + limits.head_time,
             (_, None) => self.since + limits.idle_time,
             (_, Some(started)) if self.input.is_in_a_head() => started + limits.head_time,

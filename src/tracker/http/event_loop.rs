@@ -7,20 +7,23 @@
 //!    remembers that, in the connection (`unread`) or here (`again`).
 //! 3. After every step of a connection its alarm stands at its deadline.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Asked, Connection, Phase, Waiting};
 use super::deadlines::Deadlines;
 use super::parse::Refusal;
 use super::response::Response;
-use super::{Action, Limits, Request, Service};
+use super::stream::{Doorbell, Stream};
+use super::{Action, Answered, Limits, Request, Service};
 use crate::background::shielded;
 use crate::clock::{Moment, wall};
 use crate::sync::Mutex;
@@ -45,6 +48,8 @@ pub(super) struct Mailbox {
 #[derive(Default)]
 struct Inbox {
     posts: Vec<Post>,
+    /// Streams may have something.
+    rung: bool,
     stop: Option<Moment>,
 }
 
@@ -60,12 +65,22 @@ impl Mailbox {
     }
 
     fn post(&self, post: Post) {
+        self.put(|inbox| inbox.posts.push(post));
+    }
+
+    /// Has all streams asked whether they have something.
+    pub(super) fn ring(&self) {
+        self.put(|inbox| inbox.rung = true);
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Inbox)) {
         let first = {
             let mut inbox = self.inbox.lock();
-            inbox.posts.push(post);
-            inbox.posts.len() == 1
+            let first = inbox.posts.is_empty() && !inbox.rung;
+            put(&mut inbox);
+            first
         };
-        // Later posts find the loop awake, or on its way to the inbox.
+        // Who comes later finds the loop awake, or on its way to the inbox.
         if first {
             self.wake();
         }
@@ -85,11 +100,22 @@ impl Mailbox {
 }
 
 /// The right to answer one request, from any thread, once. Later calls do nothing.
-#[derive(Clone)]
 pub(crate) struct Ticket {
     mailbox: Arc<Mailbox>,
     slot: usize,
     exchange: u64,
+    /// For the loop, which looks when [`Service::quick`] has returned.
+    subject: AtomicU16,
+}
+
+/// No subject.
+const NOTHING: u16 = u16::MAX;
+
+impl Clone for Ticket {
+    fn clone(&self) -> Ticket {
+        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
+        Ticket { mailbox, slot: self.slot, exchange: self.exchange, subject }
+    }
 }
 
 impl Ticket {
@@ -100,6 +126,17 @@ impl Ticket {
 
     pub(super) fn act(&self, action: Action) {
         self.mailbox.post(Post { slot: self.slot, exchange: self.exchange, action });
+    }
+
+    /// Says what the request is about, for [`Service::answered`]: to be called in
+    /// [`Service::quick`], with the ticket given there.
+    pub(crate) fn is_about(&self, subject: u16) {
+        self.subject.store(subject, Ordering::Relaxed);
+    }
+
+    /// Has all streams asked again.
+    pub(crate) fn doorbell(&self) -> Doorbell {
+        Doorbell(Arc::clone(&self.mailbox))
     }
 
     /// Whether both answer the same request.
@@ -131,6 +168,8 @@ pub(super) struct EventLoop<S> {
     slots: Vec<Option<Connection>>,
     free: Vec<usize>,
     parked: usize,
+    /// The slots with a stream.
+    streams: HashSet<usize>,
     /// Grows with every connection and every request, so that no two share a number.
     counter: u64,
     deadlines: Deadlines,
@@ -162,6 +201,7 @@ impl<S: Service> EventLoop<S> {
             slots: Vec::new(),
             free: Vec::new(),
             parked: 0,
+            streams: HashSet::new(),
             counter: 0,
             deadlines: Deadlines::default(),
             again: Vec::new(),
@@ -234,15 +274,50 @@ impl<S: Service> EventLoop<S> {
     /// Runs one step of a connection, then keeps it or, if the step failed, drops it.
     fn with(&mut self, slot: usize, step: impl FnOnce(&mut EventLoop<S>, &mut Connection) -> io::Result<()>) {
         let Some(mut connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
-        let kept = step(self, &mut connection).is_ok();
-        if kept {
-            let deadline = connection.deadline(&self.limits);
-            self.deadlines.set(&mut connection.alarm, deadline, slot, connection.serial);
-            self.slots[slot] = Some(connection);
-        } else {
-            self.unpark(&mut connection);
-            self.free.push(slot);
+        let before = connection.phase.waiting();
+        let result = step(self, &mut connection);
+        let after = if result.is_ok() { connection.phase.waiting() } else { None };
+        self.recount(slot, before, after);
+        match result {
+            Ok(()) => {
+                let deadline = connection.deadline(&self.limits);
+                self.deadlines.set(&mut connection.alarm, deadline, slot, connection.serial);
+                self.slots[slot] = Some(connection);
+            }
+            Err(error) => {
+                let was_streaming = connection.phase.waiting() == Some(Waiting::Streaming);
+                if was_streaming && error.kind() == ErrorKind::TimedOut {
+                    self.service.counts().streams_cut.fetch_add(1, Ordering::Relaxed);
+                    log::info!("a client takes what is streamed to it too slowly and is cut off");
+                }
+                self.free.push(slot);
+                self.count_connections();
+            }
         }
+    }
+
+    fn count_connections(&self) {
+        let open = self.slots.len() - self.free.len();
+        self.service.counts().connections.store(open, Ordering::Relaxed);
+    }
+
+    /// Keeps count of the connections that wait.
+    fn recount(&mut self, slot: usize, before: Option<Waiting>, after: Option<Waiting>) {
+        if before == after {
+            return;
+        }
+        for (waiting, comes) in [(before, false), (after, true)] {
+            match waiting {
+                Some(Waiting::Parked) if comes => self.parked += 1,
+                Some(Waiting::Parked) => self.parked -= 1,
+                Some(Waiting::Streaming) if comes => _ = self.streams.insert(slot),
+                Some(Waiting::Streaming) => _ = self.streams.remove(&slot),
+                None => {}
+            }
+        }
+        let counts = self.service.counts();
+        counts.parked.store(self.parked, Ordering::Relaxed);
+        counts.streams.store(self.streams.len(), Ordering::Relaxed);
     }
 
     fn accept(&mut self) {
@@ -266,6 +341,7 @@ impl<S: Service> EventLoop<S> {
         if self.slots.len() - self.free.len() >= self.limits.connections && !self.make_room() {
             // Fits into the empty socket buffer; whoever does not get it sees a closed connection.
             let _ = stream.write(FULL);
+            self.service.counts().connections_refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let _ = stream.set_nodelay(true);
@@ -280,6 +356,7 @@ impl<S: Service> EventLoop<S> {
             Ok(()) => {
                 self.slots[slot] = Some(connection);
                 self.with(slot, |_, _| Ok(()));
+                self.count_connections();
             }
             Err(error) => {
                 log::warn!("a connection cannot be watched: {error}");
@@ -330,8 +407,11 @@ impl<S: Service> EventLoop<S> {
                         taken = true;
                     }
                     Ok(None) => {}
-                    Err(refusal) => connection.refuse(&refusal, &self.date.1, self.now),
+                    Err(refusal) => self.refuse(connection, &refusal),
                 }
+            } else if connection.is_due() {
+                self.pull(connection, false)?;
+                taken = true;
             }
             if !taken {
                 if connection.has_more() {
@@ -347,14 +427,10 @@ impl<S: Service> EventLoop<S> {
 
     /// Writes what is owed and decides what the client's end of the stream means now.
     fn settle(&mut self, connection: &mut Connection) -> io::Result<()> {
-        if connection.has_ended() && self.unpark(connection) {
-            // Whoever hangs up in the middle of a parked reply wants it no more; whoever only
-            // finished sending gets the answer of a wait that is over.
-            let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy)
-            else {
-                return Ok(());
-            };
-            connection.answer(&otherwise, &self.date.1, true, self.now);
+        if connection.has_ended() {
+            // Whoever hangs up while it waits wants no answer any more; whoever only finished sending
+            // gets that of a wait that is over.
+            self.end_wait(connection)?;
         }
         connection.flush(&self.limits, self.now)?;
         let stopping = self.stop.is_some();
@@ -370,50 +446,95 @@ impl<S: Service> EventLoop<S> {
         self.counter += 1;
         connection.exchange = self.counter;
         connection.phase = Phase::Busy;
-        let ticket = Ticket { mailbox: Arc::clone(&self.mailbox), slot, exchange: connection.exchange };
-        match shielded("answering a request", || self.service.quick(request, &ticket)) {
+        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
+        let ticket = Ticket { mailbox, slot, exchange: connection.exchange, subject };
+        let (method, at) = (request.method, Some(Moment::now()));
+        let quick = shielded("answering a request", || self.service.quick(request, &ticket));
+        let subject = Some(ticket.subject.load(Ordering::Relaxed)).filter(|subject| *subject != NOTHING);
+        connection.asked = Asked { subject, method, at };
+        match quick {
             Some(Ok(action)) => self.act(connection, action),
             Some(Err(request)) => {
                 let long = self.service.takes_long(&request);
                 let jobs = if long { &self.jobs.long } else { &self.jobs.short };
                 if jobs.send(Job { request, ticket }).is_err() {
                     let gone = Response::detail(503, "the server is stopping");
-                    connection.answer(&gone, &self.date.1, true, self.now);
+                    self.answer(connection, &gone, true);
                 }
             }
             None => {
                 let broken = Response::detail(500, "Internal Server Error");
-                connection.answer(&broken, &self.date.1, true, self.now);
+                self.answer(connection, &broken, true);
             }
         }
     }
 
     fn act(&mut self, connection: &mut Connection, action: Action) {
         let stopping = self.stop.is_some();
+        let has_room = self.parked + self.streams.len() < self.limits.waiting;
         match action {
-            Action::Park { wait, otherwise }
-                if !stopping && !wait.is_zero() && self.parked < self.limits.parked =>
-            {
-                self.parked += 1;
+            Action::Park { wait, otherwise } if !stopping && !wait.is_zero() && has_room => {
+                connection.asked.at = None;
                 connection.phase = Phase::Parked { until: self.now + wait, otherwise };
             }
             Action::Park { otherwise: response, .. } | Action::Respond(response) => {
-                connection.answer(&response, &self.date.1, stopping, self.now);
+                self.answer(connection, &response, stopping);
+            }
+            Action::Stream(stream) if has_room && self.streams.len() < self.limits.streams => {
+                connection.asked.at = None;
+                self.count(connection, stream.head.status);
+                connection.begin_stream(stream, &self.date.1, stopping, self.now);
+            }
+            Action::Stream(Stream { otherwise, .. }) => {
+                self.service.counts().streams_refused.fetch_add(1, Ordering::Relaxed);
+                self.answer(connection, &otherwise, stopping);
             }
         }
     }
 
-    /// Counts a reply as no longer parked; true if it was.
-    fn unpark(&mut self, connection: &mut Connection) -> bool {
-        let parked = matches!(connection.phase, Phase::Parked { .. });
-        self.parked -= usize::from(parked);
-        parked
+    /// Answers the current request; `close` makes it the last one.
+    fn answer(&self, connection: &mut Connection, response: &Response, close: bool) {
+        connection.answer(response, &self.date.1, close, self.now);
+        self.count(connection, response.status);
+    }
+
+    /// Refuses the request that is being read.
+    fn refuse(&self, connection: &mut Connection, refusal: &Refusal) {
+        connection.asked = Asked::default();
+        connection.refuse(refusal, &self.date.1, self.now);
+        self.count(connection, refusal.status);
+    }
+
+    fn count(&self, connection: &Connection, status: u16) {
+        let Asked { subject, method, at } = connection.asked;
+        let took = at.map(|at| Moment::now().saturating_since(at));
+        self.service.answered(Answered { subject, method, status, took });
+    }
+
+    /// Asks a stream's source for its next piece, or for its end.
+    fn pull(&self, connection: &mut Connection, last: bool) -> io::Result<()> {
+        connection.pull(last || self.stop.is_some(), &self.date.1, self.stop.is_some(), self.now)
+    }
+
+    /// Nothing is waited for any more: answers a parked reply with its other answer, and has a stream
+    /// come to its end.
+    fn end_wait(&self, connection: &mut Connection) -> io::Result<()> {
+        match std::mem::replace(&mut connection.phase, Phase::Busy) {
+            Phase::Parked { otherwise, .. } => {
+                self.answer(connection, &otherwise, self.stop.is_some());
+                Ok(())
+            }
+            other => {
+                connection.phase = other;
+                self.pull(connection, true)
+            }
+        }
     }
 
     fn read_inbox(&mut self) {
-        let (posts, stop) = {
+        let (posts, rung, stop) = {
             let mut inbox = self.mailbox.inbox.lock();
-            (std::mem::take(&mut inbox.posts), inbox.stop)
+            (std::mem::take(&mut inbox.posts), std::mem::take(&mut inbox.rung), inbox.stop)
         };
         for Post { slot, exchange, action } in posts {
             self.with(slot, |this, connection| {
@@ -422,10 +543,17 @@ impl<S: Service> EventLoop<S> {
                 if connection.exchange != exchange || !waiting {
                     return Ok(());
                 }
-                this.unpark(connection);
                 this.act(connection, action);
                 this.advance(slot, connection)
             });
+        }
+        if rung {
+            for slot in self.streams.iter().copied().collect::<Vec<_>>() {
+                self.with(slot, |this, connection| {
+                    connection.make_due();
+                    this.advance(slot, connection)
+                });
+            }
         }
         if stop.is_some() && self.stop.is_none() {
             self.begin_stop(stop);
@@ -433,8 +561,8 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// No new connections, but for those that the kernel has let in already; requests that have
-    /// arrived are answered, parked replies as well; what is idle or half read is closed; what a
-    /// handler has is waited for.
+    /// arrived are answered, parked replies as well, streams come to their end; what is idle or half
+    /// read is closed; what a handler has is waited for.
     fn begin_stop(&mut self, deadline: Option<Moment>) {
         self.accept();
         self.stop = deadline;
@@ -442,12 +570,7 @@ impl<S: Service> EventLoop<S> {
         self.accept_again = None;
         for slot in 0..self.slots.len() {
             self.with(slot, |this, connection| {
-                if this.unpark(connection)
-                    && let Phase::Parked { otherwise, .. } =
-                        std::mem::replace(&mut connection.phase, Phase::Busy)
-                {
-                    connection.answer(&otherwise, &this.date.1, true, this.now);
-                }
+                this.end_wait(connection)?;
                 this.ready(slot, connection)
             });
         }
@@ -468,15 +591,16 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn overdue(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
-        if !connection.has_output() && self.unpark(connection) {
-            if let Phase::Parked { otherwise, .. } = std::mem::replace(&mut connection.phase, Phase::Busy) {
-                connection.answer(&otherwise, &self.date.1, self.stop.is_some(), self.now);
+        if let Some(waiting) = connection.phase.waiting().filter(|_| !connection.has_output()) {
+            match waiting {
+                Waiting::Parked => self.end_wait(connection)?,
+                Waiting::Streaming => connection.make_due(),
             }
             return self.advance(slot, connection);
         }
         if !connection.has_output() && connection.is_in_a_request() {
             let late = Refusal::new(408, "the request took too long to arrive");
-            connection.refuse(&late, &self.date.1, self.now);
+            self.refuse(connection, &late);
             return self.settle(connection);
         }
         Err(ErrorKind::TimedOut.into())

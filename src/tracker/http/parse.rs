@@ -6,7 +6,7 @@
 //! is closed, because nobody knows where the next request would begin.
 
 use super::guard::Guard;
-use super::{Hosts, Limits, Method, Request, Secret};
+use super::{Headers, Hosts, Limits, Method, Request, Secret};
 
 const MAX_HEADERS: usize = 100;
 const MAX_TARGET: usize = 8 * 1024;
@@ -24,6 +24,8 @@ pub(super) struct Head {
     pub(super) expects_continue: bool,
     /// The connection stays open after the answer.
     pub(super) keep_alive: bool,
+    /// The client speaks HTTP/1.0, and so knows no chunks.
+    pub(super) is_http_10: bool,
 }
 
 /// Why a request is not read any further: the status of the answer and its `detail`.
@@ -61,8 +63,9 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let fields = Fields::read(raw.headers, raw.version == Some(1), &limits.hosts)?;
     let (path, query) = target(raw.path.unwrap_or_default())?;
     let method = method(raw.method.unwrap_or_default());
-    let request = Request { query, token: fields.token, ..Request::new(method, path) };
-    if fields.content_length > (limits.body_bytes)(&request) {
+    let Fields { headers, token, .. } = fields;
+    let request = Request { query, headers, token, ..Request::new(method, path) };
+    if fields.content_length > (limits.body_bytes.0)(&request) {
         return Err(Refusal::new(413, "the body is too large"));
     }
     Ok(Some(Head {
@@ -71,6 +74,7 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
         body_length: fields.content_length,
         expects_continue: fields.expects_continue,
         keep_alive: fields.keep_alive,
+        is_http_10: raw.version == Some(0),
     }))
 }
 
@@ -105,8 +109,9 @@ fn end_of_head(input: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> 
     Ok(None)
 }
 
-/// The header fields that the connection itself acts on.
+/// The header fields that the connection itself acts on, and those that the service reads.
 struct Fields {
+    headers: Option<Box<Headers>>,
     content_length: usize,
     expects_continue: bool,
     keep_alive: bool,
@@ -117,6 +122,7 @@ impl Fields {
     fn read(headers: &[httparse::Header<'_>], http11: bool, hosts: &Hosts) -> Result<Fields, Refusal> {
         let (mut host, mut origin, mut length, mut authorization) = (None, None, None, None);
         let (mut expects_continue, mut close, mut keep) = (false, false, false);
+        let mut read = None;
         for header in headers {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
             if is("transfer-encoding") {
@@ -137,6 +143,10 @@ impl Fields {
                     return Err(Refusal::new(417, "the only expectation met is 100-continue"));
                 }
                 expects_continue = http11;
+            } else if is("accept") {
+                append(&mut read, header.value, |headers| &mut headers.accept);
+            } else if is("last-event-id") {
+                append(&mut read, header.value, |headers| &mut headers.last_event_id);
             } else if is("connection") {
                 close |= has_token(header.value, b"close");
                 keep |= has_token(header.value, b"keep-alive");
@@ -148,12 +158,30 @@ impl Fields {
         Guard { host, origin }.check(hosts)?;
         let content_length = length.map_or(Ok(0), digits)?;
         let token = authorization.and_then(bearer);
-        Ok(Fields { content_length, expects_continue, keep_alive: !close && (http11 || keep), token })
+        let keep_alive = !close && (http11 || keep);
+        Ok(Fields { headers: read, content_length, expects_continue, keep_alive, token })
     }
 }
 
 fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], twice: &'static str) -> Result<(), Refusal> {
     if slot.replace(value).is_some() { Err(bad(twice)) } else { Ok(()) }
+}
+
+/// A list may stand in several fields. What everybody sends says nothing and is left out; what is no
+/// text is nothing that a service could know.
+fn append(
+    headers: &mut Option<Box<Headers>>,
+    value: &[u8],
+    of: impl Fn(&mut Headers) -> &mut Option<String>,
+) {
+    let Ok(value) = std::str::from_utf8(value) else { return };
+    if value == "*/*" {
+        return;
+    }
+    match of(headers.get_or_insert_default()) {
+        Some(list) => list.extend([",", value]),
+        none => *none = Some(value.to_owned()),
+    }
 }
 
 /// The token behind `Bearer`; nothing for other schemes.
@@ -237,6 +265,16 @@ mod tests {
 
     fn parsed(text: impl AsRef<[u8]>) -> Result<Option<Head>, Refusal> {
         parse(text.as_ref(), &Limits::default())
+    }
+
+    #[test]
+    fn what_the_client_wants_is_read_unless_it_is_what_everybody_sends() {
+        let read = |fields: &str| head(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).request;
+        let request = read("Accept: a/b\r\nLAST-EVENT-ID: x-7\r\naccept: c/d;q=1\r\n");
+        assert_eq!((request.accept(), request.last_event_id()), (Some("a/b,c/d;q=1"), Some("x-7")));
+        for fields in ["", "Accept: */*\r\n"] {
+            assert_eq!(read(fields).headers, None, "{fields}");
+        }
     }
 
     fn head(text: &str) -> Head {

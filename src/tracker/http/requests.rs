@@ -28,8 +28,8 @@ pub(super) enum Next {
     Incomplete,
     /// The same, and its client may wait for `100 Continue` before it goes on. Said once.
     Asks,
-    /// A request, and whether the connection stays open after its answer.
-    Request { request: Request, keep_alive: bool },
+    /// A request, whether the connection stays open after its answer, and whether it is HTTP/1.0.
+    Request { request: Request, keep_alive: bool, is_http_10: bool },
 }
 
 impl Requests {
@@ -81,9 +81,9 @@ impl Requests {
             self.head = Some(head);
             return Ok(if asks { Next::Asks } else { Next::Incomplete });
         }
-        let Head { mut request, body_length, keep_alive, .. } = head;
+        let Head { mut request, body_length, keep_alive, is_http_10, .. } = head;
         request.body = self.input.drain(..body_length).collect();
-        Ok(Next::Request { request, keep_alive })
+        Ok(Next::Request { request, keep_alive, is_http_10 })
     }
 
     /// Some clients send an empty line after a body.
@@ -111,7 +111,7 @@ pub(super) fn read_all(pieces: &[&[u8]], limits: &Limits) -> Vec<Option<Request>
         loop {
             match requests.next(limits) {
                 Ok(Next::Request { request, .. }) => {
-                    assert!(request.body.len() <= (limits.body_bytes)(&request), "the cap holds");
+                    assert!(request.body.len() <= (limits.body_bytes.0)(&request), "the cap holds");
                     found.push(Some(request));
                     asked = false;
                 }

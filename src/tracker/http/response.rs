@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::stream::Framing;
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Response {
@@ -68,6 +70,14 @@ impl Response {
 
     /// Appends the answer to a connection's output.
     pub(super) fn write(&self, output: &mut Vec<u8>, date: &str, how: Rendering) {
+        self.write_head(output, date, how, Length::Known(self.body.len()));
+        if !how.head_only {
+            output.extend_from_slice(&self.body);
+        }
+    }
+
+    /// Appends the head of an answer whose body has this length.
+    pub(super) fn write_head(&self, output: &mut Vec<u8>, date: &str, how: Rendering, length: Length) {
         let mut number = [0; 20];
         output.extend_from_slice(b"HTTP/1.1 ");
         output.extend_from_slice(decimal(&mut number, usize::from(self.status)));
@@ -79,7 +89,11 @@ impl Response {
             }
         };
         field("Content-Type", self.content_type.as_bytes());
-        field("Content-Length", decimal(&mut number, self.body.len()));
+        match length {
+            Length::Known(length) => field("Content-Length", decimal(&mut number, length)),
+            Length::Framed(Framing::Chunked) => field("Transfer-Encoding", b"chunked"),
+            Length::Framed(Framing::UntilClose) => {}
+        }
         field("Date", date.as_bytes());
         field("Cache-Control", b"no-store");
         // What is no page needs no more than these: nobody takes it for one, keeps it, or loads it into
@@ -91,10 +105,14 @@ impl Response {
         }
         field("Connection", if how.keep_alive { b"keep-alive" } else { b"close" });
         output.extend_from_slice(b"\r\n\r\n");
-        if !how.head_only {
-            output.extend_from_slice(&self.body);
-        }
     }
+}
+
+/// How a head tells where the body ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Length {
+    Known(usize),
+    Framed(Framing),
 }
 
 /// How an answer is written.
@@ -104,6 +122,8 @@ pub(super) struct Rendering {
     pub(super) keep_alive: bool,
     /// The request was a HEAD: the body is left out.
     pub(super) head_only: bool,
+    /// How a body is sent whose length is not known.
+    pub(super) framing: Framing,
 }
 
 /// A number's digits, at the end of `buffer`.
@@ -148,7 +168,11 @@ mod tests {
 
     fn written(response: &Response, head_only: bool) -> String {
         let mut output = Vec::new();
-        response.write(&mut output, "today", Rendering { keep_alive: true, head_only });
+        response.write(
+            &mut output,
+            "today",
+            Rendering { keep_alive: true, head_only, framing: Framing::Chunked },
+        );
         String::from_utf8(output).unwrap()
     }
 

@@ -8,18 +8,32 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::*;
 
+mod streams;
+
+use streams::Made;
+
+use crate::sync::Mutex;
+
 const SHORT: Duration = Duration::from_millis(30);
 const NEVER: Duration = Duration::from_secs(600);
 
-/// `/quick` answers at once, `/park` parks, `/panic` panics, anything else waits for a permit.
+/// `/quick` answers at once, `/park` parks, `/stream` streams, `/panic` panics, anything else waits for a permit.
 struct Scripted {
     permits: Receiver<()>,
     entered: Sender<String>,
     tickets: Sender<Ticket>,
+    pieces: Receiver<Made>,
+    counts: Counts,
+    answers: Mutex<Vec<Answered>>,
 }
 
 impl Service for Scripted {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
+        ticket.is_about(u16::try_from(request.path[0].len()).unwrap());
         match request.path[0].as_str() {
             "quick" => Ok(Action::Respond(Response::fixed_json("1"))),
             "park" => {
@@ -28,6 +42,10 @@ impl Service for Scripted {
             }
             "park-briefly" => Ok(Action::Park { wait: SHORT, otherwise: Response::fixed_json("0") }),
             "panic" => panic!("on purpose"),
+            "stream" => {
+                self.tickets.send(ticket.clone()).unwrap();
+                Ok(Action::Stream(self.stream()))
+            }
             "block" => {
                 self.entered.send("block".to_owned()).unwrap();
                 self.permits.recv().unwrap();
@@ -35,6 +53,10 @@ impl Service for Scripted {
             }
             _ => Err(request),
         }
+    }
+
+    fn answered(&self, answered: Answered) {
+        self.answers.lock().push(answered);
     }
 
     fn takes_long(&self, request: &Request) -> bool {
@@ -51,9 +73,11 @@ impl Service for Scripted {
 
 struct Fixture {
     server: HttpServer,
+    service: Arc<Scripted>,
     permits: Sender<()>,
     entered: Receiver<String>,
     tickets: Receiver<Ticket>,
+    make: Sender<Made>,
 }
 
 /// No deadline comes unless a test shortens it.
@@ -69,10 +93,20 @@ fn endless() -> Limits {
 }
 
 fn start(limits: Limits) -> Fixture {
-    let ((permits, permitted), (enter, entered), (give, tickets)) = (unbounded(), unbounded(), unbounded());
-    let service = Arc::new(Scripted { permits: permitted, entered: enter, tickets: give });
-    let server = HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), service, limits).unwrap();
-    Fixture { server, permits, entered, tickets }
+    let ((permits, permitted), (enter, entered)) = (unbounded(), unbounded());
+    let ((give, tickets), (make, pieces)) = (unbounded(), unbounded());
+    let counts = Counts::default();
+    let service = Arc::new(Scripted {
+        permits: permitted,
+        entered: enter,
+        tickets: give,
+        pieces,
+        counts,
+        answers: Mutex::default(),
+    });
+    let server =
+        HttpServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Arc::clone(&service), limits).unwrap();
+    Fixture { server, service, permits, entered, tickets, make }
 }
 
 impl Fixture {
@@ -209,7 +243,7 @@ fn a_ticket_answers_once_and_never_a_later_request() {
 
 #[test]
 fn more_parked_replies_than_the_cap_are_answered_at_once() {
-    let fixture = start(Limits { parked: 2, ..endless() });
+    let fixture = start(Limits { waiting: 2, ..endless() });
     let parked = [fixture.send("park"), fixture.send("park")];
     let tickets: Vec<Ticket> = (0..2).map(|_| fixture.tickets.recv().unwrap()).collect();
     assert!(answer(&fixture.send("park")).ends_with('0'));
@@ -324,7 +358,7 @@ fn a_stop_answers_requests_that_nobody_has_read_yet() {
 #[test]
 fn a_request_with_a_cap_of_its_own_may_be_longer_than_the_others() {
     let body_bytes = |request: &Request| if request.path[0] == "quick" { 1024 * 1024 } else { 3 };
-    let fixture = start(Limits { body_bytes, ..endless() });
+    let fixture = start(Limits { body_bytes: BodyBytes(Arc::new(body_bytes)), ..endless() });
     for (path, length, status) in [
         ("quick", 1024 * 1024, 200),
         ("quick", 1024 * 1024 + 1, 413),
@@ -402,4 +436,25 @@ fn many_clients_that_come_at_once_are_let_in_even_while_the_loop_is_busy() {
     fixture.permits.send(()).unwrap();
     assert!(answer(&busy).ends_with('2'));
     drop(clients);
+}
+
+#[test]
+fn each_answer_is_told_with_what_it_is_about() {
+    let fixture = start(endless());
+    assert!(answer(&fixture.send("quick")).ends_with('1'));
+    let parked = fixture.send("park");
+    fixture.tickets.recv().unwrap().send(Response::fixed_json("7"));
+    answer(&parked);
+    let mut garbage = fixture.connect();
+    garbage.write_all(b"\x16\x03").unwrap();
+    rest(&garbage);
+    fixture.permits.send(()).unwrap();
+    answer(&fixture.send("slower"));
+    let told: Vec<_> = fixture.service.answers.lock().iter().map(summary).collect();
+    let get = |length: u16, timed: bool| (Some(length), Method::Get, 200, timed);
+    assert_eq!(told, [get(5, true), get(4, false), (None, Method::Other, 400, false), get(6, true)]);
+}
+
+fn summary(answered: &Answered) -> (Option<u16>, Method, u16, bool) {
+    (answered.subject, answered.method, answered.status, answered.took.is_some())
 }

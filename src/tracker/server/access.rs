@@ -85,6 +85,12 @@ impl Door {
         Err(Denied { response: FORBIDDEN, to_tell: is_told.then_some(caller) })
     }
 
+    /// Whether it comes with a token, if there are any.
+    pub(super) fn knows(&self, request: &Request) -> bool {
+        let Some(tokens) = &self.tokens else { return true };
+        request.token.as_ref().is_some_and(|given| tokens.find(given.bytes()).is_some())
+    }
+
     /// Tells of a refused request, unless one of the same caller was told of a short time ago.
     fn tell(&self, caller: &Caller, came_with: &str) -> bool {
         let address = caller.address;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::replies::{Refusal, unprocessable};
 use crate::Error;
@@ -12,11 +13,35 @@ use crate::tracker::api::{
 use crate::tracker::http::Request;
 
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    // An object first: serde would also read a list of the fields' values.
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)
+    // An object: serde would also read a list of the fields' values.
+    if bytes.trim_ascii_start().starts_with(b"{")
+        && let Ok(body) = serde_json::from_slice(bytes)
+    {
+        return Ok(body);
+    }
+    let object: Map<String, Value> = serde_json::from_slice(bytes)
         .map_err(|error| unprocessable(&format!("the body is not a JSON object: {error}")))?;
-    T::deserialize(serde_json::Value::Object(object))
-        .map_err(|error| unprocessable(&format!("the body: {error}")))
+    let mut object = Value::Object(object);
+    write_whole(&mut object);
+    T::deserialize(object).map_err(|error| unprocessable(&format!("the body: {error}")))
+}
+
+/// Some clients write whole numbers as 3.0, which to JSON is the same. What is attached stays as it is.
+fn write_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.as_f64().is_some_and(|number| number.fract() == 0.0) => {
+            if let Some(whole) = number.as_f64().and_then(|number| format!("{number:.0}").parse::<u64>().ok())
+            {
+                *number = whole.into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(write_whole),
+        Value::Object(members) => {
+            let read = members.iter_mut().filter(|(name, _)| *name != "attached");
+            read.for_each(|(_, value)| write_whole(value));
+        }
+        _ => {}
+    }
 }
 
 /// A beat without a body is the usual one.
@@ -117,4 +142,40 @@ pub(super) fn number(request: &Request, name: &str) -> Result<Option<f64>, Refus
 
 pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<Heartbeat> {
+        body(text.as_bytes()).ok()
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction_of_zero() {
+        let text = r#" {"beat_number": 7.0, "memory_bytes": 1e3, "progress": 1, "kill": {"kill_id": 2.0, "step": "stopping"},
+            "attached": {"load": 3.0}}"#;
+        let beat = read(text).expect("it is read");
+        assert_eq!((beat.beat_number, beat.memory_bytes, beat.progress), (Some(7), Some(1_000), Some(1.0)));
+        assert_eq!(beat.kill.map(|kill| kill.kill_id), Some(2));
+        assert_eq!(beat.attached.expect("it is there")["load"].to_string(), "3.0", "that is not ours");
+        for text in [
+            r#"{"beat_number": 7.5}"#,
+            r#"{"beat_number": -1.0}"#,
+            r#"{"beat_number": 18446744073709551616}"#,
+            r#"{"beat_number": 1e300}"#,
+            r#"{"beat_number": "7"}"#,
+            "[null]",
+            "",
+        ] {
+            assert!(read(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_member_that_is_there_twice_the_last_counts() {
+        let beat = read(r#"{"beat_number": 1, "beat_number": 2}"#).expect("it is read");
+        assert_eq!(beat.beat_number, Some(2));
+    }
 }

@@ -29,9 +29,14 @@ impl Tracker {
             Change::None => {}
             Change::Began => {
                 log::warn!("{stale} of {all} tracked sessions are stale; nobody is removed for {lasts:?}");
+                self.tell_of_mass_silence(stale, all, Some(lasts));
             }
-            Change::Over => log::info!("enough tracked sessions beat again, or are gone"),
+            Change::Over => {
+                log::info!("enough tracked sessions beat again, or are gone");
+                self.tell_of_mass_silence(stale, all, None);
+            }
             Change::RanOut => {
+                self.tell_of_mass_silence(stale, all, None);
                 log::warn!("{stale} of {all} tracked sessions are stale still; they are removed now");
             }
         }

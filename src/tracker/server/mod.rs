@@ -1,17 +1,20 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`list`, `kills`, `lives` and `batch` are parts of it).
+//! (`list`, `kills`, `lives`, `batch`, `events`, `metrics` and `pools` are parts of it).
 
 mod access;
 mod audit;
 mod batch;
+mod events;
 mod input;
 mod kills;
 mod list;
 mod lives;
+mod metrics;
 mod openapi;
 mod pages;
+mod pools;
 mod reaper;
 mod replies;
 mod routing;
@@ -33,7 +36,7 @@ use self::tracker::Tracker;
 use super::TrackedId;
 use super::api::Whom;
 use super::api::{CONNECTION_IDLE, DEFAULT_PORT, PURGE_AFTER, STALE_AFTER};
-use super::http::{Hosts, HttpServer, Limits};
+use super::http::{BodyBytes, Hosts, HttpServer, Limits};
 use super::store::{KillOrder, SessionStore};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -85,7 +88,7 @@ pub struct TrackerServerBuilder {
     /// [`MassSilence`](super::api::MassSilence).
     pub purge_after: Duration,
     /// Open connections, default 10 000, and never more than the process may have files. Nine of
-    /// ten may be parked beats; of the others, one that has been idle for the longest time makes room
+    /// ten may be parked beats or streams of events, one of ten streams; of the others, one that has been idle for the longest time makes room
     /// for a new one.
     pub max_connections: usize,
     /// How often clients shall beat that can be told (those of this crate); default: as they like.
@@ -191,12 +194,19 @@ impl TrackerServerBuilder {
     /// [`Error::InvalidConfig`], [`Error::Store`], [`Error::Listen`].
     pub fn start(self) -> Result<TrackerServer> {
         let address = self.validate()?;
+        if self.tokens.is_none() && !self.allowed_hosts.is_empty() {
+            log::warn!(
+                "whoever reaches the tracker as {:?} may kill: there are no tokens",
+                self.allowed_hosts
+            );
+        }
         // Before the database is touched: an address that is taken leaves no file behind.
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let store = SessionStore::open_with(&self.database, self.stale_after, self.the_clock())?;
         let tracker = Arc::new(Tracker::new(store, Door::new(self.tokens.clone()), self.heartbeat_interval));
-        let http = HttpServer::start(address, Arc::clone(&tracker), self.limits(address))
-            .map_err(|source| Error::Listen { address, source })?;
+        let http =
+            HttpServer::start(address, Arc::clone(&tracker), self.limits(address, Arc::clone(&tracker)))
+                .map_err(|source| Error::Listen { address, source })?;
         let mass_silence = self.purge_after.saturating_mul(2).saturating_sub(self.stale_after);
         let reaper = Reaper::start(Arc::clone(&tracker), self.purge_after, mass_silence)
             .map_err(|error| Error::io("starting the tracker's reaper", error))?;
@@ -244,14 +254,15 @@ impl TrackerServerBuilder {
         Ok(address)
     }
 
-    fn limits(&self, address: SocketAddr) -> Limits {
+    fn limits(&self, address: SocketAddr, tracker: Arc<Tracker>) -> Limits {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES);
         let connections = self.max_connections.min(usize::try_from(files.max(1)).unwrap_or(usize::MAX));
         Limits {
             connections,
             // Some connections are kept for whoever comes to look or to kill.
-            parked: connections - connections.div_ceil(10),
-            body_bytes: routing::max_body,
+            waiting: connections - connections.div_ceil(10),
+            streams: connections.div_ceil(10),
+            body_bytes: BodyBytes(Arc::new(move |request| tracker.max_body(request))),
             idle_time: CONNECTION_IDLE,
             hosts: Hosts {
                 names: self.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),

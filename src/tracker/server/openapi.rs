@@ -128,6 +128,7 @@ mod tests {
         is_described("HeartbeatBatch", &HeartbeatBatch { beats: vec![one] });
         is_described("SessionStatus", &status);
         is_described("KillRequest", &order);
+        is_described("AppKillRequest", &order);
     }
 
     fn is_described(schema: &str, body: &impl Serialize) {

@@ -2,6 +2,7 @@
 //!
 //! During a mass silence it keeps them; see [`Guard`](crate::tracker::life::Guard).
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -69,10 +70,11 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
     let clock = tracker.store().clock().clone();
     let period = (purge_after / 20).clamp(Duration::from_millis(20), Duration::from_secs(10));
     let mut trim_at = clock.now();
+    let mut told = HashSet::new();
     let mut failing = false;
     loop {
         let next = clock.after(period);
-        let pass = reap(tracker, purge_after, mass_silence, &mut trim_at);
+        let pass = reap(tracker, purge_after, mass_silence, &mut told, &mut trim_at);
         match (&pass, failing) {
             (Err(error), false) => log::warn!("silent sessions cannot be removed: {error}"),
             (Ok(()), true) => log::info!("silent sessions are removed again"),
@@ -95,6 +97,7 @@ fn reap(
     tracker: &Tracker,
     purge_after: Duration,
     mass_silence: Duration,
+    told: &mut HashSet<i64>,
     trim_at: &mut Moment,
 ) -> crate::Result<()> {
     let store = tracker.store();
@@ -103,6 +106,7 @@ fn reap(
             log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
         }
     }
+    tracker.tell_of_silence(told)?;
     for id in store.expire_kills(KILL_EXPIRES_AFTER)? {
         log::warn!(session_id = id.as_str(); "tracked session {id} goes on {KILL_EXPIRES_AFTER:?} after its kill");
     }

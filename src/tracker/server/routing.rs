@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::pages::{Asset, PAGE, part};
 use super::replies::Refusal;
 use crate::tracker::TrackedId;
-use crate::tracker::api::{MAX_BATCH_BODY, MAX_BODY, Verb, Whom};
+use crate::tracker::api::{Verb, Whom};
 use crate::tracker::http::{Method, Request, Response};
 
 /// What a request asks for.
@@ -25,6 +25,9 @@ pub(super) enum Route {
     History,
     Audit,
     State,
+    Events,
+    Metrics,
+    Pools,
     Alive,
     Ready,
     Description,
@@ -126,6 +129,9 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
         endpoint(Method::Get, "/history", Access::Viewer, |_| Some(Route::History)),
         endpoint(Method::Get, "/audit", Access::Operator, |_| Some(Route::Audit)),
         endpoint(Method::Get, "/tracker", Access::Viewer, |_| Some(Route::State)),
+        endpoint(Method::Get, "/events", Access::Viewer, |_| Some(Route::Events)),
+        endpoint(Method::Get, "/metrics", Access::Viewer, |_| Some(Route::Metrics)),
+        endpoint(Method::Get, "/pools", Access::Viewer, |_| Some(Route::Pools)),
         endpoint(Method::Get, "/livez", Access::Everybody, |_| Some(Route::Alive)),
         endpoint(Method::Get, "/readyz", Access::Everybody, |_| Some(Route::Ready)),
         endpoint(Method::Get, "/openapi.json", Access::Everybody, |_| Some(Route::Description)),
@@ -141,6 +147,14 @@ static ENDPOINTS: [&[Endpoint]; 7] = [
     &asked_of_sessions!("protect", |whom| Route::Order(whom, Verb::Protect)),
     &asked_of_sessions!("unprotect", |whom| Route::Order(whom, Verb::Unprotect)),
 ];
+
+impl Endpoint {
+    /// Its place in the table.
+    pub(super) fn number(&'static self) -> u16 {
+        let place = endpoints().position(|endpoint| std::ptr::eq(endpoint, self));
+        place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX)
+    }
+}
 
 /// Everything that can be asked for.
 pub(super) fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
@@ -217,9 +231,9 @@ fn fill<'a>(shape: &str, path: &'a [Cow<'_, str>]) -> Option<Filled<'a>> {
     path.next().is_none().then_some(filled)
 }
 
-/// How long the body of this request may be.
-pub(super) fn max_body(request: &Request) -> usize {
-    if request.path == ["heartbeats"] { MAX_BATCH_BODY } else { MAX_BODY }
+/// Whether its body may be a long one.
+pub(super) fn is_batch(request: &Request) -> bool {
+    request.path == ["heartbeats"]
 }
 
 #[cfg(test)]

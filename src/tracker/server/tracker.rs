@@ -7,17 +7,18 @@ use super::access::{Caller, Denied, Door};
 use super::audit::tell;
 use super::batch::{Parked, Waiter};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
+use super::metrics::Numbers;
 use super::openapi::DESCRIPTION;
 use super::pages::page;
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
-use super::routing::{Route, find};
+use super::routing::{Route, find, is_batch};
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse, MAX_WAIT,
-    Role, SessionCreate, SessionCreated, SessionStatus, Whom,
+    Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse,
+    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionStatus, Whom,
 };
-use crate::tracker::http::{Action, Request, Response, Service, Ticket};
+use crate::tracker::http::{Action, Answered, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
 use crate::tracker::store::{Missed, SessionStore};
 
@@ -35,6 +36,8 @@ const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 pub(super) struct Tracker {
     store: SessionStore,
     door: Door,
+    pub(super) http: Counts,
+    pub(super) numbers: Numbers,
     parked: Mutex<HashMap<TrackedId, Parked>>,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
@@ -77,12 +80,21 @@ impl Reading {
 
 impl Tracker {
     pub(super) fn new(store: SessionStore, door: Door, interval: Option<Duration>) -> Tracker {
-        Tracker { store, door, parked: Mutex::new(HashMap::new()), guard: Mutex::default(), interval }
+        Tracker {
+            store,
+            door,
+            http: Counts::default(),
+            numbers: Numbers::new(),
+            parked: Mutex::new(HashMap::new()),
+            guard: Mutex::default(),
+            interval,
+        }
     }
 
     /// What a request asks for, and who asks, if he may.
-    fn admit(&self, request: &Request) -> Result<(Route, Caller), Refusal> {
+    fn admit(&self, request: &Request, ticket: &Ticket) -> Result<(Route, Caller), Refusal> {
         let (endpoint, route) = find(request)?;
+        ticket.is_about(endpoint.number());
         match self.door.admit(endpoint, request) {
             Ok(caller) => Ok((route, caller)),
             Err(Denied { response, to_tell }) => {
@@ -92,6 +104,11 @@ impl Tracker {
                 Err(Refusal(response))
             }
         }
+    }
+
+    /// How long the body of this request may be. Whoever has no business here has no long one read.
+    pub(super) fn max_body(&self, request: &Request) -> usize {
+        if is_batch(request) && self.door.knows(request) { MAX_BATCH_BODY } else { MAX_BODY }
     }
 
     /// Whether this session is nothing to this caller: for him it is like none.
@@ -279,6 +296,9 @@ impl Tracker {
             Route::History => self.answer_history(request)?,
             Route::Audit => self.answer_audit(request)?,
             Route::State => Response::json(&self.state()),
+            Route::Metrics => self.answer_metrics(request),
+            Route::Pools => self.answer_pools(request)?,
+            Route::Events => return self.answer_events(request, ticket),
             Route::Alive => ALIVE,
             // Not logged: it is asked every few seconds.
             Route::Ready => match self.store.check() {
@@ -293,9 +313,17 @@ impl Tracker {
 }
 
 impl Service for Tracker {
-    /// Beats and files never wait for the disk.
+    fn counts(&self) -> &Counts {
+        &self.http
+    }
+
+    fn answered(&self, answered: Answered) {
+        self.numbers.answered(answered);
+    }
+
+    /// Beats, events and files never wait for the disk.
     fn quick(&self, request: Request, ticket: &Ticket) -> Result<Action, Request> {
-        let (route, caller) = match self.admit(&request) {
+        let (route, caller) = match self.admit(&request, ticket) {
             Ok(admitted) => admitted,
             Err(Refusal(response)) => return Ok(Action::Respond(response)),
         };
@@ -305,12 +333,19 @@ impl Service for Tracker {
                 match parsed {
                     Ok((beat, _)) if beat.status.is_some() || beat.kill.is_some() => Err(request),
                     Ok((beat, wait)) => Ok(self.beat(&caller, &id, beat, wait, ticket)),
-                    Err(Refusal(response)) => Ok(Action::Respond(response)),
+                    Err(Refusal(response)) => {
+                        self.numbers.beat_rejected();
+                        Ok(Action::Respond(response))
+                    }
                 }
             }
             Route::Asset(asset) => Ok(Action::Respond(page(asset))),
             Route::Description => Ok(Action::Respond(DESCRIPTION)),
             Route::Alive => Ok(Action::Respond(ALIVE)),
+            Route::Events => {
+                let answered = self.answer_events(&request, ticket);
+                Ok(answered.unwrap_or_else(|Refusal(response)| Action::Respond(response)))
+            }
             _ => Err(request),
         }
     }
@@ -318,15 +353,19 @@ impl Service for Tracker {
     /// Lists grow with the number of sessions; whoever asks for many shall not hold up a kill.
     fn takes_long(&self, request: &Request) -> bool {
         match find(request) {
-            Ok((_, Route::List | Route::Receipts | Route::History | Route::Audit)) => true,
+            Ok((
+                _,
+                Route::List | Route::Receipts | Route::History | Route::Audit | Route::Metrics | Route::Pools,
+            )) => true,
             Ok((_, Route::Kill(_))) => super::kills::is_dry_run(request),
             _ => false,
         }
     }
 
     fn handle(&self, request: Request, ticket: &Ticket) -> Action {
-        let answered =
-            self.admit(&request).and_then(|(route, caller)| self.answer(route, &caller, &request, ticket));
+        let answered = self
+            .admit(&request, ticket)
+            .and_then(|(route, caller)| self.answer(route, &caller, &request, ticket));
         answered.unwrap_or_else(|Refusal(response)| Action::Respond(response))
     }
 }

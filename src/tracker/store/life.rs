@@ -1,16 +1,18 @@
 //! What the server asks of the store beyond the operations that everybody has: beats with all they
 //! carry, kills with receipts, orders, silence, the history.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use rusqlite::OptionalExtension;
 
+use super::everybody::{self, Turned};
 use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
-use super::{
-    AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills, memory,
-};
+use super::{AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills};
 use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
@@ -18,7 +20,8 @@ use crate::tracker::api::{
     Asker, AuditAction, AuditEntry, Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry,
     KillAcknowledgement, KillReceipt, KillStats, Verb, Whom,
 };
-use crate::tracker::receipts::Receipt;
+use crate::tracker::feed::Feed;
+use crate::tracker::receipts::{KillCounts, Receipt};
 
 impl SessionStore {
     pub(in crate::tracker) fn clock(&self) -> &Clock {
@@ -33,8 +36,9 @@ impl SessionStore {
         wait: Duration,
     ) -> Result<(), Missed> {
         let now = self.clock.now();
-        let first = self.memory.lock().beat(id, beat, wait, now)?;
-        self.beat_came(first);
+        let noted = self.memory.lock().beat(id, beat, wait, now);
+        self.beats.note(&noted);
+        self.beat_came(noted?);
         Ok(())
     }
 
@@ -47,10 +51,12 @@ impl SessionStore {
         wait: Duration,
     ) -> Result<HeartbeatResponse, Missed> {
         let now = self.clock.now();
-        let (first, reply) = {
+        let noted = {
             let mut memory = self.memory.lock();
-            (memory.beat(id, beat, wait, now)?, memory.tell(id))
+            memory.beat(id, beat, wait, now).map(|first| (first, memory.tell(id)))
         };
+        self.beats.note(&noted);
+        let (first, reply) = noted?;
         self.beat_came(first);
         reply.ok_or(Missed::Gone(None))
     }
@@ -108,7 +114,7 @@ impl SessionStore {
         reason: EndReason,
         asked_by: Option<Asker>,
     ) -> Result<Vec<TrackedId>> {
-        if memory::silent(&self.memory, older_than, self.clock.now()).is_empty() {
+        if everybody::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
         let asked_by = asked_by.map(Box::new);
@@ -117,7 +123,37 @@ impl SessionStore {
 
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        memory::count_stale(&self.memory, self.thresholds, self.clock.now())
+        everybody::count_stale(&self.memory, self.thresholds, self.clock.now())
+    }
+
+    /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
+    /// not block.
+    pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, most: usize) -> Turned {
+        everybody::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
+    }
+
+    /// The ids and apps of the sessions in these rows, as far as they are there.
+    pub(in crate::tracker) fn names(&self, rows: Vec<i64>) -> Result<HashMap<i64, (TrackedId, String)>> {
+        if rows.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.read("reading the names of sessions", move |tables| {
+            let mut query =
+                tables.prepare_cached("SELECT session_id, app_name FROM sessions WHERE row = ?")?;
+            let mut names = HashMap::with_capacity(rows.len());
+            for row in rows {
+                let name = query
+                    .query_row([row], |found| Ok((found.get::<_, String>(0)?.into(), found.get(1)?)))
+                    .optional()?;
+                names.extend(name.map(|name| (row, name)));
+            }
+            Ok(names)
+        })
+    }
+
+    /// What happens here, as it happens.
+    pub(in crate::tracker) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// For so long yet nobody can be stale, because nobody was heard before the store was opened.
@@ -132,6 +168,11 @@ impl SessionStore {
 
     pub(in crate::tracker) fn kill_stats(&self) -> KillStats {
         self.memory.lock().kill_stats()
+    }
+
+    /// The same for metrics.
+    pub(in crate::tracker) fn kill_counts(&self) -> KillCounts {
+        self.memory.lock().kill_counts()
     }
 
     /// The embargoes that are on.

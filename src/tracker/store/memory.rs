@@ -11,10 +11,9 @@ use serde_json::Value;
 use super::crowd::Crowd;
 use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
-use crate::sync::Mutex;
-use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillStats};
-use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
-use crate::tracker::receipts::{Passed, Receipt, Tally};
+use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
+use crate::tracker::life::{Departed, Gone, Interval, Verbs, pace};
+use crate::tracker::receipts::{KillCounts, Passed, Receipt, Tally};
 use crate::tracker::{TrackedId, civil};
 
 #[derive(Default)]
@@ -180,6 +179,11 @@ impl Memory {
         memory
     }
 
+    /// See [`Crowd::stretch`].
+    pub(super) fn stretch(&self, number: usize) -> Option<impl Iterator<Item = &Live>> {
+        self.sessions.stretch(number)
+    }
+
     /// How many sessions there are.
     pub(super) fn count(&self) -> usize {
         self.sessions.len()
@@ -213,7 +217,7 @@ impl Memory {
 
     /// A receipt was opened: its session shall stop.
     pub(super) fn opened(&mut self, receipt: Receipt) {
-        self.tally.opened();
+        self.tally.opened(receipt.scope);
         if let Some(live) = self.sessions.get_mut(&receipt.session_id) {
             self.open_kills.insert(receipt.kill_id, receipt.session_id.clone());
             live.known.kill_requested = true;
@@ -222,13 +226,13 @@ impl Memory {
     }
 
     /// For a receipt that was opened by a registration: [`insert`](Memory::insert) has it.
-    pub(super) fn count_opened(&mut self) {
-        self.tally.opened();
+    pub(super) fn count_opened(&mut self, scope: KillScope) {
+        self.tally.opened(scope);
     }
 
     /// A receipt has moved on.
     pub(super) fn moved_on(&mut self, mut receipt: Receipt, passed: &[Passed]) {
-        self.tally.note(passed);
+        self.tally.note(receipt.scope, passed);
         if !receipt.is_open() {
             self.open_kills.remove(&receipt.kill_id);
         }
@@ -263,6 +267,10 @@ impl Memory {
 
     pub(super) fn kill_stats(&self) -> KillStats {
         self.tally.stats(self.open_kills.len())
+    }
+
+    pub(super) fn kill_counts(&self) -> KillCounts {
+        self.tally.counts(self.open_kills.len())
     }
 
     pub(super) fn set_verbs(&mut self, id: &TrackedId, verbs: Verbs, number: u32) {
@@ -381,37 +389,6 @@ impl Memory {
             self.unwritten_told.entry(kill_id).or_insert(count);
         }
     }
-}
-
-/// Looks at every session, a few thousand at a time, so that beats come in between.
-pub(super) fn each(memory: &Mutex<Memory>, mut look: impl FnMut(&Live)) {
-    for number in 0.. {
-        let memory = memory.lock();
-        let Some(stretch) = memory.sessions.stretch(number) else { return };
-        stretch.for_each(&mut look);
-    }
-}
-
-/// How many sessions are stale, and how many there are.
-pub(super) fn count_stale(memory: &Mutex<Memory>, thresholds: Thresholds, now: Moment) -> (usize, usize) {
-    let (mut stale, mut all) = (0, 0);
-    each(memory, |live| {
-        stale += usize::from(thresholds.is_stale(live.silence(now), live.pace()));
-        all += 1;
-    });
-    (stale, all)
-}
-
-/// The rows of those who have been silent for `older_than`, or longer if they beat more seldom; in order.
-pub(super) fn silent(memory: &Mutex<Memory>, older_than: Duration, now: Moment) -> Vec<i64> {
-    let mut rows = Vec::new();
-    each(memory, |live| {
-        if live.silence(now) >= scaled(older_than, live.pace()) {
-            rows.push(live.row());
-        }
-    });
-    rows.sort_unstable();
-    rows
 }
 
 #[cfg(test)]

@@ -13,9 +13,12 @@
 //! are stored and shown, and decide nothing.
 
 mod ancestor;
+mod attached;
 mod audit;
 mod batch;
+mod census;
 mod crowd;
+mod everybody;
 mod history;
 mod kills;
 mod life;
@@ -37,8 +40,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub(super) use self::attached::AttachedFilter;
 pub(super) use self::audit::AuditFilter;
 pub(super) use self::batch::News;
+use self::census::BeatCounts;
+pub(super) use self::census::{BeatOutcome, Census};
 pub(super) use self::history::HistoryFilter;
 pub(super) use self::kills::{KillOrder, ReceiptFilter};
 use self::memory::Memory;
@@ -48,6 +54,7 @@ pub(super) use self::write::{Killed, NotKilled};
 use self::write::{Now, Outcome, Write};
 use self::writer::{Command, Writer};
 use super::api::{Asker, EndReason, Heartbeat, STALE_AFTER, SessionCreate, Whom};
+use super::feed::Feed;
 use super::life::Thresholds;
 use super::{TrackedId, TrackedSession, civil};
 use crate::clock::{Clock, Moment, wall};
@@ -83,6 +90,8 @@ pub struct SessionStore {
     readers: Readers,
     thresholds: Thresholds,
     clock: Clock,
+    feed: Arc<Feed>,
+    beats: BeatCounts,
     opened: Moment,
     /// Held as long as the database is open.
     _lock: Option<File>,
@@ -139,14 +148,26 @@ impl SessionStore {
             rows::load(&connection, now).map_err(|error| Error::store("loading the sessions", error))?;
         let memory = Arc::new(Mutex::new(memory));
         let trouble = Trouble::none((!in_memory).then_some(path));
-        let writer = Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble)?;
+        let feed = Arc::new(Feed::new());
+        let writer =
+            Writer::start(connection, Arc::clone(&memory), clock.clone(), trouble, Arc::clone(&feed))?;
         let readers = if in_memory {
             Readers::Writer
         } else {
             Readers::Own { path: path.clone(), idle: Mutex::new(Vec::new()) }
         };
         let thresholds = Thresholds { stale: stale_after };
-        Ok(SessionStore { memory, writer, readers, thresholds, clock, opened: now.moment, _lock: lock })
+        Ok(SessionStore {
+            memory,
+            writer,
+            readers,
+            thresholds,
+            clock,
+            feed,
+            beats: BeatCounts::default(),
+            opened: now.moment,
+            _lock: lock,
+        })
     }
 
     /// Registers a tracked session and returns its new id. Durable when it returns.

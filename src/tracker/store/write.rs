@@ -5,15 +5,17 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::audit::{self, Asked, Deed};
+use super::everybody;
 use super::kills::{self, KillOrder, Target, Wish};
-use super::memory::{self, Held, Known, Memory};
+use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditResult, EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt,
-    KillScope, SessionCreate, Verb, Whom,
+    KillScope, MAX_EMBARGO, SessionCreate, TrackerEvent, Verb, Whom,
 };
+use crate::tracker::events::At;
 use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
@@ -119,7 +121,7 @@ type Moved = (Receipt, Vec<Passed>);
 #[derive(Debug)]
 pub(super) enum Lesson {
     Nothing,
-    Registered { id: TrackedId, known: Known, number: Option<u64>, opened: bool, now: Moment },
+    Registered { id: TrackedId, known: Known, number: Option<u64>, opened: Option<KillScope>, now: Moment },
     Gone { ids: Vec<TrackedId>, how: Gone, closed: Vec<Moved> },
     Killed { opened: Vec<Receipt>, embargo: Option<(String, Held)> },
     MovedOn(Vec<Moved>),
@@ -132,8 +134,8 @@ impl Lesson {
             Lesson::Nothing => {}
             Lesson::Registered { id, known, number, opened, now } => {
                 memory.insert(&id, known, number, now);
-                if opened {
-                    memory.count_opened();
+                if let Some(scope) = opened {
+                    memory.count_opened(scope);
                 }
             }
             Lesson::Gone { ids, how, closed } => {
@@ -166,20 +168,27 @@ impl Lesson {
     }
 }
 
+impl Now {
+    fn at(self) -> At {
+        At { millis: self.millis }
+    }
+}
+
 impl Write {
-    /// Changes the tables, inside a transaction.
+    /// Changes the tables, inside a transaction. Adds to `told` what there is to tell after the commit.
     pub(super) fn apply(
         &self,
         connection: &Connection,
         memory: &Mutex<Memory>,
         now: Now,
+        told: &mut Vec<TrackerEvent>,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
             Write::Register { id, owner, session } => {
-                register(connection, memory, (id, owner.as_deref()), session, now)
+                register(connection, memory, (id, owner.as_deref()), session, now, told)
             }
             Write::Delete { id, asked_by } => {
-                let (known, closed) = bury(connection, memory, id, None, now)?;
+                let (known, closed) = bury(connection, memory, id, None, now, told)?;
                 if asked_by.is_some() {
                     let result = if known { AuditResult::Done } else { AuditResult::Unknown };
                     let whom = Whom::Session(id.clone());
@@ -192,10 +201,15 @@ impl Write {
                 Ok((Outcome::Changed(known), gone))
             }
             Write::Status { id, status, current_task, number } => {
-                let known = set_status(connection, id, status, current_task.as_deref(), *number)?;
+                let current_task = current_task.as_deref();
+                let changed = set_status(connection, id, status, current_task, *number)?;
+                if let Some(app_name) = &changed {
+                    told.push(now.at().status(id, app_name, status, current_task));
+                }
+                let known = changed.is_some() || is_known(connection, id)?;
                 Ok((Outcome::Changed(known), Lesson::Nothing))
             }
-            Write::Kill { whom, order } => kill(connection, memory, whom, order, now),
+            Write::Kill { whom, order } => kill(connection, memory, whom, order, now, told),
             Write::Acknowledge { id, word } => {
                 let receipt = kills::open_one(connection, memory, id, now)?;
                 let Some(mut receipt) = receipt.filter(|receipt| receipt.kill_id == word.kill_id) else {
@@ -203,6 +217,7 @@ impl Write {
                 };
                 let passed = receipt.acknowledge(word.step, now.moment);
                 kills::save(connection, &receipt)?;
+                told.extend(now.at().kill_passed(&receipt, &passed));
                 Ok((Outcome::Changed(true), Lesson::MovedOn(vec![(receipt, passed)])))
             }
             Write::ExpireKills { before } => {
@@ -213,21 +228,22 @@ impl Write {
                     if let Some(mut receipt) = receipt {
                         let passed = receipt.expire(now.moment);
                         kills::save(connection, &receipt)?;
+                        told.extend(now.at().kill_passed(&receipt, &passed));
                         moved.push((receipt, passed));
                     }
                 }
                 Ok((Outcome::Ids(ids), Lesson::MovedOn(moved)))
             }
             Write::Order { whom, verb, asked_by } => {
-                give_order(connection, whom, *verb, asked_by.as_deref(), now)
+                give_order(connection, whom, *verb, asked_by.as_deref(), now, told)
             }
             Write::Purge { older_than, reason, asked_by } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
                 let (mut ids, mut closed) = (Vec::new(), Vec::new());
-                for row in memory::silent(memory, *older_than, now.moment) {
+                for row in everybody::silent(memory, *older_than, now.moment) {
                     // One that this transaction has removed is known to memory still.
                     let Some(id) = id_of(connection, row)? else { continue };
-                    closed.extend(bury(connection, memory, &id, Some(*reason), now)?.1);
+                    closed.extend(bury(connection, memory, &id, Some(*reason), now, told)?.1);
                     ids.push(id);
                 }
                 // The ancestors' pages ask all the time: what hits nobody is not worth an entry.
@@ -262,6 +278,7 @@ fn kill(
     whom: &Whom,
     order: &KillOrder,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let deed = |result| Deed { action: AuditAction::Kill, whom: Some(whom), result };
     let refused = |why| {
@@ -303,10 +320,13 @@ fn kill(
         }
         let receipt = kills::open(connection, (&target.id, &target.app_name), scope, order.asked(), now)?;
         receipts.push(receipt.shown());
+        told.push(now.at().kill_requested(&receipt));
         opened.push(receipt);
     }
     let embargo = match (whom, order.embargo) {
         (Whom::App(app_name), Some(lasts)) => {
+            let asked = (order.requested_by.as_ref(), order.reason.as_ref());
+            told.push(now.at().embargo(app_name, lasts.min(MAX_EMBARGO), asked));
             Some((app_name.clone(), kills::lay_embargo(connection, app_name, lasts, order, now)?))
         }
         _ => None,
@@ -324,15 +344,20 @@ fn give_order(
     verb: Verb,
     asked_by: Option<&Asker>,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
-    let meant: Vec<TrackedId> =
-        kills::targets(connection, whom)?.into_iter().map(|target| target.id).collect();
+    let meant = kills::targets(connection, whom)?;
     let mut changes = Vec::new();
-    for id in &meant {
+    for Target { id, app_name, protected } in &meant {
+        let mut tell = || told.push(now.at().ordered(id, app_name, verb));
         if let Verb::Protect | Verb::Unprotect = verb {
+            let protect = verb == Verb::Protect;
             connection
                 .prepare_cached("UPDATE sessions SET protected = ?2 WHERE session_id = ?1")?
-                .execute(params![id.as_str(), verb == Verb::Protect])?;
+                .execute(params![id.as_str(), protect])?;
+            if protect != *protected {
+                tell();
+            }
             continue;
         }
         let (bits, number): (u8, u32) = connection
@@ -351,8 +376,10 @@ fn give_order(
         connection
             .prepare_cached("UPDATE sessions SET verbs = ?2, verbs_number = ?3 WHERE session_id = ?1")?
             .execute(params![id.as_str(), after.bits(), number])?;
+        tell();
         changes.push((id.clone(), after, number));
     }
+    let meant: Vec<TrackedId> = meant.into_iter().map(|target| target.id).collect();
     let is_unknown = meant.is_empty() && matches!(whom, Whom::Session(_));
     let result = if is_unknown { AuditResult::Unknown } else { AuditResult::Done };
     let deed = Deed { action: verb.into(), whom: Some(whom), result };
@@ -386,6 +413,7 @@ fn register(
     (id, owner): (&TrackedId, Option<&str>),
     session: &SessionCreate,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let uptime = session.uptime_seconds.unwrap_or(0.0).clamp(0.0, 1e9);
     #[allow(clippy::cast_possible_truncation, reason = "at most 10^12")]
@@ -459,7 +487,10 @@ fn register(
         }
         None => None,
     };
-    let opened = is_new && kill.is_some();
+    told.push(now.at().registered(id, session));
+    let opened = kill.as_ref().filter(|_| is_new);
+    told.extend(opened.map(|receipt| now.at().kill_requested(receipt)));
+    let opened = opened.map(|receipt| receipt.scope);
     let known = Known {
         row,
         start_millis,
@@ -506,22 +537,25 @@ fn wanted(
     Ok(laid.map(|laid| (KillScope::Embargo, laid.wish)))
 }
 
+/// Returns the session's app; nothing if there is no such session, or the status comes late.
 fn set_status(
     connection: &Connection,
     id: &TrackedId,
     status: &str,
     current_task: Option<&str>,
     number: Option<i64>,
-) -> rusqlite::Result<bool> {
-    let changed = connection
+) -> rusqlite::Result<Option<String>> {
+    connection
         .prepare_cached(
             "UPDATE sessions SET status = ?2, current_task = ?3, status_number = coalesce(?4, status_number)
-             WHERE session_id = ?1 AND coalesce(status_number <= ?4, TRUE)",
+             WHERE session_id = ?1 AND coalesce(status_number <= ?4, TRUE)
+             RETURNING app_name",
         )?
-        .execute(params![id.as_str(), status, current_task, number])?;
-    if changed > 0 {
-        return Ok(true);
-    }
+        .query_row(params![id.as_str(), status, current_task, number], |row| row.get(0))
+        .optional()
+}
+
+fn is_known(connection: &Connection, id: &TrackedId) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])
 }
 
@@ -538,12 +572,13 @@ fn bury(
     id: &TrackedId,
     reason: Option<EndReason>,
     now: Now,
+    told: &mut Vec<TrackerEvent>,
 ) -> rusqlite::Result<(bool, Option<Moved>)> {
-    let kill: Option<bool> = connection
-        .prepare_cached("SELECT kill_requested FROM sessions WHERE session_id = ?")?
-        .query_row([id.as_str()], |row| row.get(0))
+    let found: Option<(bool, String)> = connection
+        .prepare_cached("SELECT kill_requested, app_name FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some(kill_requested) = kill else { return Ok((false, None)) };
+    let Some((kill_requested, app_name)) = found else { return Ok((false, None)) };
     let last = if kill_requested { kills::last_one(connection, id, now)? } else { None };
     let open = if kill_requested { kills::open_one(connection, memory, id, now)? } else { None };
     let was_told =
@@ -565,8 +600,14 @@ fn bury(
         .prepare_cached("DELETE FROM beats WHERE row = (SELECT row FROM sessions WHERE session_id = ?)")?
         .execute([id.as_str()])?;
     connection.prepare_cached("DELETE FROM sessions WHERE session_id = ?")?.execute([id.as_str()])?;
-    let Some(mut receipt) = open else { return Ok((true, None)) };
-    let passed = if reason.is_some() { receipt.expire(now.moment) } else { receipt.leave(now.moment) };
-    kills::save(connection, &receipt)?;
-    Ok((true, Some((receipt, passed))))
+    let closed = open.map(|mut receipt| {
+        let passed = if reason.is_some() { receipt.expire(now.moment) } else { receipt.leave(now.moment) };
+        (receipt, passed)
+    });
+    if let Some((receipt, passed)) = &closed {
+        kills::save(connection, receipt)?;
+        told.extend(now.at().kill_passed(receipt, passed));
+    }
+    told.push(now.at().ended(id, &app_name, why));
+    Ok((true, closed))
 }

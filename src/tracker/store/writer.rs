@@ -1,7 +1,7 @@
 //! The thread that writes.
 //!
 //! It takes all commands that wait as one transaction, so that a hundred registrations cost one
-//! write to the disk. The order is: tables, commit, memory, replies.
+//! write to the disk. The order is: tables, commit, memory, events, replies.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use crate::background::{Background, shielded};
 use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
 use crate::tracker::civil;
+use crate::tracker::events::At;
+use crate::tracker::feed::Feed;
 use crate::{Error, Result, StoreFault};
 
 /// How long a beat may wait in memory: with the time that writing takes, it is on the disk within a
@@ -53,12 +55,14 @@ impl Writer {
         memory: Arc<Mutex<Memory>>,
         clock: Clock,
         trouble: Trouble,
+        feed: Arc<Feed>,
     ) -> Result<Writer> {
         let (commands, queue) = unbounded();
         let trouble = Arc::new(trouble);
         let shared = Arc::clone(&trouble);
         let thread = Background::spawn("remuda-store", move || {
-            WriterThread { connection, memory, clock, queue, write_beats_at: None, trouble: shared }.run();
+            WriterThread { connection, memory, clock, queue, write_beats_at: None, trouble: shared, feed }
+                .run();
         })
         .map_err(|error| Error::io("starting the thread of the tracker's database", error))?;
         Ok(Writer { commands: Some(commands), trouble, thread })
@@ -129,6 +133,8 @@ struct WriterThread {
     queue: Receiver<Command>,
     write_beats_at: Option<Moment>,
     trouble: Arc<Trouble>,
+    /// Hears of each change after memory has, and before whoever asked for it.
+    feed: Arc<Feed>,
 }
 
 type Pending = (Write, Sender<Result<Outcome, Failure>>);
@@ -208,18 +214,21 @@ impl WriterThread {
 
     fn change(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (mut outcomes, mut lessons) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut lessons, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let now = Now { moment: self.clock.now(), millis: civil::millis(wall()) };
         for write in writes {
-            let (outcome, lesson) = write.apply(&transaction, &self.memory, now)?;
+            let (outcome, lesson) = write.apply(&transaction, &self.memory, now, &mut told)?;
             outcomes.push(outcome);
             lessons.push(lesson);
         }
         transaction.commit()?;
-        let mut memory = self.memory.lock();
-        for lesson in lessons {
-            lesson.teach(&mut memory);
+        {
+            let mut memory = self.memory.lock();
+            for lesson in lessons {
+                lesson.teach(&mut memory);
+            }
         }
+        self.feed.record(told);
         Ok(outcomes)
     }
 
@@ -249,12 +258,18 @@ impl WriterThread {
     fn note_success(&self) {
         if self.trouble.clear() {
             log::info!("the tracker's database takes changes again");
+            self.tell_of_store(true);
         }
+    }
+
+    fn tell_of_store(&self, is_ready: bool) {
+        self.feed.record(vec![At { millis: civil::millis(wall()) }.store(is_ready)]);
     }
 
     fn note_failure(&mut self, error: &rusqlite::Error) {
         if self.trouble.note(StoreFault::of(error), error.to_string()) {
             log::warn!("the tracker's database takes no changes, heartbeats are kept in memory: {error}");
+            self.tell_of_store(false);
         }
         self.write_beats_at.get_or_insert(Moment::after(BEATS_WAIT));
     }

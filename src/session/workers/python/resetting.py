@@ -9,6 +9,7 @@ import builtins
 import gc
 import os
 
+TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 unread = bytearray(4)
 NOTHING_UNREAD = bytes(4)
 
@@ -28,12 +29,11 @@ def reset(request_follows):
     perhaps with a last word, counts as one that runs."""
     # Whatever of the last user could still go off comes first.
     _signal.alarm(0)
-    changed = list(map(_signal.getsignal, STANDARD_SIGNALS)) != warm["signals"]
-    if changed or "signal" in sys.modules or "faulthandler" in sys.modules:
-        # Only who has one of these modules can have changed more of them.
-        reset_signals()
-    elif _signal.getsignal(_signal.SIGIO) is not on_signal or _signal.getsignal(_signal.SIGINT) is not on_signal:
-        listen_for_cancels()
+    # Only who has one of these modules can have set other timers, or changed more than shows here.
+    signals_used = "signal" in sys.modules or "faulthandler" in sys.modules
+    signals_used = signals_used or list(map(_signal.getsignal, STANDARD_SIGNALS)) != warm["signals"]
+    if signals_used:
+        stop_timers()
     if "proc" not in warm:
         open_proc()
     if request_follows and warm["plain_fds"]:
@@ -44,12 +44,18 @@ def reset(request_follows):
         taint.append("tasks")
     if _thread._count() > warm["threads"]:
         taint.append("threads")
-    sys.settrace(None)
-    sys.setprofile(None)
-    if "threading" in sys.modules:
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        sys.settrace(None)
+        sys.setprofile(None)
+    threading = sys.modules.get("threading")
+    if getattr(threading, "_trace_hook", None) is not None or getattr(threading, "_profile_hook", None) is not None:
         # For threads that start later.
-        sys.modules["threading"].settrace(None)
-        sys.modules["threading"].setprofile(None)
+        threading.settrace(None)
+        threading.setprofile(None)
+    if signals_used or _signal.getsignal(_signal.SIGIO) is not on_signal or (
+        _signal.getsignal(_signal.SIGINT) is not on_signal
+    ):
+        reset_signals()
     gc.callbacks[:] = warm["gc"][2]
     if audit_hooks != warm["audit_hooks"]:
         taint.append("audit hooks")
@@ -122,11 +128,14 @@ def reset(request_follows):
     return taint
 
 
-def reset_signals():
-    for timer in (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF):
+def stop_timers():
+    for timer in TIMERS:
         _signal.setitimer(timer, 0)
     if "faulthandler" in sys.modules:
         sys.modules["faulthandler"].cancel_dump_traceback_later()
+
+
+def reset_signals():
     for number, handler in zip(WATCHED_SIGNALS, warm["signals"] + warm["real_time_signals"]):
         if handler is not None and _signal.getsignal(number) is not handler:
             _signal.signal(number, handler)

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::super::beat::{EARLY_REST, MOST_NEWS, second_chance};
+use super::super::beat::second_chance;
 use super::super::link::Trouble;
-use super::super::pace::{Backoff, jittered, random};
+use super::super::pace::{Backoff, Haste, jittered, random};
 use super::super::pulse::memory_bytes;
 use super::super::shared::{Shared, Standing};
 use super::{Group, Member};
@@ -25,8 +25,7 @@ pub(super) fn run(group: &Group) {
         group,
         backoff: Backoff::default(),
         second_chance: true,
-        early: 0,
-        news: 0,
+        haste: Haste::default(),
         takes_batches: true,
     };
     while let Some(sent) = beater.collect() {
@@ -40,9 +39,7 @@ struct Beater<'a> {
     backoff: Backoff,
     /// The next broken connection is not yet a reason to be offline.
     second_chance: bool,
-    /// Parked beats that came back early without news, in a row, and those with news.
-    early: u32,
-    news: u32,
+    haste: Haste,
     takes_batches: bool,
 }
 
@@ -158,20 +155,17 @@ impl Beater<'_> {
         }
         // The dead-man thread looks at who was reached.
         self.group.poke();
-        if is_news && self.news < MOST_NEWS {
-            self.news += 1;
+        if is_news && self.haste.is_due_after_news(took) {
             return Duration::ZERO;
         }
         if wait == 0 {
             return if was_troubled { Duration::ZERO } else { jittered(interval, random()) };
         }
         if took + Duration::from_millis(500) >= Duration::from_secs(wait) {
-            (self.early, self.news) = (0, 0);
+            self.haste.end();
             return Duration::ZERO;
         }
-        let rest = EARLY_REST.saturating_mul(1 << self.early.min(16)).min(interval);
-        self.early += 1;
-        jittered(rest, random())
+        jittered(self.haste.rest(took, interval), random())
     }
 
     fn troubled<'a>(&self, sessions: impl Iterator<Item = &'a Weak<Shared>>, trouble: &Trouble) {
@@ -205,11 +199,10 @@ impl Beater<'_> {
         self.group.reached();
         self.backoff.reset();
         self.group.poke();
-        if is_news && self.news < MOST_NEWS {
-            self.news += 1;
+        if is_news && self.haste.is_due_after_news(Duration::ZERO) {
             return Duration::ZERO;
         }
-        self.news = 0;
+        self.haste.end();
         jittered(interval(sent), random())
     }
 

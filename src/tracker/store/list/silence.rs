@@ -9,8 +9,8 @@ use super::cursor::Place;
 use super::{GLANCES, Page};
 use crate::tracker::TrackedStatus;
 use crate::tracker::api::{SessionQuery, SortKey};
-use crate::tracker::store::memory::{self, Live};
-use crate::tracker::store::rows;
+use crate::tracker::store::memory::Live;
+use crate::tracker::store::{everybody, rows};
 
 /// What is wanted of memory.
 #[derive(Clone, Copy)]
@@ -83,7 +83,7 @@ fn next(page: &Page<'_>, wanted: Wanted, from: Option<&Place>, most: usize) -> (
     let from = from.map(|place| turned((place.millis, place.row)));
     let mut smallest = Smallest { most, found: Vec::with_capacity(2 * most), bound: None };
     let mut fitting = 0;
-    memory::each(page.memory, |live| {
+    everybody::each(page.memory, |live| {
         if is_wanted(page, wanted, live) {
             fitting += 1;
             let millis = if wanted.by_beat { live.seen_millis() } else { live.start_millis() };

@@ -11,13 +11,13 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 /// A thread that sends back what it gets.
-pub(super) struct Echo {
+pub(crate) struct Echo {
     stream: TcpStream,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Echo {
-    pub(super) fn start() -> io::Result<Echo> {
+    pub(crate) fn start() -> io::Result<Echo> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
         stream.set_nodelay(true)?;
@@ -30,7 +30,7 @@ impl Echo {
         Ok(Echo { stream, thread: Some(thread) })
     }
 
-    pub(super) fn round_trip(&mut self) -> io::Result<Duration> {
+    pub(crate) fn round_trip(&mut self) -> io::Result<Duration> {
         let started = Instant::now();
         self.stream.write_all(&[1])?;
         self.stream.read_exact(&mut [0])?;
@@ -48,8 +48,8 @@ impl Drop for Echo {
 }
 
 /// Reads whole requests and gives all of them the same answer.
-pub(super) struct BareServer {
-    pub(super) address: SocketAddr,
+pub(crate) struct BareServer {
+    pub(crate) address: SocketAddr,
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
     thread: Option<thread::JoinHandle<()>>,
@@ -60,7 +60,7 @@ const WAKER: Token = Token(usize::MAX - 2);
 
 impl BareServer {
     /// `body` is that of the answer.
-    pub(super) fn start(body: &str) -> io::Result<BareServer> {
+    pub(crate) fn start(body: &str) -> io::Result<BareServer> {
         let answer = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
