@@ -54,6 +54,15 @@ pub(super) struct Ring {
     most_bytes: usize,
 }
 
+/// What a change has to tell once it is on the disk: of very many events the last ones, which are all
+/// that would be kept.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// How many there were before these.
+    skipped: u64,
+    last: VecDeque<TrackerEvent>,
+}
+
 /// Which events a reader wants.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
@@ -96,6 +105,39 @@ impl Kept {
     }
 }
 
+impl Told {
+    pub(super) fn push(&mut self, event: TrackerEvent) {
+        if self.last.len() == MOST {
+            self.last.pop_front();
+            self.skipped += 1;
+        }
+        self.last.push_back(event);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+
+    /// How many were left out, and the others with their texts.
+    pub(super) fn kept(self) -> (u64, Vec<Kept>) {
+        (self.skipped, self.last.into_iter().map(Kept::new).collect())
+    }
+}
+
+impl Extend<TrackerEvent> for Told {
+    fn extend<I: IntoIterator<Item = TrackerEvent>>(&mut self, events: I) {
+        for event in events {
+            self.push(event);
+        }
+    }
+}
+
+impl From<TrackerEvent> for Told {
+    fn from(event: TrackerEvent) -> Told {
+        Told { skipped: 0, last: VecDeque::from([event]) }
+    }
+}
+
 impl Filter {
     fn wants(&self, event: &Kept) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
@@ -117,6 +159,15 @@ impl Ring {
             let Some(oldest) = self.events.pop_front() else { break };
             self.bytes -= oldest.cost();
             self.first += 1;
+        }
+    }
+
+    /// So many events have happened that leave before anybody sees them.
+    pub(super) fn skip(&mut self, count: u64) {
+        if count > 0 {
+            self.first = self.end() + count;
+            self.events.clear();
+            self.bytes = 0;
         }
     }
 
@@ -352,6 +403,26 @@ mod tests {
         assert_eq!((ring.first, ring.end(), ring.bytes), (16, 26, 10 * cost));
         ring.push(event(EventKind::Status, "1", &"a".repeat(20 * cost)));
         assert_eq!((ring.events.len(), ring.bytes, ring.end()), (0, 0, 27), "one that never fits");
+    }
+
+    #[test]
+    fn of_a_change_with_very_many_events_the_last_are_kept_and_readers_are_told() {
+        let mut told = Told::default();
+        assert!(told.is_empty());
+        told.extend(
+            (0..MOST + 7)
+                .map(|number| NOW.of_session(EventKind::Ended, &TrackedId::from(number.to_string()), "a")),
+        );
+        let (skipped, kept) = told.kept();
+        assert_eq!((skipped, kept.len(), kept[0].session.as_ref().unwrap().as_str()), (7, MOST, "7"));
+        let mut ring = ring(3);
+        ring.skip(0);
+        assert_eq!(ring.begin(Some("b-2")), Begin::At(3));
+        ring.skip(skipped);
+        ring.push(event(EventKind::Ended, "7", "a"));
+        assert_eq!((ring.first, ring.end(), ring.bytes), (11, 12, ring.events[0].cost()));
+        assert_eq!(ring.begin(Some("b-3")), Begin::Reset(12));
+        assert_eq!(seen(&ring, 4, &Filter::default()), Err(Behind));
     }
 
     #[test]

@@ -6,8 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::TrackedId;
-use super::api::TrackerEvent;
-use super::events::{Begin, Behind, Cursor, Filter, Kept, Ring};
+use super::events::{Begin, Behind, Cursor, Filter, Kept, Ring, Told};
 use crate::sync::Mutex;
 
 type Bell = Box<dyn Fn() + Send + Sync>;
@@ -35,13 +34,14 @@ impl Feed {
     }
 
     /// Adds events, in this order.
-    pub(super) fn record(&self, events: Vec<TrackerEvent>) {
-        if events.is_empty() {
+    pub(super) fn record(&self, told: Told) {
+        if told.is_empty() {
             return;
         }
-        let kept: Vec<Kept> = events.into_iter().map(Kept::new).collect();
+        let (skipped, kept) = told.kept();
         {
             let mut ring = self.ring.lock();
+            ring.skip(skipped);
             for event in kept {
                 ring.push(event);
             }

@@ -10,7 +10,7 @@ use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::clock::{Moment, wall};
 use crate::tracker::api::{EVENT_COMMENT, EventKind, TrackerEvent};
-use crate::tracker::events::{At, Begin, Behind, Cursor, Filter, Kept};
+use crate::tracker::events::{At, Begin, Behind, Cursor, Filter, Kept, Told};
 use crate::tracker::feed::{Feed, Following};
 use crate::tracker::http::{Action, Piece, Request, Response, Source, Stream, Ticket};
 use crate::tracker::{TrackedId, civil};
@@ -71,7 +71,7 @@ impl Tracker {
         let at = now();
         let rows = turned.stale.iter().map(|(row, _)| row).chain(&turned.back).copied().collect();
         let names = self.store().names(rows)?;
-        let mut events = Vec::new();
+        let mut events = Told::default();
         // One without a name has just gone: that is told otherwise.
         for (row, silence) in turned.stale {
             if let Some((id, app_name)) = names.get(&row) {
@@ -95,7 +95,7 @@ impl Tracker {
 
     /// Tells that a mass silence has begun, for so long, or is over.
     pub(super) fn tell_of_mass_silence(&self, stale: usize, all: usize, lasts: Option<Duration>) {
-        self.store().feed().record(vec![now().mass_silence(stale, all, lasts)]);
+        self.store().feed().record(now().mass_silence(stale, all, lasts).into());
     }
 }
 
@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn record(feed: &Feed, app: &str) {
-        feed.record(vec![now().of_session(EventKind::Registered, &"s".into(), app)]);
+        feed.record(now().of_session(EventKind::Registered, &"s".into(), app).into());
     }
 
     fn text(piece: Piece) -> String {

@@ -2,7 +2,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::{SessionStore, everybody};
+use super::{SessionStore, looks};
 use crate::Result;
 use crate::tracker::api::{AttachedPool, PoolPage};
 use crate::tracker::{TrackedId, civil};
@@ -36,7 +36,7 @@ impl SessionStore {
     /// What sessions attach to their beats, in the order of their rows.
     pub(in crate::tracker) fn attached(&self, filter: &AttachedFilter) -> Result<PoolPage> {
         let after = i64::try_from(filter.after).unwrap_or(i64::MAX);
-        let numbers = everybody::attaching(&self.memory, after, filter.name.as_deref());
+        let numbers = looks::attaching(&self.memory, after, filter.name.as_deref());
         let mut page = PoolPage::default();
         let (mut sessions, mut bytes) = (0, 0);
         // As many at once as there may be on the page.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory::Missed;
-use super::{SessionStore, everybody};
+use super::{SessionStore, looks};
 use crate::Result;
 
 /// Apps that are counted on their own: those with the most sessions. All others are one, called `other`.
@@ -73,7 +73,7 @@ impl SessionStore {
     /// Counts the sessions. Those whose beats are in time are counted by their rows; for the others
     /// each row is looked up.
     pub(in crate::tracker) fn census(&self) -> Result<Census> {
-        let overdue = everybody::overdue(&self.memory, self.thresholds, self.clock.now());
+        let overdue = looks::overdue(&self.memory, self.thresholds, self.clock.now());
         self.read("counting the sessions", move |tables| {
             let mut census = Census::default();
             let mut groups = tables.prepare_cached(

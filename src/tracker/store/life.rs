@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rusqlite::OptionalExtension;
 
-use super::everybody::{self, Turned};
+use super::looks::{self, Turned};
 use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
@@ -114,7 +114,7 @@ impl SessionStore {
         reason: EndReason,
         asked_by: Option<Asker>,
     ) -> Result<Vec<TrackedId>> {
-        if everybody::silent(&self.memory, older_than, self.clock.now()).is_empty() {
+        if looks::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
         let asked_by = asked_by.map(Box::new);
@@ -123,13 +123,13 @@ impl SessionStore {
 
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        everybody::count_stale(&self.memory, self.thresholds, self.clock.now())
+        looks::count_stale(&self.memory, self.thresholds, self.clock.now())
     }
 
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
     /// not block.
     pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, most: usize) -> Turned {
-        everybody::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
+        looks::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
     }
 
     /// The ids and apps of the sessions in these rows, as far as they are there.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::rows::{COLUMNS, complete, stored};
-use super::{SessionStore, everybody, kills};
+use super::{SessionStore, kills, looks};
 use crate::Result;
 use crate::tracker::api::{KillPreview, Whom};
 use crate::tracker::preview::Preview;
@@ -32,7 +32,7 @@ impl SessionStore {
                 return Ok(preview.end());
             }
             let mut beside = Vec::new();
-            everybody::each(&memory, |live| {
+            looks::each(&memory, |live| {
                 if live.said().is_some_and(|said| preview.may_be_beside(&said.attached)) {
                     beside.push(live.row());
                 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::audit::{self, Asked, Deed};
-use super::everybody;
 use super::kills::{self, KillOrder, Target, Wish};
+use super::looks;
 use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditResult, EndReason, HEARTBEAT_INTERVAL, KillAcknowledgement, KillReceipt,
-    KillScope, MAX_EMBARGO, SessionCreate, TrackerEvent, Verb, Whom,
+    KillScope, MAX_EMBARGO, SessionCreate, Verb, Whom,
 };
-use crate::tracker::events::At;
+use crate::tracker::events::{At, Told};
 use crate::tracker::life::{Gone, Interval, Verbs};
 use crate::tracker::preview::generation;
 use crate::tracker::receipts::{Passed, Receipt};
@@ -181,7 +181,7 @@ impl Write {
         connection: &Connection,
         memory: &Mutex<Memory>,
         now: Now,
-        told: &mut Vec<TrackerEvent>,
+        told: &mut Told,
     ) -> rusqlite::Result<(Outcome, Lesson)> {
         match self {
             Write::Register { id, owner, session } => {
@@ -240,7 +240,7 @@ impl Write {
             Write::Purge { older_than, reason, asked_by } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
                 let (mut ids, mut closed) = (Vec::new(), Vec::new());
-                for row in everybody::silent(memory, *older_than, now.moment) {
+                for row in looks::silent(memory, *older_than, now.moment) {
                     // One that this transaction has removed is known to memory still.
                     let Some(id) = id_of(connection, row)? else { continue };
                     closed.extend(bury(connection, memory, &id, Some(*reason), now, told)?.1);
@@ -278,7 +278,7 @@ fn kill(
     whom: &Whom,
     order: &KillOrder,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let deed = |result| Deed { action: AuditAction::Kill, whom: Some(whom), result };
     let refused = |why| {
@@ -344,7 +344,7 @@ fn give_order(
     verb: Verb,
     asked_by: Option<&Asker>,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let meant = kills::targets(connection, whom)?;
     let mut changes = Vec::new();
@@ -413,7 +413,7 @@ fn register(
     (id, owner): (&TrackedId, Option<&str>),
     session: &SessionCreate,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(Outcome, Lesson)> {
     let uptime = session.uptime_seconds.unwrap_or(0.0).clamp(0.0, 1e9);
     #[allow(clippy::cast_possible_truncation, reason = "at most 10^12")]
@@ -572,7 +572,7 @@ fn bury(
     id: &TrackedId,
     reason: Option<EndReason>,
     now: Now,
-    told: &mut Vec<TrackerEvent>,
+    told: &mut Told,
 ) -> rusqlite::Result<(bool, Option<Moved>)> {
     let found: Option<(bool, String)> = connection
         .prepare_cached("SELECT kill_requested, app_name FROM sessions WHERE session_id = ?")?

@@ -18,7 +18,7 @@ use crate::background::{Background, shielded};
 use crate::clock::{Clock, Moment, wall};
 use crate::sync::Mutex;
 use crate::tracker::civil;
-use crate::tracker::events::At;
+use crate::tracker::events::{At, Told};
 use crate::tracker::feed::Feed;
 use crate::{Error, Result, StoreFault};
 
@@ -214,7 +214,7 @@ impl WriterThread {
 
     fn change(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Outcome>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (mut outcomes, mut lessons, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut outcomes, mut lessons, mut told) = (Vec::new(), Vec::new(), Told::default());
         let now = Now { moment: self.clock.now(), millis: civil::millis(wall()) };
         for write in writes {
             let (outcome, lesson) = write.apply(&transaction, &self.memory, now, &mut told)?;
@@ -263,7 +263,7 @@ impl WriterThread {
     }
 
     fn tell_of_store(&self, is_ready: bool) {
-        self.feed.record(vec![At { millis: civil::millis(wall()) }.store(is_ready)]);
+        self.feed.record(At { millis: civil::millis(wall()) }.store(is_ready).into());
     }
 
     fn note_failure(&mut self, error: &rusqlite::Error) {

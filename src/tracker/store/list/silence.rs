@@ -10,7 +10,7 @@ use super::{GLANCES, Page};
 use crate::tracker::TrackedStatus;
 use crate::tracker::api::{SessionQuery, SortKey};
 use crate::tracker::store::memory::Live;
-use crate::tracker::store::{everybody, rows};
+use crate::tracker::store::{looks, rows};
 
 /// What is wanted of memory.
 #[derive(Clone, Copy)]
@@ -83,7 +83,7 @@ fn next(page: &Page<'_>, wanted: Wanted, from: Option<&Place>, most: usize) -> (
     let from = from.map(|place| turned((place.millis, place.row)));
     let mut smallest = Smallest { most, found: Vec::with_capacity(2 * most), bound: None };
     let mut fitting = 0;
-    everybody::each(page.memory, |live| {
+    looks::each(page.memory, |live| {
         if is_wanted(page, wanted, live) {
             fitting += 1;
             let millis = if wanted.by_beat { live.seen_millis() } else { live.start_millis() };
