@@ -81,6 +81,7 @@ fn one_is_ordered_and_killed(described: &Description, http: &mut Http) {
     beats["beats"][0]["session_id"] = json!(ANN);
     assert_eq!(described.ok(http, "POST", "/heartbeats?wait=1", &beats)["answers"][1]["missed"], "unknown");
     described.ok(http, "GET", "/sessions", &NULL);
+    assert_eq!(described.ok(http, "GET", "/sessions?limit=1&sort=app", &NULL)["total"], 3);
     described.ok(http, "POST", &path("heartbeat"), &acknowledge("confirmed"));
     described.ok(http, "GET", "/kills/1", &NULL);
 }

@@ -47,6 +47,25 @@ fn outcomes(connection: &Connection) -> Vec<(String, String)> {
 }
 
 #[test]
+fn many_register_at_once_and_have_the_ids_that_are_told() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let named =
+        |number: usize| SessionCreate { app_name: format!("app {number}"), ..SessionCreate::default() };
+    let mut sessions: Vec<SessionCreate> = (0..700).map(named).collect();
+    let own = TrackedId::random();
+    sessions[5].session_id = Some(own.clone());
+    let ids = store.register_all(sessions).unwrap();
+    assert_eq!((ids.len(), &ids[5]), (700, &own));
+    drop(store);
+    let store = directory.open();
+    for number in [0, 5, 699] {
+        assert_eq!(row(&store, &ids[number]).unwrap().app_name, format!("app {number}"));
+    }
+    assert_eq!(store.register_all(Vec::new()).unwrap(), []);
+}
+
+#[test]
 fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
     let directory = Directory::new();
     for path in [directory.database(), PathBuf::from(":memory:")] {
