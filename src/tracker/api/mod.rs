@@ -13,12 +13,12 @@
 //! | `PUT /sessions/{id}/status` | [`SessionStatus`] → [`StatusReply`] `updated` |
 //! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
-//! | `GET /sessions` | → [`SessionList`] |
+//! | `GET /sessions` | → [`SessionList`]; with a `limit` → [`SessionPage`] |
 //! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
-//! about kills and their receipts ([`KillReceipt`]), about the
+//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]), about the
 //! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), about who
 //! has asked for what ([`AuditEntry`]) and about what happens as it happens ([`TrackerEvent`]) and what
 //! apps attach to beats ([`AttachedPool`]), listed where those are described. Who may ask for what: [`Role`].
@@ -54,6 +54,7 @@ mod batch;
 mod events;
 mod kills;
 mod life;
+mod list;
 mod pools;
 
 pub use access::Role;
@@ -66,6 +67,10 @@ pub use kills::{
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
 pub use pools::{AttachedPool, PoolPage};
+
+#[cfg(any(feature = "client", feature = "server"))]
+pub(super) use list::Glance;
+pub use list::{DEFAULT_PAGE, LONGEST_PAGE, LONGEST_SEARCH, SessionPage, SessionQuery, SessionSort, SortKey};
 
 /// The port of the tracker.
 pub const DEFAULT_PORT: u16 = 8000;

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::input::wait;
-use super::kills::limit;
+use super::input::{limit, wait};
 use super::replies::{Refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;

@@ -16,8 +16,7 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse,
-    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionList, SessionStatus,
-    Whom,
+    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionStatus, Whom,
 };
 use crate::tracker::http::{Action, Answered, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -272,7 +271,7 @@ impl Tracker {
                 let max_wait_seconds = Some(MAX_WAIT.as_secs());
                 Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
+            Route::List => self.answer_list(request)?,
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up_by_hand(age, caller)?.len() as u64;

@@ -115,7 +115,7 @@ impl SessionStore {
         reason: EndReason,
         asked_by: Option<Asker>,
     ) -> Result<Vec<TrackedId>> {
-        if self.memory.lock().silent(older_than, self.clock.now()).is_empty() {
+        if looks::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
         let asked_by = asked_by.map(Box::new);
@@ -124,7 +124,7 @@ impl SessionStore {
 
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        self.memory.lock().count_stale(self.thresholds, self.clock.now())
+        looks::count_stale(&self.memory, self.thresholds, self.clock.now())
     }
 
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does

@@ -48,6 +48,25 @@ fn outcomes(connection: &Connection) -> Vec<(String, String)> {
 }
 
 #[test]
+fn many_register_at_once_and_have_the_ids_that_are_told() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let named =
+        |number: usize| SessionCreate { app_name: format!("app {number}"), ..SessionCreate::default() };
+    let mut sessions: Vec<SessionCreate> = (0..700).map(named).collect();
+    let own = TrackedId::random();
+    sessions[5].session_id = Some(own.clone());
+    let ids = store.register_all(sessions).unwrap();
+    assert_eq!((ids.len(), &ids[5]), (700, &own));
+    drop(store);
+    let store = directory.open();
+    for number in [0, 5, 699] {
+        assert_eq!(row(&store, &ids[number]).unwrap().app_name, format!("app {number}"));
+    }
+    assert_eq!(store.register_all(Vec::new()).unwrap(), []);
+}
+
+#[test]
 fn the_operations_of_the_ancestor_in_a_file_and_in_memory() {
     let directory = Directory::new();
     for path in [directory.database(), PathBuf::from(":memory:")] {
@@ -357,7 +376,7 @@ fn nothing_is_told_of_a_session_after_its_end() {
         let id = store.create_session("a", None).unwrap();
         let (other, leaver) = (Arc::clone(&store), id.clone());
         let (come, coming) = crossbeam_channel::bounded(1);
-        let leaves = std::thread::spawn(move || {
+        let farewell = std::thread::spawn(move || {
             coming.recv().unwrap();
             other.delete_session(&leaver).unwrap()
         });
@@ -370,7 +389,7 @@ fn nothing_is_told_of_a_session_after_its_end() {
                 at.of_session(EventKind::Stale, id, app_name).into()
             })
             .unwrap();
-        assert!(leaves.join().unwrap());
+        assert!(farewell.join().unwrap());
         store
             .tell_of(vec![1], move |names| {
                 assert!(names.is_empty());
