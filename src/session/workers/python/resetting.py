@@ -78,8 +78,9 @@ def reset(request_follows):
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
     enabled, threshold, _ = warm["gc"]
-    gc.set_threshold(*threshold)
-    (gc.enable if enabled else gc.disable)()
+    if gc.isenabled() is not enabled or gc.get_threshold() != threshold:
+        gc.set_threshold(*threshold)
+        (gc.enable if enabled else gc.disable)()
     if posix.getpriority(posix.PRIO_PROCESS, 0) != warm["nice"]:
         taint.append("priority")
     posix.umask(warm["umask"])
@@ -122,8 +123,9 @@ def reset(request_follows):
         taint.append("threads")
     if may_have_children() and left_children(request_follows):
         taint.append("children")
-    # Last: whatever ended in the middle of this has said what it had to say.
-    if request_follows and output_waits():
+    # Last: a thread that has ended since the last answer has said what it had to say. (Children are seen
+    # even when they have ended, unless somebody has changed a handler.)
+    if request_follows and (signals_used or threads_left > warm["threads"]) and output_waits():
         taint.append("output")
     return taint
 
