@@ -1,5 +1,6 @@
 //! What requests bring, read and checked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -8,7 +9,8 @@ use serde_json::{Map, Value};
 use super::replies::{Refusal, unprocessable};
 use crate::Error;
 use crate::tracker::api::{
-    DEFAULT_PAGE, Heartbeat, LONGEST_PAGE, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable,
+    DEFAULT_PAGE, Heartbeat, LONGEST_PAGE, MAX_ATTACHED, MAX_ATTACHED_DEPTH, MAX_WAIT, PURGE_AFTER,
+    SessionCreate, is_too_deep, is_unspeakable,
 };
 use crate::tracker::http::Request;
 
@@ -59,13 +61,16 @@ pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
     if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
         return Err("progress: must be from 0 to 1".to_owned());
     }
+    if beat.attached.iter().flat_map(BTreeMap::values).any(is_too_deep) {
+        return Err(format!("attached: must be nested at most {MAX_ATTACHED_DEPTH} levels deep"));
+    }
     if let Some(attached) = &beat.attached
         && bytes > MAX_ATTACHED
         && serde_json::to_string(attached).is_ok_and(|json| json.len() > MAX_ATTACHED)
     {
         return Err(format!("attached: must have at most {MAX_ATTACHED} bytes"));
     }
-    Ok(())
+    beat.status.as_deref().map_or(Ok(()), check_status)
 }
 
 pub(super) fn registration(session: SessionCreate) -> Result<SessionCreate, Refusal> {

@@ -4,7 +4,8 @@ use std::fs;
 
 use super::*;
 use crate::tracker::TrackedStatus;
-use crate::tracker::api::{KillAcknowledgement, KillState, KillStep};
+use crate::tracker::api::{EventKind, KillAcknowledgement, KillState, KillStep};
+use crate::tracker::events::{At, Filter, Told};
 
 /// A directory that is removed with all it holds.
 pub(super) struct Directory(pub(super) PathBuf);
@@ -364,4 +365,45 @@ fn the_history_and_the_receipts_are_kept_up_to_a_number() {
         1,
         "an open one is never forgotten"
     );
+}
+
+/// Somebody leaves just when his silence is noticed.
+#[test]
+fn nothing_is_told_of_a_session_after_its_end() {
+    let directory = Directory::new();
+    for path in [directory.database(), PathBuf::from(":memory:")] {
+        let store = Arc::new(SessionStore::open(&path).unwrap());
+        let id = store.create_session("a", None).unwrap();
+        let (other, leaver) = (Arc::clone(&store), id.clone());
+        let (come, coming) = crossbeam_channel::bounded(1);
+        let farewell = std::thread::spawn(move || {
+            coming.recv().unwrap();
+            other.delete_session(&leaver).unwrap()
+        });
+        let at = At { millis: 0 };
+        store
+            .tell_of(vec![1, 2], move |names| {
+                assert_eq!((names.len(), std::thread::current().name()), (1, Some("remuda-store")));
+                come.send(()).unwrap();
+                let (id, app_name) = &names[&1];
+                at.of_session(EventKind::Stale, id, app_name).into()
+            })
+            .unwrap();
+        assert!(farewell.join().unwrap());
+        store
+            .tell_of(vec![1], move |names| {
+                assert!(names.is_empty());
+                Told::default()
+            })
+            .unwrap();
+        let mut kinds = Vec::new();
+        store
+            .feed()
+            .read(1, &Filter::default(), |_, event| {
+                kinds.push(event.kind);
+                true
+            })
+            .unwrap();
+        assert_eq!(kinds, [EventKind::Registered, EventKind::Stale, EventKind::Ended]);
+    }
 }
