@@ -6,6 +6,7 @@ use std::net::{IpAddr, Shutdown};
 use mio::net::TcpStream;
 
 use super::deadlines::Alarm;
+use super::output::Output;
 use super::parse::Refusal;
 use super::requests::{Next, Requests};
 use super::response::{Length, Rendering, Response};
@@ -30,8 +31,7 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) alarm: Alarm,
     input: Requests,
-    output: Vec<u8>,
-    written: usize,
+    output: Output,
     /// What is told of the current request when it is answered.
     pub(super) asked: Asked,
     /// What the current request said about its answer.
@@ -115,8 +115,7 @@ impl Connection {
             phase: Phase::Reading,
             alarm: Alarm::default(),
             input: Requests::default(),
-            output: Vec::new(),
-            written: 0,
+            output: Output::default(),
             asked: Asked::default(),
             rendering: Rendering { keep_alive: true, head_only: false, framing: Framing::Chunked },
             inflow: Inflow::Open,
@@ -186,7 +185,7 @@ impl Connection {
         match next? {
             Next::Nothing | Next::Incomplete => Ok(None),
             Next::Asks => {
-                self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.output.end().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.since = now;
                 Ok(None)
             }
@@ -223,17 +222,17 @@ impl Connection {
 
     /// Whether unsent output is so long that no further request is taken up.
     pub(super) fn is_full(&self) -> bool {
-        self.output.len() - self.written > 64 * 1024
+        self.output.unsent().len() > 64 * 1024
     }
 
     pub(super) fn has_output(&self) -> bool {
-        self.written < self.output.len()
+        !self.output.unsent().is_empty()
     }
 
     /// Answers the current request; `close` makes it the last one.
     pub(super) fn answer(&mut self, response: &Response, date: &str, close: bool, now: Moment) {
         let keep_alive = self.stays_open(close);
-        response.write(&mut self.output, date, Rendering { keep_alive, ..self.rendering });
+        response.write(self.output.end(), date, Rendering { keep_alive, ..self.rendering });
         self.end_answer(close, now);
     }
 
@@ -298,9 +297,9 @@ impl Connection {
             self.begin_body(&streaming.stream.head, date, close);
             streaming.has_begun = true;
         }
-        self.rendering.framing.piece(&mut self.output, &bytes);
+        self.rendering.framing.piece(self.output.end(), &bytes);
         if ends {
-            self.rendering.framing.end(&mut self.output);
+            self.rendering.framing.end(self.output.end());
             self.end_answer(close, now);
         } else {
             self.phase = Phase::Streaming(streaming);
@@ -313,7 +312,7 @@ impl Connection {
         let framing = self.rendering.framing;
         let keep_alive = self.stays_open(close) && framing == Framing::Chunked;
         self.rendering.keep_alive = keep_alive;
-        head.write_head(&mut self.output, date, self.rendering, Length::Framed(framing));
+        head.write_head(self.output.end(), date, self.rendering, Length::Framed(framing));
     }
 
     fn stays_open(&self, close: bool) -> bool {
@@ -334,10 +333,10 @@ impl Connection {
     /// Writes what the socket takes. Closes our side after the last answer.
     pub(super) fn flush(&mut self, limits: &Limits, now: Moment) -> io::Result<()> {
         while self.has_output() {
-            match self.stream.write(&self.output[self.written..]) {
+            match self.stream.write(self.output.unsent()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.written += written;
+                    self.output.note_sent(written);
                     self.since = now;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -345,8 +344,6 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        self.output.clear();
-        self.written = 0;
         if matches!(self.phase, Phase::Closing) {
             self.stream.shutdown(Shutdown::Write)?;
             self.phase = Phase::Lingering { until: now + limits.linger_time, budget: LINGER_BYTES };
@@ -358,9 +355,7 @@ impl Connection {
     fn release_buffers(&mut self) {
         let keep = if self.phase.waiting().is_some() { 0 } else { KEEP_BUFFER };
         self.input.release(keep);
-        if self.output.is_empty() && self.output.capacity() > keep {
-            self.output = Vec::new();
-        }
+        self.output.release(keep);
     }
 
     /// When something must have happened.

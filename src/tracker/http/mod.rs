@@ -12,7 +12,7 @@
 //! | `requests` | where a request ends and the next begins; pure, and what is fuzzed |
 //! | `connection`, `deadlines` | one socket's phase and its deadline |
 //! | `event_loop`, `server` | all connections; the threads and their end |
-//! | `response`, `stream` | what goes out: whole, and piece by piece |
+//! | `response`, `stream`, `output` | what goes out: whole, piece by piece, and what was not taken yet |
 //!
 //! # The rules
 //! - **Head.** At most [`Limits::head_bytes`] and 100 fields (431), its first line at most 8 KiB
@@ -47,6 +47,7 @@ mod connection;
 mod deadlines;
 mod event_loop;
 mod guard;
+mod output;
 mod parse;
 mod requests;
 mod response;
