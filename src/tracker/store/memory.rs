@@ -371,6 +371,11 @@ impl Memory {
         beats
     }
 
+    /// When the session of this row was last seen, if that is not on the disk yet.
+    pub(super) fn unwritten_beat(&self, row: i64) -> Option<i64> {
+        self.unwritten.get(&row).copied()
+    }
+
     /// Takes beats back that could not be written. Newer ones win.
     pub(super) fn put_back(&mut self, beats: Vec<(i64, i64)>) {
         for (row, millis) in beats {

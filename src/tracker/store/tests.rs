@@ -154,6 +154,22 @@ fn the_dead_lie_in_the_history_with_the_cause() {
 }
 
 #[test]
+fn a_beat_just_before_the_end_stands_in_the_history() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let id = store.create_session("a", None).unwrap();
+    // The registration was long ago; the beats are written by nobody but the end.
+    directory.raw().execute("UPDATE beats SET last_heartbeat = 0", []).unwrap();
+    directory.raw().execute("UPDATE sessions SET start_time = 0", []).unwrap();
+    let raw = directory.raw();
+    store.update_heartbeat(&id);
+    let last = store.memory.lock().unwritten_beat(1);
+    store.delete_session(&id).unwrap();
+    let kept: i64 = raw.query_row("SELECT last_heartbeat FROM history", [], |row| row.get(0)).unwrap();
+    assert!(kept > 0 && last.is_none_or(|last| last == kept), "{kept} {last:?}");
+}
+
+#[test]
 fn beats_reach_the_disk_by_themselves_in_one_batch() {
     let directory = Directory::new();
     let store = directory.open();

@@ -574,11 +574,12 @@ fn bury(
     now: Now,
     told: &mut Told,
 ) -> rusqlite::Result<(bool, Option<Moved>)> {
-    let found: Option<(bool, String)> = connection
-        .prepare_cached("SELECT kill_requested, app_name FROM sessions WHERE session_id = ?")?
-        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+    let found: Option<(bool, String, i64)> = connection
+        .prepare_cached("SELECT kill_requested, app_name, row FROM sessions WHERE session_id = ?")?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((kill_requested, app_name)) = found else { return Ok((false, None)) };
+    let Some((kill_requested, app_name, row)) = found else { return Ok((false, None)) };
+    let last_beat = memory.lock().unwritten_beat(row);
     let last = if kill_requested { kills::last_one(connection, id, now)? } else { None };
     let open = if kill_requested { kills::open_one(connection, memory, id, now)? } else { None };
     let was_told =
@@ -591,11 +592,11 @@ fn bury(
             "INSERT INTO history (session_id, app_name, user_id, start_time, last_heartbeat, end_time,
                                   outcome, status, current_task, kill_requested, host, pid, labels,
                                   version, reason, kill_id)
-             SELECT session_id, app_name, user_id, start_time, coalesce(last_heartbeat, start_time), ?,
+             SELECT session_id, app_name, user_id, start_time, coalesce(?, last_heartbeat, start_time), ?,
                     ?, status, current_task, kill_requested, host, pid, labels, version, ?, ?
              FROM sessions LEFT JOIN beats USING (row) WHERE session_id = ?",
         )?
-        .execute(params![now.millis, outcome, why.as_str(), kill_id, id.as_str()])?;
+        .execute(params![last_beat, now.millis, outcome, why.as_str(), kill_id, id.as_str()])?;
     connection
         .prepare_cached("DELETE FROM beats WHERE row = (SELECT row FROM sessions WHERE session_id = ?)")?
         .execute([id.as_str()])?;
