@@ -159,10 +159,11 @@ impl TrackerOperator {
     }
 
     /// Waits until each of these kills is confirmed or expired, at most `timeout` in all, and returns
-    /// their receipts as they are then. Asks a few times a second; blocks.
+    /// their receipts as they are then. Asks a few times a second, also while the tracker does not answer:
+    /// the kills are on its disk, and it may come back. Blocks.
     ///
     /// # Errors
-    /// [`Error::Tracker`].
+    /// [`Error::Tracker`], also if it does not answer when `timeout` is over.
     pub fn wait_for_kills(&self, kill_ids: &[u64], timeout: Duration) -> Result<Vec<KillReceipt>> {
         let deadline = Moment::after(timeout);
         let never = CancelToken::new();
@@ -170,11 +171,17 @@ impl TrackerOperator {
         let mut receipts = Vec::new();
         for kill_id in kill_ids {
             loop {
-                let receipt = self.receipt(*kill_id)?.ok_or_else(|| self.trouble("it has lost a receipt"))?;
+                let receipt = self.receipt(*kill_id);
                 let left = deadline.saturating_since(Moment::now());
-                if receipt.state.is_final() || left.is_zero() {
-                    receipts.push(receipt);
-                    break;
+                match receipt {
+                    Err(Error::Tracker { reason, .. }) if is_away(&reason) && !left.is_zero() => {}
+                    receipt => {
+                        let receipt = receipt?.ok_or_else(|| self.trouble("it has lost a receipt"))?;
+                        if receipt.state.is_final() || left.is_zero() {
+                            receipts.push(receipt);
+                            break;
+                        }
+                    }
                 }
                 never.wait_timeout(pause.min(left));
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -271,6 +278,11 @@ impl fmt::Debug for TrackerOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrackerOperator").field("url", &self.base).finish_non_exhaustive()
     }
+}
+
+/// Whether the tracker ends, begins or cannot be reached.
+fn is_away(reason: &str) -> bool {
+    ["it does not answer", "it answers 503"].iter().any(|beginning| reason.starts_with(beginning))
 }
 
 /// The path that asks this of whoever is meant.
