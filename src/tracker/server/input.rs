@@ -107,12 +107,13 @@ pub(super) fn check_status(status: &str) -> Result<(), String> {
 
 /// The `wait` parameter, at most [`MAX_WAIT`].
 pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
-    Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
+    Ok(number("wait", given(request, "wait"))?
+        .map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
 }
 
 /// The `limit` parameter of a list.
 pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
-    match request.parameter("limit").map(str::parse::<usize>) {
+    match given(request, "limit").map(str::parse::<usize>) {
         None => Ok(DEFAULT_PAGE),
         Some(Ok(limit)) if limit > 0 => Ok(limit.min(LONGEST_PAGE)),
         Some(_) => Err(unprocessable("limit: must be a number from 1")),
@@ -132,13 +133,14 @@ pub(super) fn refused(error: Error) -> Refusal {
     }
 }
 
-/// The `older_than_minutes` parameter, 10 by default.
+/// The `older_than_minutes` parameter, 10 by default. An empty one is refused: it decides who is removed.
 pub(super) fn older_than(request: &Request) -> Result<Duration, Refusal> {
-    Ok(number(request, "older_than_minutes")?.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
+    let minutes = number("older_than_minutes", request.parameter("older_than_minutes"))?;
+    Ok(minutes.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
 }
 
-pub(super) fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
-    let Some(text) = request.parameter(name) else { return Ok(None) };
+pub(super) fn number(name: &str, text: Option<&str>) -> Result<Option<f64>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(Some(number)),
         _ => Err(unprocessable(&format!("{name}: must be a number that is not negative"))),
