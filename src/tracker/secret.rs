@@ -41,7 +41,15 @@ impl AccessToken {
     /// [`Error::InvalidConfig`] if the file cannot be read, may be read by others than its owner (its
     /// mode shall be 600 or less), or holds no token.
     pub fn from_file(path: impl AsRef<Path>) -> Result<AccessToken> {
-        AccessToken::new(read_private(path.as_ref(), "token")?.trim())
+        let path = path.as_ref();
+        let text = read_private(path, "token")?;
+        let text = text.trim();
+        check(text).map_err(|reason| {
+            let is_list = text.contains(char::is_whitespace);
+            let hint = if is_list { "; a file of lines ROLE NAME TOKEN is for a tracker" } else { "" };
+            Error::config("token", format!("{}: {reason}{hint}", path.display()))
+        })?;
+        AccessToken::new(text)
     }
 
     /// The token in the variable `REMUDA_TOKEN`; `None` if it is not set or empty.
@@ -49,7 +57,8 @@ impl AccessToken {
     /// # Errors
     /// [`Error::InvalidConfig`] if it holds no token.
     pub fn from_env() -> Result<Option<AccessToken>> {
-        variable(VARIABLE, "token")?.map(|text| AccessToken::new(text.trim())).transpose()
+        let text = variable(VARIABLE, "token")?.filter(|text| !text.is_empty());
+        text.map(|text| AccessToken::new(text.trim())).transpose()
     }
 
     /// A new random token: 32 random bytes as 64 hexadecimal digits.
@@ -111,9 +120,9 @@ pub(super) fn read_private(path: &Path, option: &'static str) -> Result<String> 
     }
 }
 
-/// The text of a variable, unless it is not set or empty.
+/// The text of a variable, if it is set.
 pub(super) fn variable(name: &str, option: &'static str) -> Result<Option<String>> {
-    match std::env::var_os(name).filter(|value| !value.is_empty()) {
+    match std::env::var_os(name) {
         None => Ok(None),
         Some(value) => {
             value.into_string().map(Some).map_err(|_| Error::config(option, format!("{name} is not text")))

@@ -208,6 +208,8 @@ pub(crate) fn call(address: SocketAddr, method: &str, target: &str, body: &str) 
 pub(crate) struct Served {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
+    /// The first line that it printed.
+    pub(crate) line: String,
 }
 
 impl Served {
@@ -220,7 +222,7 @@ impl Served {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.split(['/', ',']).nth(2).and_then(|address| address.parse().ok());
-        Served { child, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+        Served { child, address: address.unwrap_or_else(|| panic!("no address in {line:?}")), line }
     }
 
     pub(crate) fn url(&self) -> String {

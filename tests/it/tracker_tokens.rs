@@ -77,6 +77,35 @@ isolated! {
 }
 
 isolated! {
+    /// An empty variable is more likely a mistake than the wish for a tracker that is open to everybody.
+    fn serve_says_whether_it_asks_for_tokens_and_refuses_an_empty_variable() {
+        let directory = ScratchDir::new();
+        private(&directory, "tokens", &format!("operator ops {OPERATOR}\nviewer wall {VIEWER}\n"));
+        let serve = |args: &[&str], variable: Option<&str>| {
+            let args = [&["serve", "--listen", "127.0.0.1:0", "--db", ":memory:"], args].concat();
+            let mut command = remuda(directory.path(), &args);
+            command.envs(variable.map(|tokens| ("REMUDA_TOKENS", tokens)));
+            command.stderr(File::create(directory.path().join("stderr")).unwrap());
+            command
+        };
+        let told = || fs::read_to_string(directory.path().join("stderr")).unwrap();
+        assert!(Served::from(serve(&[], None)).line.ends_with(", nobody is asked for a token\n"));
+        let both = Served::from(serve(&["--tokens", "tokens"], Some("viewer 0123456789abcdef")));
+        assert!(both.line.ends_with(", access tokens: 2\n"), "{}", both.line);
+        assert!(told().contains("REMUDA_TOKENS are not taken"), "{}", told());
+        for empty in ["", " \n"] {
+            let (status, stdout, _) = outcome(serve(&[], Some(empty)).output().unwrap());
+            assert_eq!((status, stdout.as_str()), (Some(2), ""));
+            assert!(told().contains("REMUDA_TOKENS is set and empty"), "{}", told());
+        }
+        // The warning names hosts as people write them.
+        let hosts = Served::from(serve(&["--allow-host", "a.example", "--allow-host", "b.example"], None));
+        assert!(told().contains("reaches the tracker as a.example or b.example may kill"), "{}", told());
+        drop(hosts);
+    }
+}
+
+isolated! {
     fn a_new_token_is_one_that_a_tracker_takes() {
         let directory = ScratchDir::new();
         let make = || outcome(remuda(directory.path(), &["token"]).output().unwrap());
@@ -118,6 +147,9 @@ isolated! {
         assert_eq!(ask(&["kill", "--app", "reports"], Some(OPERATOR)).0, Some(0));
         assert_eq!(ask(&["ps", "--token-file", "missing"], Some(OPERATOR)).0, Some(1));
         assert_eq!(ask(&["ps"], Some("short")).0, Some(1));
+        let (status, _, stderr) = ask(&["ps", "--token-file", "tokens"], None);
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains("tokens: a token is") && stderr.contains("ROLE NAME TOKEN"), "{stderr}");
     }
 }
 
@@ -234,7 +266,11 @@ isolated! {
         };
         let (status, stdout, stderr) = run(&[], None);
         assert!(status == Some(0) && stdout.contains("hello"), "{stdout}");
-        assert!(stderr.contains("401") && stderr.contains("run unseen"), "{stderr}");
+        assert!(stderr.contains(": it answers 401") && stderr.contains("run unseen"), "{stderr}");
+        assert!(stderr.contains("--token-file, or in REMUDA_TOKEN"), "{stderr}");
+        let (status, _, stderr) = run(&[], Some(VIEWER));
+        assert!(status == Some(0) && stderr.contains(": it answers 403"), "{stderr}");
+        assert!(!stderr.contains("does not answer"), "{stderr}");
         assert_eq!((run(&["--token-file", "app"], None).0, ended()), (Some(0), 1));
         assert_eq!((run(&[], Some(APP)).0, ended()), (Some(0), 2));
         let (status, _, stderr) = run(&["--token-file", "missing"], Some(APP));

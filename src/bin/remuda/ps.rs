@@ -61,6 +61,9 @@ pub(crate) fn clean_up(args: &CleanupArgs) -> ExitCode {
     }
 }
 
+/// What helps where a token is needed.
+pub(crate) const GIVE_TOKEN: &str = "give it with --token-file, or in REMUDA_TOKEN";
+
 /// The tracker could not be asked.
 pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
     match error {
@@ -68,7 +71,7 @@ pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
             complain(format_args!("{error}; `remuda serve` starts one, --server names another"));
         }
         remuda::Error::Tracker { reason, .. } if reason.starts_with("it answers 401") => {
-            complain(format_args!("{error}; give it with --token-file, or in REMUDA_TOKEN"));
+            complain(format_args!("{error}; {GIVE_TOKEN}"));
         }
         _ => complain(error),
     }

@@ -11,7 +11,7 @@ use signal_hook::consts::SIGXFSZ;
 
 use crate::signals::Signals;
 use crate::tracker_args::ServeArgs;
-use crate::{refused, say, unusable};
+use crate::{complain, refused, say, unusable};
 
 pub(crate) fn main(args: ServeArgs) -> ExitCode {
     tell_warnings();
@@ -35,6 +35,9 @@ pub(crate) fn main(args: ServeArgs) -> ExitCode {
         Some(file) => Tokens::from_file(file).map(Some),
         None => Tokens::from_env(),
     };
+    if args.tokens.is_some() && std::env::var_os("REMUDA_TOKENS").is_some() {
+        complain("--tokens counts: the tokens in REMUDA_TOKENS are not taken");
+    }
     match tokens {
         Ok(Some(tokens)) => builder = builder.tokens(tokens),
         Ok(None) => {}
@@ -42,12 +45,20 @@ pub(crate) fn main(args: ServeArgs) -> ExitCode {
     }
     builder = builder.allowed_hosts(args.hosts);
     let database = builder.database.clone();
+    let asks = match &builder.tokens {
+        None => "nobody is asked for a token".to_owned(),
+        Some(tokens) => format!("access tokens: {}", tokens.len()),
+    };
     let server = match builder.start() {
         Ok(server) => server,
         Err(error) => return refused(&error),
     };
     // Whoever started this may have no interest in its output.
-    let _ = say(&format!("tracker on http://{}/, database {}\n", server.local_addr(), database.display()));
+    let _ = say(&format!(
+        "tracker on http://{}/, database {}, {asks}\n",
+        server.local_addr(),
+        database.display()
+    ));
     while !token.wait_timeout(Duration::MAX) {}
     server.shutdown();
     drop(signals);

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::args::TrackerChoice;
 use crate::complain;
 use crate::progress::Screen;
+use crate::ps::GIVE_TOKEN;
 
 /// The longest list of scripts that is shown as the task.
 const LONGEST_TASK: usize = 200;
@@ -57,9 +58,13 @@ impl Tracked {
         if client.is_connected() {
             complain(format!("to watch or stop this run: {url}/"));
         } else {
-            let denied = client.last_trouble().filter(|trouble| trouble.starts_with("it answers 401"));
-            let why = denied.unwrap_or_else(|| "does not answer".to_owned());
-            complain(format!("the tracker at {url} {why}; the scripts run unseen until it does"));
+            complain(match client.last_trouble().filter(|trouble| trouble.starts_with("it answers ")) {
+                Some(denied) if denied.starts_with("it answers 401") => {
+                    format!("the tracker at {url}: {denied}; {GIVE_TOKEN}; the scripts run unseen")
+                }
+                Some(denied) => format!("the tracker at {url}: {denied}; the scripts run unseen"),
+                None => format!("the tracker at {url} does not answer; the scripts run unseen until it does"),
+            });
         }
         let (of_kill, of_pool) = (token.clone(), pool.clone());
         client.on_kill(move || of_kill.cancel());

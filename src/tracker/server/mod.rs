@@ -196,8 +196,8 @@ impl TrackerServerBuilder {
         let address = self.validate()?;
         if self.tokens.is_none() && !self.allowed_hosts.is_empty() {
             log::warn!(
-                "whoever reaches the tracker as {:?} may kill: there are no tokens",
-                self.allowed_hosts
+                "whoever reaches the tracker as {} may kill: there are no tokens",
+                self.allowed_hosts.join(" or ")
             );
         }
         // Before the database is touched: an address that is taken leaves no file behind.

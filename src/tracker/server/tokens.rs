@@ -66,12 +66,18 @@ impl Tokens {
         Tokens::parse(&read_private(path.as_ref(), "tokens")?)
     }
 
-    /// The tokens in the variable `REMUDA_TOKENS`; `None` if it is not set or empty.
+    /// The tokens in the variable `REMUDA_TOKENS`; `None` if it is not set.
     ///
     /// # Errors
-    /// As [`parse`](Tokens::parse).
+    /// As [`parse`](Tokens::parse): also if it is set and holds no token, as when whoever should have
+    /// filled it has failed.
     pub fn from_env() -> Result<Option<Tokens>> {
-        variable(VARIABLE, "tokens")?.map(|text| Tokens::parse(&text)).transpose()
+        let text = variable(VARIABLE, "tokens")?;
+        if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            let reason = format!("{VARIABLE} is set and empty; unset it to ask nobody for a token");
+            return Err(Error::config("tokens", reason));
+        }
+        text.map(|text| Tokens::parse(&text)).transpose()
     }
 
     /// The tokens in this text.
