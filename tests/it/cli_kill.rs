@@ -1,12 +1,16 @@
 //! `remuda kill`, `pause` and its like: what they ask of a tracker, and what they tell.
 
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::Stdio;
+
 use remuda::{SessionClient, TrackerServer};
 use serde_json::{Value, json};
 
 use crate::cli_run::{outcome, remuda};
 use crate::scripted_server::{Reply, ScriptedServer, fine};
 use crate::support::{ScratchDir, isolated};
-use crate::tracker_support::{Http, server};
+use crate::tracker_support::{Http, Served, server};
 
 type Outcome = (Option<i32>, String, String);
 
@@ -88,15 +92,66 @@ isolated! {
         http.ok("DELETE", &format!("/sessions/{late}"), &Value::Null);
         let (status, _, stderr) = run(&server, &["kill", "--app", "a", "--generation", seen, "--embargo", "600"]);
         assert_eq!(status, Some(0));
-        assert!(stderr.contains("1 protected sessions"), "{stderr}");
+        assert!(stderr.contains("1 protected session of"), "{stderr}");
         let (_, _, stderr) = run(&server, &["ps"]);
         assert!(stderr.contains("new sessions of a are killed for another 10 min"), "{stderr}");
 
         let (status, _, stderr) = run(&server, &["kill", &two]);
         assert_eq!(status, Some(1));
-        assert!(stderr.contains("protected"), "{stderr}");
+        assert_eq!(stderr, format!("remuda: {two} is protected; --force kills it all the same\n"));
         assert_eq!(run(&server, &["kill", &two, "--force"]).0, Some(0));
         assert_eq!(http.row(&two).unwrap()["kill_requested"], true);
+    }
+}
+
+isolated! {
+    fn a_kill_that_hits_nobody_says_why_and_what_it_has_done_all_the_same() {
+        let server = server();
+        let (status, _, stderr) = run(&server, &["kill", "--app", "ghost", "--embargo", "30", "--wait"]);
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains("new sessions of app \"ghost\" are killed for 30 s"), "{stderr}");
+        assert!(stderr.contains("no tracked session to kill") && !stderr.contains("receipts"), "{stderr}");
+        let mut http = Http::connect(server.local_addr());
+        let id = http.register("ghost");
+        assert_eq!(http.row(&id).unwrap()["kill_requested"], true);
+        let (_, _, stderr) = run(&server, &["kill", "--app", "ghost", "--embargo", "0"]);
+        assert!(stderr.contains("no embargo on app \"ghost\" any more"), "{stderr}");
+        let id = http.register("ghost");
+        assert_eq!(http.row(&id).unwrap()["kill_requested"], false);
+
+        let safe = http.register("safe");
+        http.ok("POST", &format!("/sessions/{safe}/protect"), &Value::Null);
+        let (status, stdout, stderr) = run(&server, &["kill", "--app", "safe", "--wait"]);
+        assert_eq!((status, stdout.as_str()), (Some(1), ""));
+        assert_eq!(stderr, "remuda: 1 protected session of app \"safe\": not killed\n");
+    }
+}
+
+isolated! {
+    fn a_wait_outlasts_a_restart_of_the_tracker() {
+        let directory = ScratchDir::new();
+        let server = Served::start(directory.path(), "remuda.db");
+        let (address, url) = (server.address, server.url());
+        let id = Http::connect(address).register("a");
+        let mut command = remuda(directory.path(), &["kill", &id, "--wait", "--server", &url]);
+        let mut kill = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(kill.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.contains("receipt 1"), "{line}");
+        drop(server);
+        // It looks while there is no answer.
+        let closed = TcpListener::bind(address).unwrap();
+        drop(closed.accept().unwrap());
+        drop(closed);
+        let again = ["serve", "--listen", &address.to_string(), "--db", "remuda.db"];
+        let server = Served::from(remuda(directory.path(), &again));
+        Http::connect(server.address).ok("DELETE", &format!("/sessions/{id}"), &Value::Null);
+        line.clear();
+        stdout.read_to_string(&mut line).unwrap();
+        let (status, _, stderr) = outcome(kill.wait_with_output().unwrap());
+        assert_eq!((status, stderr.as_str()), (Some(0), ""), "{line}");
+        assert!(line.starts_with(&format!("confirmed: {id}")), "{line}");
     }
 }
 

@@ -149,7 +149,7 @@ Options:
                           reach take access tokens; port 0 takes a free one
       --db PATH           the database's file [default: remuda.db]; :memory: keeps it in memory
       --tokens FILE       ask everybody for one of the access tokens in this file, which only its owner
-                          may read [default: those in REMUDA_TOKENS, if it is set]
+                          may read [default: those in REMUDA_TOKENS, if it is set; it must not be empty]
       --allow-host NAME   answer under this name too, as that of a proxy; may be repeated
   -h, --help              show this
 
@@ -157,7 +157,7 @@ A line of FILE is 'operator NAME TOKEN' (may do everything), 'viewer NAME TOKEN'
 'app NAME TOKEN' (may register, and touch what was registered under this NAME). 'remuda token' makes a
 TOKEN.
 
-The first line on standard output names the page's address. Warnings go to standard error. Runs until
+The first line on standard output names the page's address and says whether tokens are asked for. Warnings go to standard error. Runs until
 Ctrl-C or SIGTERM, and then ends in good order with exit status 0; 2 if it cannot start.
 ";
 
@@ -189,7 +189,7 @@ Options:
                          [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
-Exit status: 0, or 1 if the tracker does not answer.
+Exit status: 0; 1 if the tracker does not answer, or refuses; 2 if the command line is wrong.
 ";
 
 const KILL: &str = "\
@@ -212,7 +212,8 @@ Options:
       --timeout SECS     how long to wait [default: 60]
       --dry-run          only tell who would be hit, what they hold and who shares their pools
       --generation TEXT  kill exactly those whom a --dry-run has named, or nobody
-      --embargo SECS     with --app: also kill sessions of the app that register within this time
+      --embargo SECS     with --app: also kill sessions of the app that register within this time;
+                         0 lifts an embargo
       --force            kill a session by its ID even if it is protected
       --json             print receipts (or the preview) as JSON objects, each on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
@@ -220,8 +221,8 @@ Options:
                          [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
-Exit status: 0, or 1 if there is no such session or app, it is protected, a kill has expired, or the
-tracker does not answer; 124 if --wait has waited in vain.
+Exit status: 0; 1 if there is no such session or app, it is protected, a kill has expired, or the tracker
+does not answer, or refuses; 2 if the command line is wrong; 124 if --wait has waited in vain.
 ";
 
 const ORDER: &str = "\
@@ -247,7 +248,8 @@ Options:
                          [default: the variable REMUDA_TOKEN]
   -h, --help             show this
 
-Exit status: 0, or 1 if there is no such session, or the tracker does not answer.
+Exit status: 0; 1 if there is no such session, or the tracker does not answer, or refuses; 2 if the
+command line is wrong.
 ";
 
 const CLEANUP: &str = "\
@@ -262,5 +264,5 @@ Options:
                             [default: the variable REMUDA_TOKEN]
   -h, --help                show this
 
-Exit status: 0, or 1 if the tracker does not answer.
+Exit status: 0; 1 if the tracker does not answer, or refuses; 2 if the command line is wrong.
 ";

@@ -67,23 +67,42 @@ fn kill(operator: &TrackerOperator, args: &KillArgs) -> Result<ExitCode> {
     if args.request.dry_run {
         return preview(operator, &all, args.json);
     }
-    let (mut receipts, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    let (mut receipts, mut code, mut is_any_killed) = (Vec::new(), ExitCode::SUCCESS, false);
     for whom in &all {
-        let killed = operator.kill_with(whom, &args.request)?;
+        let killed = operator.kill_with(whom, &args.request);
+        if let Err(remuda::Error::Tracker { reason, .. }) = &killed
+            && reason.starts_with("it answers 409: the session is protected")
+        {
+            complain(format_args!("{} is protected; --force kills it all the same", name(whom)));
+            code = ExitCode::FAILURE;
+            continue;
+        }
+        let killed = killed?;
+        if killed.is_some()
+            && let Some(seconds) = args.request.embargo_seconds
+        {
+            complain(embargo(whom, seconds));
+        }
+        let protected = killed.as_ref().map_or(0, |killed| killed.protected.len());
+        if protected > 0 {
+            let what = if protected == 1 { "session" } else { "sessions" };
+            complain(format_args!("{protected} protected {what} of {}: not killed", name(whom)));
+        }
         let Some(killed) = killed.filter(|killed| killed.killed_count > 0) else {
-            complain(format_args!("no tracked session to kill: {}", name(whom)));
+            if protected == 0 {
+                complain(format_args!("no tracked session to kill: {}", name(whom)));
+            }
             code = ExitCode::FAILURE;
             continue;
         };
-        if !killed.protected.is_empty() {
-            complain(format_args!("{} protected sessions of {} go on", killed.protected.len(), name(whom)));
-        }
+        is_any_killed = true;
         if !args.json {
             say(&requested(whom, &killed));
         }
         receipts.extend(killed.receipts);
     }
     match args.wait {
+        Some(_) if !is_any_killed => Ok(code),
         Some(_) if receipts.is_empty() => {
             complain("this tracker gives no receipts: there is nothing to wait for");
             Ok(ExitCode::FAILURE)
@@ -99,6 +118,14 @@ fn kill(operator: &TrackerOperator, args: &KillArgs) -> Result<ExitCode> {
             Ok(code)
         }
     }
+}
+
+/// What becomes of sessions that are not there yet.
+fn embargo(whom: &Whom, seconds: f64) -> String {
+    if seconds == 0.0 {
+        return format!("no embargo on {} any more", name(whom));
+    }
+    format!("new sessions of {} are killed for {seconds} s; --embargo 0 lifts it", name(whom))
 }
 
 /// A line for each kill; for several, their number first.
