@@ -163,6 +163,8 @@ pub use session::{
 #[cfg(any(feature = "client", feature = "server"))]
 pub use tracker::{AccessToken, TrackedId, TrackedSession, TrackedStatus};
 #[cfg(feature = "client")]
-pub use tracker::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard, TrackerOperator};
+pub use tracker::{
+    ClientConfig, DeadMan, SessionClient, SessionGroup, SessionPages, TaskGuard, TrackerOperator,
+};
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, Tokens, TrackerServer, TrackerServerBuilder};

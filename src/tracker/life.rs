@@ -24,7 +24,7 @@ pub(super) fn scaled(threshold: Duration, interval: Duration) -> Duration {
 }
 
 /// How often a client beats, in milliseconds: four bytes, because there may be a million of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Interval(u32);
 
 impl Interval {

@@ -1,5 +1,7 @@
 //! The other side of a tracker: who looks at what runs and asks it to stop.
 
+mod list;
+
 use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::{Agent, http};
 
+pub use self::list::SessionPages;
 use super::api::{
     CleanupResponse, ErrorBody, HTTP_TIMEOUT, KillAllResponse, KillPreview, KillReceipt, KillRequest,
     KillResponse, OrderReply, SessionList, TrackerState, Verb, Whom,
@@ -74,7 +77,8 @@ impl TrackerOperator {
         self
     }
 
-    /// All tracked sessions, newest first.
+    /// All tracked sessions at once, newest first. Where there may be many,
+    /// [`session_pages`](TrackerOperator::session_pages) takes less memory on both sides.
     ///
     /// # Errors
     /// [`Error::Tracker`].

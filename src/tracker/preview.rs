@@ -1,20 +1,12 @@
-//! What a kill would hit: worked out from the list of sessions, and nothing else.
+//! What a kill would hit: worked out from sessions, and nothing else.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
 use super::api::{KillPreview, Neighbour, PreviewedLease, PreviewedSession, Whom};
 use super::{TrackedId, TrackedSession};
-
-fn means(whom: &Whom, session: &TrackedSession) -> bool {
-    match whom {
-        Whom::Session(id) => session.session_id == *id,
-        Whom::App(name) => session.app_name == *name,
-        Whom::Label { key, value } => session.labels.get(key) == Some(value),
-    }
-}
 
 /// Stands for exactly these sessions, in any order.
 pub(super) fn generation<'a>(ids: impl Iterator<Item = &'a TrackedId>) -> String {
@@ -25,45 +17,86 @@ pub(super) fn generation<'a>(ids: impl Iterator<Item = &'a TrackedId>) -> String
     format!("{:016x}", hasher.finish())
 }
 
-/// What killing `whom` would hit. A single session is hit even if it is protected: that takes
-/// `force`, and the answer to the kill says so.
-pub(super) fn preview(sessions: &[TrackedSession], whom: &Whom) -> KillPreview {
-    let single = matches!(whom, Whom::Session(_));
-    let is_hit = |session: &TrackedSession| means(whom, session) && (single || !session.protected);
-    let hit: Vec<&TrackedSession> = sessions.iter().filter(|session| is_hit(session)).collect();
-    let shared: HashSet<Pool<'_>> =
-        hit.iter().flat_map(|session| pools(session)).map(|(pool, _)| pool).collect();
-    let mut neighbours = Vec::new();
-    for session in sessions.iter().filter(|session| !is_hit(session)) {
+/// What a kill would hit, while it is worked out: first whoever is meant, then their neighbours one by one.
+pub(super) struct Preview {
+    shown: KillPreview,
+    hit: HashSet<TrackedId>,
+    shared: HashSet<Pool>,
+    /// What the shared pools are called, or their ids.
+    words: HashSet<String>,
+}
+
+impl Preview {
+    /// Of a kill of `whom`, and all sessions that are meant by it. A single session is hit even if it is
+    /// protected: that takes `force`, and the answer to the kill says so.
+    pub(super) fn of(whom: &Whom, meant: &[TrackedSession]) -> Preview {
+        let single = matches!(whom, Whom::Session(_));
+        let hit: Vec<&TrackedSession> = meant.iter().filter(|session| single || !session.protected).collect();
+        let protected = meant.iter().filter(|session| session.protected);
+        let shown = KillPreview {
+            generation: generation(hit.iter().map(|session| &session.session_id)),
+            protected: protected.map(|session| session.session_id.clone()).collect(),
+            neighbours: Vec::new(),
+            sessions: hit.iter().map(|session| shown(session)).collect(),
+        };
+        let shared: HashSet<Pool> =
+            hit.iter().flat_map(|session| pools(session)).map(|(pool, _)| pool).collect();
+        let word = |pool: &Pool| match pool {
+            Pool::Named(word) | Pool::InProcess { name: word, .. } => word.clone(),
+        };
+        let words = shared.iter().map(word).collect();
+        let hit = hit.into_iter().map(|session| session.session_id.clone()).collect();
+        Preview { shown, hit, shared, words }
+    }
+
+    /// Whether those who are hit share anything with anybody.
+    pub(super) fn has_pools(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
+    /// Whether somebody with these snapshots may be a neighbour, wherever it runs.
+    pub(super) fn may_be_beside(&self, attached: &BTreeMap<String, Value>) -> bool {
+        attached.iter().any(|(name, snapshot)| match pool_id(snapshot) {
+            Some(id) => self.words.contains(id),
+            None => self.words.contains(name),
+        })
+    }
+
+    /// Adds a session that is a neighbour, if it is one.
+    pub(super) fn look_at(&mut self, session: &TrackedSession) {
+        if self.hit.contains(&session.session_id) {
+            return;
+        }
         for (pool, name) in pools(session) {
-            if shared.contains(&pool) {
+            if self.shared.contains(&pool) {
                 let (session_id, app_name) = (session.session_id.clone(), session.app_name.clone());
-                neighbours.push(Neighbour { session_id, app_name, pool: name.to_owned() });
+                self.shown.neighbours.push(Neighbour { session_id, app_name, pool: name.to_owned() });
             }
         }
     }
-    let protected = sessions.iter().filter(|session| means(whom, session) && session.protected);
-    KillPreview {
-        generation: generation(hit.iter().map(|session| &session.session_id)),
-        protected: protected.map(|session| session.session_id.clone()).collect(),
-        neighbours,
-        sessions: hit.into_iter().map(shown).collect(),
+
+    pub(super) fn end(self) -> KillPreview {
+        self.shown
     }
 }
 
 /// What makes two snapshots those of one pool.
 #[derive(PartialEq, Eq, Hash)]
-enum Pool<'a> {
-    Named(&'a str),
-    InProcess { host: &'a str, pid: u32, name: &'a str },
+enum Pool {
+    Named(String),
+    InProcess { host: String, pid: u32, name: String },
+}
+
+fn pool_id(snapshot: &Value) -> Option<&str> {
+    snapshot.get("pool_id").and_then(Value::as_str)
 }
 
 /// The pools of a session, and what it calls them.
-fn pools(session: &TrackedSession) -> impl Iterator<Item = (Pool<'_>, &str)> {
+fn pools(session: &TrackedSession) -> impl Iterator<Item = (Pool, &str)> {
     session.attached.iter().filter_map(|(name, snapshot)| {
-        let pool = match (snapshot.get("pool_id").and_then(Value::as_str), &session.host, session.pid) {
-            (Some(id), _, _) => Pool::Named(id),
-            (None, Some(host), Some(pid)) => Pool::InProcess { host, pid, name },
+        let pool = match (pool_id(snapshot), &session.host, session.pid) {
+            (Some(id), _, _) => Pool::Named(id.to_owned()),
+            (None, Some(host), Some(pid)) => Pool::InProcess { host: host.clone(), pid, name: name.clone() },
             _ => return None,
         };
         Some((pool, name.as_str()))
@@ -110,6 +143,27 @@ mod tests {
             row[key] = value.clone();
         }
         serde_json::from_value(row).unwrap()
+    }
+
+    fn means(whom: &Whom, session: &TrackedSession) -> bool {
+        match whom {
+            Whom::Session(id) => session.session_id == *id,
+            Whom::App(name) => session.app_name == *name,
+            Whom::Label { key, value } => session.labels.get(key) == Some(value),
+        }
+    }
+
+    /// Of a tracker with these sessions.
+    fn preview(sessions: &[TrackedSession], whom: &Whom) -> KillPreview {
+        let meant: Vec<_> = sessions.iter().filter(|session| means(whom, session)).cloned().collect();
+        let mut preview = Preview::of(whom, &meant);
+        for session in
+            sessions.iter().filter(|session| preview.may_be_beside(&session.attached)).collect::<Vec<_>>()
+        {
+            preview.look_at(session);
+        }
+        assert!(preview.has_pools() || preview.shown.neighbours.is_empty());
+        preview.end()
     }
 
     fn ids(sessions: &[PreviewedSession]) -> Vec<&str> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use remuda::tracker::api::{Verb, Whom};
 use remuda::{TrackedSession, TrackedStatus, TrackerOperator, TrackerServer};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::cli_run::{outcome, remuda};
@@ -222,5 +223,38 @@ isolated! {
             assert!(stdout.contains(summary), "{stdout}");
             assert_eq!(stderr.contains("stopped by somebody"), verb.is_none(), "{stderr}");
         }
+    }
+}
+
+isolated! {
+    fn a_run_that_is_paused_ends_when_its_user_interrupts_it() {
+        let dir = ScratchDir::new();
+        let mut ordered = Ordered::start(&dir);
+        ordered.order(Verb::Pause, "remuda: paused by somebody");
+        dir.write("go", "");
+        ordered.await_first();
+        rustix::process::kill_process(Pid::from_child(&ordered.run), Signal::INT).unwrap();
+        let (code, stdout, _) = ordered.end();
+        assert_eq!(code, Some(130), "{stdout}");
+        assert!(stdout.contains("1 completed, 2 not started"), "{stdout}");
+        assert!(!dir.path().join("came").exists());
+    }
+}
+
+isolated! {
+    /// Who paused it was at a tracker that is gone, with all it knew.
+    fn a_pause_ends_with_the_tracker_when_another_one_takes_its_place() {
+        let dir = ScratchDir::new();
+        let mut ordered = Ordered::start(&dir);
+        ordered.order(Verb::Pause, "remuda: paused by somebody");
+        let address = ordered.server.local_addr().to_string();
+        let start = |address: &str| TrackerServer::builder().listen(address).database(":memory:").start().unwrap();
+        drop(std::mem::replace(&mut ordered.server, start("127.0.0.1:0")));
+        dir.write("go", "");
+        ordered.server = start(&address);
+        let (code, stdout, stderr) = ordered.end();
+        assert_eq!(code, Some(0), "{stdout}");
+        assert!(stdout.contains("3 completed"), "{stdout}");
+        assert!(stderr.contains("remuda: resumed by somebody"), "{stderr}");
     }
 }

@@ -82,6 +82,8 @@ mod tracker_http_rows;
 mod tracker_life;
 mod tracker_metrics;
 mod tracker_openapi;
+mod tracker_operator_pages;
+mod tracker_pages;
 mod tracker_pair;
 mod tracker_pools;
 mod tracker_receipts;

@@ -21,6 +21,21 @@ isolated! {
 }
 
 isolated! {
+    fn floats_cross_exactly_both_ways() {
+        let mut session = session();
+        session.execute("import random\nr = random.Random(7)\nxs = [r.uniform(-1, 1) * 10.0 ** r.randint(-300, 300) for _ in range(2000)]").unwrap();
+        session.execute("xs.append(3984742586471774.0)").unwrap();
+        let bits = session.execute("__import__('struct').pack('<2001d', *xs)").unwrap().bytes.unwrap();
+        let floats = session.execute("xs").unwrap().value;
+        let read: Vec<u8> =
+            floats.as_array().unwrap().iter().flat_map(|x| x.as_f64().unwrap().to_le_bytes()).collect();
+        assert!(read == bits, "a float has changed");
+        let back = session.execute(remuda::Call::new("builtins:list").arg(floats.clone())).unwrap().value;
+        assert_eq!(back, floats);
+    }
+}
+
+isolated! {
     fn underscore_is_the_last_value_that_is_not_none() {
         let mut session = session();
         session.execute("6 * 7").unwrap();

@@ -316,3 +316,24 @@ isolated! {
         drop((again, bob));
     }
 }
+
+isolated! {
+    /// The tracker was started anew without its database, say, or had given the session up.
+    fn orders_end_with_the_registration_they_were_for_and_those_for_the_next_arrive() {
+        let server = server();
+        let alone = SessionClient::builder("app").server_url(format!("http://{}", server.local_addr()));
+        for client in [start(&group_of(&server), 1).remove(0), alone.start().unwrap()] {
+            let mut http = Http::connect(server.local_addr());
+            let path = |word: &str| format!("/sessions/{}{word}", client.id());
+            for _ in 0..2 {
+                http.ok("POST", &path("/pause"), &Value::Null);
+                eventually("it hears of the pause", || client.is_paused());
+                http.ok("DELETE", &path(""), &Value::Null);
+                eventually("it is registered again, and not paused", || {
+                    let listed = Http::connect(server.local_addr()).row(client.id().as_str()).is_some();
+                    listed && !client.is_paused()
+                });
+            }
+        }
+    }
+}

@@ -53,23 +53,24 @@ isolated! {
         http.ok("POST", &silent_beat, &json!({"beat_number": 7}));
         assert_eq!(http.call("POST", &silent_beat, "{\"beat_number\": 3}").status, 409);
         assert_eq!(http.call("POST", &silent_beat, "{\"progress\": 3}").status, 422);
+        assert_eq!(http.call("POST", &silent_beat, "{\"status\": \"\"}").status, 422);
         assert_eq!(http.call("POST", "/sessions/nobody/heartbeat", "").status, 404);
         assert_eq!(http.call("GET", "/nothing", "").status, 404);
         let families_now = families(address);
         let count = |sample: &str, labels: &[(&str, &str)]| value(&families_now, sample, labels);
         assert_eq!(count("remuda_tracker_sessions", &[("app", odd), ("state", "idle")]), Some(1.0));
-        for (outcome, expected) in [("ok", 1.0), ("stale_seq", 1.0), ("unknown", 1.0), ("rejected", 1.0)] {
+        for (outcome, expected) in [("ok", 1.0), ("stale_seq", 1.0), ("unknown", 1.0), ("rejected", 2.0)] {
             assert_eq!(count("remuda_tracker_heartbeats_total", &[("outcome", outcome)]), Some(expected), "{outcome}");
         }
         let requests = |route: &str, method: &str, code: &str| {
             count("remuda_http_requests_total", &[("route", route), ("method", method), ("code", code)])
         };
         let beat = "/sessions/{session_id}/heartbeat";
-        assert_eq!(["200", "409", "422", "404"].map(|code| requests(beat, "POST", code)), [Some(1.0); 4]);
+        assert_eq!(["200", "409", "422", "404"].map(|code| requests(beat, "POST", code)), [1.0, 1.0, 2.0, 1.0].map(Some));
         assert_eq!(requests("/sessions", "POST", "200"), Some(4.0));
         assert_eq!(requests("other", "GET", "404"), Some(1.0));
         assert_eq!(requests("/kills", "GET", "200"), Some(0.0), "from the start, with zero");
-        assert_eq!(count("remuda_http_request_duration_seconds_count", &[]), Some(9.0));
+        assert_eq!(count("remuda_http_request_duration_seconds_count", &[]), Some(10.0));
         assert_eq!(count("remuda_http_connections", &[]), Some(2.0));
         assert_eq!(count("remuda_tracker_store_ready", &[]), Some(1.0));
         assert_eq!(count("remuda_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));

@@ -81,6 +81,10 @@ fn one_is_ordered_and_killed(described: &Description, http: &mut Http) {
     beats["beats"][0]["session_id"] = json!(ANN);
     assert_eq!(described.ok(http, "POST", "/heartbeats?wait=1", &beats)["answers"][1]["missed"], "unknown");
     described.ok(http, "GET", "/sessions", &NULL);
+    let page = described.ok(http, "GET", "/sessions?limit=1&sort=app", &NULL);
+    assert_eq!(page["total"], 3);
+    let next = format!("/sessions?limit=1&sort=app&cursor={}", page["next_cursor"].as_str().unwrap());
+    described.ok(http, "GET", &next, &NULL);
     described.ok(http, "POST", &path("heartbeat"), &acknowledge("confirmed"));
     described.ok(http, "GET", "/kills/1", &NULL);
 }

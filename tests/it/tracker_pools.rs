@@ -98,3 +98,41 @@ isolated! {
         assert_eq!((found, pages), (100, 2));
     }
 }
+
+isolated! {
+    /// What a reader of usual depth can read when it comes is read when it is shown, deeper inside.
+    fn what_is_nested_too_deep_is_refused_and_hides_nobody_from_readers() {
+        let server = server();
+        let mut http = Http::connect(server.local_addr());
+        let id = http.register("deep");
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let beat = |levels: usize| format!("{{\"attached\":{{\"pool\":{}}}}}", nested(levels));
+        let path = format!("/sessions/{id}/heartbeat");
+        let refused: Vec<usize> =
+            (1..140).filter(|levels| http.call("POST", &path, &beat(*levels)).status != 200).collect();
+        assert_eq!(refused, (65..140).collect::<Vec<_>>());
+        let answer = http.call("POST", &path, &beat(100));
+        assert_eq!(answer.status, 422);
+        assert!(answer.json()["detail"].as_str().unwrap().contains("attached: must be nested"), "{answer:?}");
+        let batch = format!("{{\"beats\":[{{\"session_id\":\"{id}\",{}]}}", &beat(100)[1..]);
+        assert_eq!(http.call("POST", "/heartbeats", &batch).status, 422);
+        // The reader of these is of the usual depth.
+        assert_eq!(pools(&mut http, "").len(), 1);
+        assert_eq!(http.list().len(), 1);
+    }
+}
+
+isolated! {
+    fn what_an_app_attaches_too_deep_stays_at_home_and_the_rest_travels() {
+        let server = server();
+        let url = format!("http://{}", server.local_addr());
+        let client = SessionClient::builder("app").server_url(url).start().unwrap();
+        client.attach("deep", || (0..100).fold(Value::Null, |inner, _| json!([inner])));
+        client.attach("flat", || json!([1]));
+        let http = RefCell::new(Http::connect(server.local_addr()));
+        poll(|| !pools(&mut http.borrow_mut(), "").is_empty(), || "nothing is attached".to_owned());
+        let rows = pools(&mut http.borrow_mut(), "");
+        assert_eq!((rows.len(), &rows[0]["attached_name"]), (1, &json!("flat")));
+        assert!(client.is_connected());
+    }
+}

@@ -231,3 +231,29 @@ isolated! {
         assert_eq!(answers["answers"][0]["session_id"], *ids[2]);
     }
 }
+
+isolated! {
+    /// Its number of what it has read is about a row that is gone.
+    fn who_has_read_orders_of_an_older_registration_hears_that_there_are_none_and_of_the_next() {
+        let server = server();
+        let mut http = Http::connect(server.local_addr());
+        let ids = register(&mut http, 1);
+        let path = |word: &str| format!("/sessions/{}{word}", ids[0]);
+        for word in ["/pause", "/resume", "/drain"] {
+            http.ok("POST", &path(word), &Value::Null);
+        }
+        let mut beats = batch(&ids);
+        beats["beats"][0]["verbs_number"] = json!(0);
+        assert_eq!(http.ok("POST", "/heartbeats", &beats)["answers"][0]["verbs_number"], 3);
+        beats["beats"][0]["verbs_number"] = json!(3);
+        assert_eq!(http.ok("POST", "/heartbeats", &beats), json!({"answers": []}));
+        http.ok("DELETE", &path(""), &Value::Null);
+        http.ok("POST", "/sessions", &json!({"app_name": "a", "session_id": ids[0]}));
+        let none = json!({"answers": [{"session_id": ids[0], "kill_requested": false, "verbs_number": 0}]});
+        assert_eq!(http.ok("POST", "/heartbeats", &beats), none);
+        http.ok("POST", &path("/pause"), &Value::Null);
+        assert_eq!(http.ok("POST", "/heartbeats", &beats)["answers"][0]["verbs"], json!(["pause"]));
+        beats["beats"][0]["verbs_number"] = json!(1);
+        assert_eq!(http.ok("POST", "/heartbeats", &beats), json!({"answers": []}));
+    }
+}

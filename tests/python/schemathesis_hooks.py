@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 
 import requests
 import schemathesis
@@ -20,6 +21,14 @@ def waits_shortly(query):
             query["wait"] = LONGEST_WAIT
     except (TypeError, ValueError):
         pass
+
+
+def makes_sense_together(query):
+    """A cursor cannot be made up, and goes with one order only; so does the beginning of an id."""
+    if re.fullmatch(r"[0-9a-f]+", str(query.get("cursor"))):
+        query["cursor"] = ""
+    if query.get("id") and re.fullmatch(r"-?(app|user|start_time|last_heartbeat)", str(query.get("sort"))):
+        query["sort"] = ""
 
 
 def names_each_session_once(body):
@@ -48,6 +57,7 @@ def means_somebody(case):
 def before_call(_context, case, _arguments):
     if case.query:
         waits_shortly(case.query)
+        makes_sense_together(case.query)
     if case.path_parameters:
         means_somebody(case)
     if case.path == "/heartbeats" and isinstance(case.body, dict):

@@ -61,7 +61,7 @@ Usage:
   remuda serve [--listen ADDR:PORT] [--db PATH]
                                                track running programs, show them on a page
   remuda token                                 make an access token for a tracker
-  remuda ps [--json]                           list the tracked sessions
+  remuda ps [OPTIONS]                          list the tracked sessions
   remuda kill [OPTIONS] ID... | --app NAME     ask tracked sessions to stop, and see whether they do
   remuda pause|drain|resume ID... | --app NAME
                                                have them take no new task for now, or leave after this one
@@ -175,6 +175,14 @@ Lists the tracked sessions, newest first.
 Usage: remuda ps [OPTIONS]
 
 Options:
+      --app NAME         only those of this app
+      --user NAME        only those of this user
+      --state STATE      only those that are running, idle, late or stale
+      --label KEY=VALUE  only those with this label
+  -q TEXT                only those with this text in their app, user, id, task or host
+      --sort ORDER       start_time, app, user, id or last_heartbeat; with a - in front, such as
+                         -app, the largest first [default: -start_time]
+      --limit N          at most so many
       --json             print one JSON object for each, on a line of its own
       --server URL       the tracker [default: http://localhost:8000]
       --token-file FILE  the access token for it, in a file that only its owner may read

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use remuda::tracker::api::{KillAllResponse, KillPreview, KillReceipt, KillState, Whom};
-use remuda::{Result, TrackerOperator};
+use remuda::tracker::api::{KillAllResponse, KillPreview, KillReceipt, KillState, SessionQuery, Whom};
+use remuda::{Result, TrackedSession, TrackerOperator};
 use serde::Serialize;
 
 use crate::order::name;
-use crate::ps::{failed, named, plain};
+use crate::ps::{failed, plain};
 use crate::tracker_args::{Chosen, KillArgs};
 use crate::{TIMED_OUT, complain, say};
 
@@ -27,22 +27,39 @@ pub(crate) fn chosen(operator: &TrackerOperator, chosen: &Chosen) -> Result<Opti
         Chosen::All(whom) => return Ok(Some(vec![whom.clone()])),
         Chosen::Sessions(ids) => ids,
     };
-    let sessions = operator.sessions()?;
     let mut all = Vec::new();
     for id in ids {
-        match named(&sessions, id).as_slice() {
+        match named(operator, id)?.as_slice() {
             [one] => all.push(Whom::Session(one.session_id.clone())),
             [] => {
                 complain(format_args!("no tracked session has the id {id}"));
                 return Ok(None);
             }
-            several => {
-                complain(format_args!("{} tracked sessions have an id that begins with {id}", several.len()));
+            _ => {
+                complain(format_args!("several tracked sessions have an id that begins with {id}"));
                 return Ok(None);
             }
         }
     }
     Ok(Some(all))
+}
+
+/// The session whose id is `text` or, if there is none, those whose id begins with it: two of them, if there
+/// are that many.
+fn named(operator: &TrackerOperator, text: &str) -> Result<Vec<TrackedSession>> {
+    let mut found = Vec::new();
+    for page in operator.session_pages(SessionQuery::new().id(text).limit(2)) {
+        found.extend(page?.sessions);
+        // In the order of their ids: the text itself stands before all that begin with it.
+        if found.first().is_some_and(|session| session.session_id.as_str() == text) {
+            found.truncate(1);
+            break;
+        }
+        if found.len() > 1 {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 fn kill(operator: &TrackerOperator, args: &KillArgs) -> Result<ExitCode> {

@@ -3,22 +3,38 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use remuda::tracker::api::TrackerState;
-use remuda::{TrackedSession, TrackerOperator};
+use remuda::tracker::api::{LONGEST_PAGE, TrackerState};
+use remuda::{Result, TrackedSession, TrackerOperator};
 
 use crate::tracker_args::{CleanupArgs, PsArgs};
 use crate::{complain, say};
 
 pub(crate) fn main(args: &PsArgs) -> ExitCode {
-    let look = |operator: TrackerOperator| Ok((operator.sessions()?, operator.state()?));
-    match args.tracker.operator().and_then(look) {
-        Ok((sessions, _)) if args.json => say(&lines(&sessions)),
-        Ok((sessions, state)) => {
-            state.iter().for_each(warn);
-            say(&table(&sessions))
-        }
+    match args.tracker.operator().and_then(|operator| list(&operator, args)) {
+        Ok(code) => code,
         Err(error) => failed(&error),
     }
+}
+
+/// Shows the sessions as their pages come: a million are never held at once.
+fn list(operator: &TrackerOperator, args: &PsArgs) -> Result<ExitCode> {
+    if !args.json {
+        operator.state()?.iter().for_each(warn);
+    }
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut table = Table::default();
+    let page_size = left.clamp(1, LONGEST_PAGE);
+    let mut code = ExitCode::SUCCESS;
+    for page in operator.session_pages(args.query.clone().limit(page_size)) {
+        let mut sessions = page?.sessions;
+        sessions.truncate(left);
+        left -= sessions.len();
+        code = say(&if args.json { lines(&sessions) } else { table.lines(&sessions) });
+        if left == 0 || code != ExitCode::SUCCESS {
+            break;
+        }
+    }
+    Ok(code)
 }
 
 /// What whoever looks at the list should know of the tracker.
@@ -65,47 +81,57 @@ fn lines(sessions: &[TrackedSession]) -> String {
     sessions.iter().map(line).collect()
 }
 
-fn table(sessions: &[TrackedSession]) -> String {
-    let header = ["ID", "APP", "USER", "STATUS", "TASK", "RUNS FOR", "LAST BEAT"].map(str::to_owned);
-    let mut rows = vec![header];
-    rows.extend(sessions.iter().map(|session| {
-        let mut status = vec![plain(session.state.as_ref().unwrap_or(&session.status).as_str())];
-        match &session.kill {
-            Some(receipt) if session.kill_requested => {
-                status.push(format!("kill {}", receipt.state.as_str()));
+/// A table that comes in pieces: a column is as wide as the widest text so far.
+#[derive(Default)]
+struct Table {
+    widths: [usize; 7],
+    has_begun: bool,
+}
+
+impl Table {
+    fn lines(&mut self, sessions: &[TrackedSession]) -> String {
+        let mut rows = Vec::new();
+        if !std::mem::replace(&mut self.has_begun, true) {
+            rows.push(["ID", "APP", "USER", "STATUS", "TASK", "RUNS FOR", "LAST BEAT"].map(str::to_owned));
+        }
+        rows.extend(sessions.iter().map(cells));
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
             }
-            _ if session.kill_requested => status.push("to be killed".to_owned()),
-            _ => {}
         }
-        status.extend(session.verbs.iter().map(|verb| plain(verb)));
-        status.extend(session.protected.then(|| "protected".to_owned()));
-        [
-            plain(session.session_id.as_str()),
-            plain(&session.app_name),
-            plain(session.user_id.as_deref().unwrap_or("-")),
-            status.join(", "),
-            plain(session.current_task.as_deref().unwrap_or("-")),
-            span(session.duration_seconds),
-            session.beat_age_seconds.map_or("-".to_owned(), |age| span(age) + " ago"),
-        ]
-    }));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+        let mut text = String::new();
+        for row in rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(self.widths) {
+                // Writing to a string cannot fail.
+                let _ = write!(line, "{cell:width$}  ");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
         }
+        text
     }
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            // Writing to a string cannot fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+}
+
+fn cells(session: &TrackedSession) -> [String; 7] {
+    let mut status = vec![plain(session.state.as_ref().unwrap_or(&session.status).as_str())];
+    match &session.kill {
+        Some(receipt) if session.kill_requested => status.push(format!("kill {}", receipt.state.as_str())),
+        _ if session.kill_requested => status.push("to be killed".to_owned()),
+        _ => {}
     }
-    text
+    status.extend(session.verbs.iter().map(|verb| plain(verb)));
+    status.extend(session.protected.then(|| "protected".to_owned()));
+    [
+        plain(session.session_id.as_str()),
+        plain(&session.app_name),
+        plain(session.user_id.as_deref().unwrap_or("-")),
+        status.join(", "),
+        plain(session.current_task.as_deref().unwrap_or("-")),
+        span(session.duration_seconds),
+        session.beat_age_seconds.map_or("-".to_owned(), |age| span(age) + " ago"),
+    ]
 }
 
 /// Names come from anybody: what would move the cursor of a terminal is replaced.
@@ -121,13 +147,4 @@ fn span(seconds: f64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
         s => format!("{:.0} d", s / 86_400.0),
     }
-}
-
-/// The sessions whose id is `text` or, if there is none, begins with it.
-pub(crate) fn named<'a>(sessions: &'a [TrackedSession], text: &str) -> Vec<&'a TrackedSession> {
-    let exact = sessions.iter().find(|session| session.session_id.as_str() == text);
-    exact.map_or_else(
-        || sessions.iter().filter(|session| session.session_id.as_str().starts_with(text)).collect(),
-        |session| vec![session],
-    )
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
-use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, Verb, Whom};
-use remuda::{AccessToken, TrackerOperator};
+use remuda::tracker::api::{DEFAULT_URL, KillRequest, PURGE_AFTER, SessionQuery, Verb, Whom};
+use remuda::{AccessToken, TrackedStatus, TrackerOperator};
 
 use crate::args::{Command, UsageError};
 use crate::help::Topic;
@@ -56,6 +56,9 @@ impl Tracker {
 #[derive(Debug, PartialEq)]
 pub(crate) struct PsArgs {
     pub(crate) tracker: Tracker,
+    pub(crate) query: SessionQuery,
+    /// At most so many.
+    pub(crate) limit: Option<usize>,
     pub(crate) json: bool,
 }
 
@@ -121,13 +124,40 @@ pub(crate) fn token(mut parser: Parser) -> Result<Command, UsageError> {
 
 pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Ps);
-    let mut args = PsArgs { tracker: Tracker::default(), json: false };
+    let refused = |message: String| UsageError::new(message, Topic::Ps);
+    let mut args =
+        PsArgs { tracker: Tracker::default(), query: SessionQuery::new(), limit: None, json: false };
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Ps)),
             Arg::Long("json") => args.json = true,
             Arg::Long("server") => args.tracker.server = string(&mut parser, Topic::Ps)?,
             Arg::Long("token-file") => args.tracker.token_file = Some(parser.value().map_err(usage)?.into()),
+            Arg::Long("app") => args.query.app = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("user") => args.query.user = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("label") => {
+                let (key, value) = label(&string(&mut parser, Topic::Ps)?, Topic::Ps)?;
+                args.query = args.query.label(&key, &value);
+            }
+            Arg::Long("state") => {
+                let word = string(&mut parser, Topic::Ps)?;
+                if !["running", "idle", "late", "stale"].contains(&word.as_str()) {
+                    return Err(refused(format!("--state {word}: running, idle, late or stale is wanted")));
+                }
+                args.query.state = Some(TrackedStatus::from(word));
+            }
+            Arg::Short('q') => args.query.search = Some(string(&mut parser, Topic::Ps)?),
+            Arg::Long("sort") => {
+                let word = string(&mut parser, Topic::Ps)?;
+                args.query.sort = word.parse().map_err(|error| refused(format!("--sort {word}: {error}")))?;
+            }
+            Arg::Long("limit") => {
+                let value = string(&mut parser, Topic::Ps)?;
+                let limit = value.parse().ok().filter(|&limit| limit > 0);
+                args.limit = Some(
+                    limit.ok_or_else(|| refused(format!("--limit {value}: a number from 1 is wanted")))?,
+                );
+            }
             other => return Err(usage(other.unexpected())),
         }
     }
@@ -250,12 +280,10 @@ impl Choice {
         }
         let chosen = match (self.app, self.label, self.ids.is_empty()) {
             (Some(app), None, true) => Chosen::All(Whom::App(app)),
-            (None, Some(label), true) => match label.split_once('=') {
-                Some((key, value)) if !key.is_empty() => {
-                    Chosen::All(Whom::Label { key: key.to_owned(), value: value.to_owned() })
-                }
-                _ => return refused("--label: KEY=VALUE is wanted"),
-            },
+            (None, Some(text), true) => {
+                let (key, value) = label(&text, self.topic)?;
+                Chosen::All(Whom::Label { key, value })
+            }
             (None, None, false) => Chosen::Sessions(self.ids),
             (None, None, true) => return refused("whom? Name an ID, --app NAME or --label KEY=VALUE"),
             _ => return refused("either IDs or --app or --label: each names all whom it concerns"),
@@ -287,6 +315,13 @@ pub(crate) fn cleanup(mut parser: Parser) -> Result<Command, UsageError> {
 fn string(parser: &mut Parser, topic: Topic) -> Result<String, UsageError> {
     let value = parser.value().and_then(ValueExt::string);
     value.map_err(|error| UsageError::new(error.to_string(), topic))
+}
+
+/// KEY=VALUE.
+fn label(text: &str, topic: Topic) -> Result<(String, String), UsageError> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let parts = parts.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    parts.ok_or_else(|| UsageError::new("--label: KEY=VALUE is wanted", topic))
 }
 
 fn seconds(parser: &mut Parser, option: &str, topic: Topic) -> Result<Duration, UsageError> {
@@ -321,8 +356,9 @@ mod tests {
         assert_eq!(args.tokens, Some(PathBuf::from("t")));
         assert_eq!(args.hosts, ["a", "b"]);
         let Ok(Command::Ps(args)) = parsed(&["ps", "--json"]) else { panic!("not understood") };
-        assert_eq!(args, PsArgs { tracker: Tracker::default(), json: true });
-        assert_eq!(args.tracker.server, "http://localhost:8000");
+        let (tracker, query) = (Tracker::default(), SessionQuery::new());
+        assert_eq!(args, PsArgs { tracker, query, limit: None, json: true });
+        assert_eq!(Tracker::default().server, "http://localhost:8000");
         for line in [
             &["ps", "--token-file", "t"][..],
             &["kill", "--token-file=t", "a"],
@@ -338,6 +374,13 @@ mod tests {
             };
             assert_eq!(tracker.token_file, Some(PathBuf::from("t")), "{line:?}");
         }
+        let line = ["ps", "--app=a", "--user", "u", "--state=late", "-q", "x", "--sort=-app", "--limit", "7"];
+        let Ok(Command::Ps(args)) = parsed(&[&line[..], &["--label", "k=v=w"]].concat()) else {
+            panic!("not understood")
+        };
+        let query = SessionQuery::new().app("a").user("u").state(TrackedStatus::Late).search("x");
+        let query = query.sort("-app".parse().unwrap()).label("k", "v=w");
+        assert_eq!((args.query, args.limit), (query, Some(7)));
         let Ok(Command::Kill(args)) = parsed(&["kill", "--server=u", "a", "b"]) else {
             panic!("not understood")
         };
@@ -365,6 +408,10 @@ mod tests {
             (&["serve", "8000"][..], "8000", "remuda help serve"),
             (&["serve", "--listen"][..], "--listen", "remuda help serve"),
             (&["ps", "x"][..], "x", "remuda help ps"),
+            (&["ps", "--state", "dead"][..], "--state dead", "remuda help ps"),
+            (&["ps", "--sort", "size"][..], "--sort size", "remuda help ps"),
+            (&["ps", "--limit", "0"][..], "--limit 0", "remuda help ps"),
+            (&["ps", "--label", "x"][..], "KEY=VALUE", "remuda help ps"),
             (&["kill"][..], "whom?", "remuda help kill"),
             (&["kill", ""][..], "empty", "remuda help kill"),
             (&["kill", "a", ""][..], "empty", "remuda help kill"),

@@ -13,12 +13,12 @@
 //! | `PUT /sessions/{id}/status` | [`SessionStatus`] → [`StatusReply`] `updated` |
 //! | `POST /sessions/{id}/kill` | → [`KillResponse`] |
 //! | `POST /apps/{app_name}/kill-all` | → [`KillAllResponse`] |
-//! | `GET /sessions` | → [`SessionList`] |
+//! | `GET /sessions` | → [`SessionList`]; with a `limit` → [`SessionPage`] |
 //! | `GET /livez` | → [`StatusReply`] `alive`: the tracker runs |
 //! | `GET /readyz` | → [`StatusReply`] `ready`, or 503: its database takes no changes |
 //!
 //! Beside them there are the beats of many sessions in one request ([`HeartbeatBatch`]), the routes
-//! about kills and their receipts ([`KillReceipt`]), about the
+//! about kills and their receipts ([`KillReceipt`]), pages of the list ([`SessionQuery`]), about the
 //! life of sessions ([`TrackedSession::state`], [`Verb`], [`HistoryEntry`], [`TrackerState`]), about who
 //! has asked for what ([`AuditEntry`]) and about what happens as it happens ([`TrackerEvent`]) and what
 //! apps attach to beats ([`AttachedPool`]), listed where those are described. Who may ask for what: [`Role`].
@@ -54,6 +54,7 @@ mod batch;
 mod events;
 mod kills;
 mod life;
+mod list;
 mod pools;
 
 pub use access::Role;
@@ -66,6 +67,10 @@ pub use kills::{
 };
 pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
 pub use pools::{AttachedPool, PoolPage};
+
+#[cfg(any(feature = "client", feature = "server"))]
+pub(super) use list::Glance;
+pub use list::{DEFAULT_PAGE, LONGEST_PAGE, LONGEST_SEARCH, SessionPage, SessionQuery, SessionSort, SortKey};
 
 /// The port of the tracker.
 pub const DEFAULT_PORT: u16 = 8000;
@@ -85,6 +90,9 @@ pub const KILL_EXPIRES_AFTER: Duration = Duration::from_secs(600);
 pub const MAX_EMBARGO: Duration = Duration::from_secs(3_600);
 /// What the snapshots that travel with a beat may weigh together: the rest of a beat's body is small.
 pub const MAX_ATTACHED: usize = MAX_BODY - 4 * 1024;
+/// How deep lists and objects in one of them may be nested. Lists show them further inside, where readers
+/// that give up at 128 levels must come to what others attach.
+pub const MAX_ATTACHED_DEPTH: usize = 64;
 /// How often the page refreshes.
 pub const DASHBOARD_REFRESH: Duration = Duration::from_secs(10);
 /// The longest time a beat is parked.
@@ -208,7 +216,8 @@ pub struct HeartbeatResponse {
     /// What it shall do beside going on: `pause` or `drain`. Unknown words are to be ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verbs: Vec<String>,
-    /// Counts the changes of `verbs`; absent before the first.
+    /// Counts the changes of `verbs` since the session was registered anew; absent before the first, or 0
+    /// for a client that has read another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verbs_number: Option<u64>,
 }
@@ -284,4 +293,18 @@ pub struct ErrorBody {
     /// `unauthorized`, on 403 because of the access token `forbidden`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Whether lists and objects in an attachment are nested deeper than [`MAX_ATTACHED_DEPTH`].
+pub(crate) fn is_too_deep(attached: &serde_json::Value) -> bool {
+    fn is_deeper(value: &serde_json::Value, levels: usize) -> bool {
+        use serde_json::Value;
+        let is_inner_deeper = |value: &Value| is_deeper(value, levels.saturating_sub(1));
+        match value {
+            Value::Array(values) => levels == 0 || values.iter().any(is_inner_deeper),
+            Value::Object(members) => levels == 0 || members.values().any(is_inner_deeper),
+            _ => false,
+        }
+    }
+    is_deeper(attached, MAX_ATTACHED_DEPTH)
 }

@@ -8,7 +8,10 @@ use serde_json::Value;
 use super::callbacks::Stage;
 use super::shared::Shared;
 use crate::background::shielded;
-use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillAcknowledgement, KillStep, MAX_ATTACHED, Verb};
+use crate::tracker::api::{
+    Heartbeat, HeartbeatResponse, KillAcknowledgement, KillStep, MAX_ATTACHED, MAX_ATTACHED_DEPTH, Verb,
+    is_too_deep,
+};
 
 /// What the beats of one session have said and heard so far.
 #[derive(Default)]
@@ -20,6 +23,8 @@ pub(super) struct Pulse {
     verbs_number: u64,
     /// The log was told that attachments are too heavy.
     heavy: bool,
+    /// And that they are nested too deep.
+    deep: bool,
 }
 
 /// What is said of a kill at this stage. The client has heard of it, whatever the callbacks do.
@@ -56,10 +61,9 @@ impl Pulse {
     /// shall say at once that it was heard.
     pub(super) fn heard(&mut self, shared: &Shared, reply: &HeartbeatResponse) -> bool {
         let is_new_kill = self.note_kill(reply);
-        let is_new_verb = reply.verbs_number.is_some_and(|number| number != self.verbs_number);
-        if is_new_verb {
-            self.verbs_number = reply.verbs_number.unwrap_or_default();
-        }
+        // Without a number there were none since the session was registered the last time.
+        let number = reply.verbs_number.unwrap_or(0);
+        let is_new_verb = std::mem::replace(&mut self.verbs_number, number) != number;
         let named = |verb: Verb| reply.verbs.iter().any(|word| word == verb.as_str());
         shared.orders.hear(named(Verb::Pause), named(Verb::Drain));
         if reply.kill_requested {
@@ -99,6 +103,14 @@ impl Pulse {
         let (mut values, mut left) = (BTreeMap::new(), room);
         for (name, snapshot) in snapshots {
             let Some(value) = shielded("an attached snapshot", || snapshot()) else { continue };
+            if is_too_deep(&value) {
+                if !std::mem::replace(&mut self.deep, true) {
+                    log::warn!(
+                        "what is attached as {name} is nested deeper than {MAX_ATTACHED_DEPTH} levels and stays at home"
+                    );
+                }
+                continue;
+            }
             let weight = name.len() + value.to_string().len() + 8;
             if weight <= left {
                 left -= weight;

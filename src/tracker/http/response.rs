@@ -30,6 +30,11 @@ impl Response {
         }
     }
 
+    /// 200 with a JSON body that is written already.
+    pub(crate) fn json_text(body: Vec<u8>) -> Response {
+        Response::new(200, JSON, body)
+    }
+
     /// 200 with a JSON body that is known in advance.
     pub(crate) const fn fixed_json(body: &'static str) -> Response {
         Response::fixed_refusal(200, &[], body)

@@ -1,7 +1,8 @@
 //! Who has asked for what: in the log, in the audit, and the route that shows it.
 
 use super::access::Caller;
-use super::kills::{before, limit};
+use super::input::limit;
+use super::kills::before;
 use super::replies::{Refusal, unprocessable};
 use super::routing::Route;
 use super::tracker::Tracker;

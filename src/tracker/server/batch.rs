@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::Caller;
-use super::input::{body, check_beat, check_status, wait};
+use super::input::{body, check_beat, wait};
 use super::replies::{GO_ON, Refusal, heard, missed_word, not_found, unprocessable};
 use super::tracker::{Reading, Tracker};
 use crate::tracker::TrackedId;
@@ -90,7 +90,7 @@ impl Member {
             return None;
         }
         let missed = missed.map(|missed| missed_word(missed).to_owned());
-        Some(BatchAnswer { session_id: self.id.clone(), missed, reply })
+        Some(BatchAnswer { session_id: self.id.clone(), missed, reply: self.reading.answer(reply) })
     }
 }
 
@@ -140,11 +140,11 @@ impl Tracker {
                 status: beat.status.take().map(|status| (status, beat.current_task.take())),
                 status_number: beat.status_number,
             };
-            let missed = if self.is_foreign(caller, &id) {
-                Some(Missed::Gone(None))
-            } else {
-                self.store().note_beat(&id, beat, wait).err()
+            let noted = match self.refused_beat(caller, &id) {
+                None => self.store().note_beat(&id, beat, wait),
+                Some(missed) => Err(missed),
             };
+            let missed = noted.err();
             if missed.is_none() && (of_disk.kill.is_some() || of_disk.status.is_some()) {
                 news.push(of_disk);
             }
@@ -187,9 +187,6 @@ fn checked(request: &Request) -> Result<HeartbeatBatch, Refusal> {
         }
         let of_this = |refusal: String| unprocessable(&format!("beats: {at}: {refusal}"));
         check_beat(&one.beat, request.body.len()).map_err(of_this)?;
-        if let Some(status) = &one.beat.status {
-            check_status(status).map_err(of_this)?;
-        }
     }
     Ok(batch)
 }

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::input::wait;
-use super::kills::limit;
+use super::input::{limit, wait};
 use super::replies::{Refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
@@ -69,28 +68,25 @@ impl Tracker {
     /// those of whom it was told.
     pub(super) fn tell_of_silence(&self, told: &mut HashSet<i64>) -> RemudaResult<()> {
         let turned = self.store().turned(told, TURNED_AT_ONCE);
-        let at = now();
-        let rows = turned.stale.iter().map(|(row, _)| row).chain(&turned.back).copied().collect();
-        let names = self.store().names(rows)?;
-        let mut events = Told::default();
-        // One without a name has just gone: that is told otherwise.
-        for (row, silence) in turned.stale {
-            if let Some((id, app_name)) = names.get(&row) {
-                let seconds = Some(silence.as_secs_f64());
-                events.push(TrackerEvent { seconds, ..at.of_session(EventKind::Stale, id, app_name) });
-                told.insert(row);
+        let (stale, back) = (turned.stale.clone(), turned.back.clone());
+        let rows = stale.iter().map(|(row, _)| row).chain(&back).copied().collect();
+        self.store().tell_of(rows, move |names| {
+            let (at, mut events) = (now(), Told::default());
+            for (row, silence) in stale {
+                if let Some((id, app_name)) = names.get(&row) {
+                    let seconds = Some(silence.as_secs_f64());
+                    events.push(TrackerEvent { seconds, ..at.of_session(EventKind::Stale, id, app_name) });
+                }
             }
+            let back = back.iter().filter_map(|row| names.get(row));
+            events.extend(back.map(|(id, app_name)| at.of_session(EventKind::Back, id, app_name)));
+            events
+        })?;
+        // One without a name has just gone: that is told otherwise, and it is among the gone next time.
+        told.extend(turned.stale.iter().map(|(row, _)| row));
+        for row in turned.back.iter().chain(&turned.gone) {
+            told.remove(row);
         }
-        for row in turned.back {
-            if let Some((id, app_name)) = names.get(&row) {
-                events.push(at.of_session(EventKind::Back, id, app_name));
-            }
-            told.remove(&row);
-        }
-        for row in turned.gone {
-            told.remove(&row);
-        }
-        self.store().feed().record(events);
         Ok(())
     }
 

@@ -1,12 +1,17 @@
 //! What requests bring, read and checked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::replies::{Refusal, unprocessable};
-use crate::tracker::api::{Heartbeat, MAX_ATTACHED, MAX_WAIT, PURGE_AFTER, SessionCreate, is_unspeakable};
+use crate::Error;
+use crate::tracker::api::{
+    DEFAULT_PAGE, Heartbeat, LONGEST_PAGE, MAX_ATTACHED, MAX_ATTACHED_DEPTH, MAX_WAIT, PURGE_AFTER,
+    SessionCreate, is_too_deep, is_unspeakable,
+};
 use crate::tracker::http::Request;
 
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
@@ -56,13 +61,16 @@ pub(super) fn check_beat(beat: &Heartbeat, bytes: usize) -> Result<(), String> {
     if beat.progress.is_some_and(|progress| !(0.0..=1.0).contains(&progress)) {
         return Err("progress: must be from 0 to 1".to_owned());
     }
+    if beat.attached.iter().flat_map(BTreeMap::values).any(is_too_deep) {
+        return Err(format!("attached: must be nested at most {MAX_ATTACHED_DEPTH} levels deep"));
+    }
     if let Some(attached) = &beat.attached
         && bytes > MAX_ATTACHED
         && serde_json::to_string(attached).is_ok_and(|json| json.len() > MAX_ATTACHED)
     {
         return Err(format!("attached: must have at most {MAX_ATTACHED} bytes"));
     }
-    Ok(())
+    beat.status.as_deref().map_or(Ok(()), check_status)
 }
 
 pub(super) fn registration(session: SessionCreate) -> Result<SessionCreate, Refusal> {
@@ -100,6 +108,28 @@ pub(super) fn check_status(status: &str) -> Result<(), String> {
 /// The `wait` parameter, at most [`MAX_WAIT`].
 pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
     Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
+}
+
+/// The `limit` parameter of a list.
+pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
+    match request.parameter("limit").map(str::parse::<usize>) {
+        None => Ok(DEFAULT_PAGE),
+        Some(Ok(limit)) if limit > 0 => Ok(limit.min(LONGEST_PAGE)),
+        Some(_) => Err(unprocessable("limit: must be a number from 1")),
+    }
+}
+
+/// A parameter, unless it is empty, as it is in the addresses that a form makes.
+pub(super) fn given<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.parameter(name).filter(|text| !text.is_empty())
+}
+
+/// An option that the library refuses is a parameter that is not understood.
+pub(super) fn refused(error: Error) -> Refusal {
+    match error {
+        Error::InvalidConfig { option, reason } => unprocessable(&format!("{option}: {reason}")),
+        other => other.into(),
+    }
 }
 
 /// The `older_than_minutes` parameter, 10 by default.

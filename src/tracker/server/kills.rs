@@ -2,7 +2,7 @@
 
 use super::access::Caller;
 use super::audit::tell;
-use super::input::{body, duration};
+use super::input::{body, duration, limit};
 use super::replies::{Refusal, not_found, refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
@@ -12,12 +12,8 @@ use crate::tracker::api::{
     ReceiptList, Verb, Whom,
 };
 use crate::tracker::http::{Request, Response};
-use crate::tracker::preview::preview;
 use crate::tracker::store::{KillOrder, Killed, NotKilled, ReceiptFilter};
 
-/// Rows of a page if nothing is said, and at most.
-const PAGE: usize = 100;
-const LONGEST_PAGE: usize = 1_000;
 /// Longest words of a kill, in bytes.
 const LONGEST_NAME: usize = 256;
 const LONGEST_REASON: usize = 1_024;
@@ -56,7 +52,7 @@ impl Tracker {
     ) -> Result<Response, Refusal> {
         let asked = kill_request(request)?;
         if asked.dry_run {
-            let preview = preview(&self.store().get_all_sessions()?, whom);
+            let preview = self.store().preview(whom)?;
             let is_unknown = matches!(whom, Whom::Session(_)) && preview.sessions.is_empty();
             return Ok(if is_unknown { not_found() } else { Response::json(&preview) });
         }
@@ -164,15 +160,6 @@ fn flag(request: &Request, name: &str) -> Result<bool, Refusal> {
         None | Some("0" | "false") => Ok(false),
         Some("1" | "true") => Ok(true),
         Some(_) => Err(unprocessable(&format!("{name}: must be 1 or 0"))),
-    }
-}
-
-/// The `limit` parameter of a list.
-pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
-    match request.parameter("limit").map(str::parse::<usize>) {
-        None => Ok(PAGE),
-        Some(Ok(limit)) if limit > 0 => Ok(limit.min(LONGEST_PAGE)),
-        Some(_) => Err(unprocessable("limit: must be a number from 1")),
     }
 }
 

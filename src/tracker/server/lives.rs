@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::access::Caller;
 use super::audit::tell;
-use super::kills::{before, limit};
+use super::input::limit;
+use super::kills::before;
 use super::replies::Refusal;
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;

@@ -1,7 +1,7 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`kills`, `lives`, `batch`, `events`, `metrics` and `pools` are parts of it).
+//! (`list`, `kills`, `lives`, `batch`, `events`, `metrics` and `pools` are parts of it).
 
 mod access;
 mod audit;
@@ -9,6 +9,7 @@ mod batch;
 mod events;
 mod input;
 mod kills;
+mod list;
 mod lives;
 mod metrics;
 mod openapi;

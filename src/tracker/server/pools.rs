@@ -1,6 +1,6 @@
 //! `GET /pools`: what apps attach to their beats.
 
-use super::kills::limit;
+use super::input::limit;
 use super::replies::{Refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::tracker::TrackedId;

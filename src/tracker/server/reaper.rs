@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::tracker::Tracker;
+use crate::Result;
 use crate::background::Background;
 use crate::cancel::Wake;
 use crate::clock::Moment;
@@ -93,27 +94,77 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
     }
 }
 
+/// One thing that fails keeps no other from its turn: the first error.
 fn reap(
     tracker: &Tracker,
     purge_after: Duration,
     mass_silence: Duration,
     told: &mut HashSet<i64>,
     trim_at: &mut Moment,
-) -> crate::Result<()> {
-    let store = tracker.store();
+) -> Result<()> {
+    let removed = remove(tracker, purge_after, mass_silence);
+    let told = tracker.tell_of_silence(told);
+    removed.and(told).and(expire(tracker)).and(trim(tracker, trim_at))
+}
+
+fn remove(tracker: &Tracker, purge_after: Duration, mass_silence: Duration) -> Result<()> {
     if !tracker.look_for_mass_silence(mass_silence) {
         for id in tracker.clean_up(purge_after, EndReason::Silent, None)? {
             log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
         }
     }
-    tracker.tell_of_silence(told)?;
-    for id in store.expire_kills(KILL_EXPIRES_AFTER)? {
+    Ok(())
+}
+
+fn expire(tracker: &Tracker) -> Result<()> {
+    for id in tracker.store().expire_kills(KILL_EXPIRES_AFTER)? {
         log::warn!(session_id = id.as_str(); "tracked session {id} goes on {KILL_EXPIRES_AFTER:?} after its kill");
     }
-    let now = store.clock().now();
+    Ok(())
+}
+
+fn trim(tracker: &Tracker, trim_at: &mut Moment) -> Result<()> {
+    let now = tracker.store().clock().now();
     if *trim_at <= now {
-        store.trim_history(HISTORY, MOST_HISTORY)?;
+        tracker.store().trim_history(HISTORY, MOST_HISTORY)?;
         *trim_at = now + TRIM_EVERY;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::super::access::Door;
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+    use crate::tracker::TrackedId;
+    use crate::tracker::api::{PURGE_AFTER, STALE_AFTER};
+    use crate::tracker::store::SessionStore;
+
+    #[test]
+    fn silence_is_told_while_nobody_can_be_removed() {
+        let path = std::env::temp_dir().join(format!("remuda-reaper-{}.db", TrackedId::random()));
+        let hand = ManualClock::new();
+        let store = SessionStore::open_with(&path, STALE_AFTER, Clock::manual(hand.clone())).unwrap();
+        store.create_session("a", None).unwrap();
+        let raw = Connection::open(&path).unwrap();
+        let refuses = "BEFORE DELETE ON sessions BEGIN SELECT raise(ABORT, 'on purpose'); END";
+        raw.execute_batch(&format!("CREATE TRIGGER stays {refuses}")).unwrap();
+        let tracker = Tracker::new(store, Door::new(None), None);
+        let (mut told, mut trim_at) = (HashSet::new(), tracker.store().clock().now());
+        hand.advance(PURGE_AFTER);
+        assert!(reap(&tracker, PURGE_AFTER, PURGE_AFTER, &mut told, &mut trim_at).is_err());
+        assert_eq!(told.len(), 1);
+        assert_eq!(tracker.store().feed().recorded(), 2, "registered, stale");
+        assert!(trim_at > tracker.store().clock().now(), "the history is trimmed too");
+        raw.execute_batch("DROP TRIGGER stays").unwrap();
+        reap(&tracker, PURGE_AFTER, PURGE_AFTER, &mut told, &mut trim_at).unwrap();
+        assert_eq!((told.len(), tracker.store().feed().recorded()), (0, 3), "ended");
+        drop(tracker);
+        for end in ["", "-wal", "-shm", "-lock"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
 }

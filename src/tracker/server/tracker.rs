@@ -16,8 +16,7 @@ use crate::sync::Mutex;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditResult, CleanupResponse, EndReason, Heartbeat, HeartbeatResponse,
-    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionList, SessionStatus,
-    Whom,
+    MAX_BATCH_BODY, MAX_BODY, MAX_WAIT, Role, SessionCreate, SessionCreated, SessionStatus, Whom,
 };
 use crate::tracker::http::{Action, Answered, Counts, Request, Response, Service, Ticket};
 use crate::tracker::life::Guard;
@@ -74,8 +73,16 @@ impl Reading {
     pub(super) fn is_news(self, reply: &HeartbeatResponse) -> bool {
         let is_another = || reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
         let kill = reply.kill_requested && (!self.heard_kill || is_another());
-        let has_read = |read| reply.verbs_number.is_none_or(|now| now <= read);
-        kill || !self.verbs.is_none_or(has_read)
+        kill || self.verbs.is_some_and(|read| read != reply.verbs_number.unwrap_or(0))
+    }
+
+    /// The answer as this client reads it: who has read orders to an older registration reads that there
+    /// are none to this one, and says so from then on.
+    pub(super) fn answer(self, mut reply: HeartbeatResponse) -> HeartbeatResponse {
+        if reply.verbs_number.is_none() && self.verbs.is_some_and(|read| read > 0) {
+            reply.verbs_number = Some(0);
+        }
+        reply
     }
 }
 
@@ -117,6 +124,15 @@ impl Tracker {
         caller.owner().is_some_and(|owner| self.store.is_foreign(id, owner))
     }
 
+    /// Why a beat is none, if the session is nothing to this caller; it is counted.
+    pub(super) fn refused_beat(&self, caller: &Caller, id: &TrackedId) -> Option<Missed> {
+        let refused = self.is_foreign(caller, id).then_some(Missed::Gone(None));
+        if let Some(missed) = refused {
+            self.store.beats().note::<()>(&Err(missed));
+        }
+        refused
+    }
+
     pub(super) fn store(&self) -> &SessionStore {
         &self.store
     }
@@ -143,7 +159,7 @@ impl Tracker {
         let reply = self.store.tell(id);
         if reply.as_ref().is_none_or(|reply| reading.is_news(reply)) {
             self.unpark(id, &waiter);
-            waiter.send(id, reply);
+            waiter.send(id, reply.map(|reply| reading.answer(reply)));
         }
     }
 
@@ -170,11 +186,11 @@ impl Tracker {
         ticket: &Ticket,
     ) -> Action {
         let reading = Reading::of(&beat);
-        if self.is_foreign(caller, id) {
-            return Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered));
+        if let Some(missed) = self.refused_beat(caller, id) {
+            return Action::Respond(missed_beat(missed, reading.is_numbered));
         }
         match self.store.beat(id, beat, wait) {
-            Ok(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Ok(reply) => self.answer_beat(id, reply, reading, wait, ticket),
             Err(missed) => Action::Respond(missed_beat(missed, reading.is_numbered)),
         }
     }
@@ -189,8 +205,8 @@ impl Tracker {
         ticket: &Ticket,
     ) -> crate::Result<Action> {
         let reading = Reading::of(&beat);
-        if self.is_foreign(caller, id) {
-            return Ok(Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)));
+        if let Some(missed) = self.refused_beat(caller, id) {
+            return Ok(Action::Respond(missed_beat(missed, reading.is_numbered)));
         }
         let (kill, status, task) = (beat.kill.take(), beat.status.take(), beat.current_task.take());
         let number = beat.status_number;
@@ -204,7 +220,7 @@ impl Tracker {
             self.store.update_numbered_status(id, &status, task.as_deref(), number)?;
         }
         Ok(match self.store.tell(id) {
-            Some(reply) => self.answer_beat(id, &reply, reading, wait, ticket),
+            Some(reply) => self.answer_beat(id, reply, reading, wait, ticket),
             None => Action::Respond(missed_beat(Missed::Gone(None), reading.is_numbered)),
         })
     }
@@ -213,13 +229,13 @@ impl Tracker {
     fn answer_beat(
         &self,
         id: &TrackedId,
-        reply: &HeartbeatResponse,
+        reply: HeartbeatResponse,
         reading: Reading,
         wait: Duration,
         ticket: &Ticket,
     ) -> Action {
-        if wait.is_zero() || reading.is_news(reply) {
-            return Action::Respond(heard(reply));
+        if wait.is_zero() || reading.is_news(&reply) {
+            return Action::Respond(heard(&reading.answer(reply)));
         }
         let waiter = Waiter::Alone(ticket.clone());
         if let Some(older) = self.park(id, Parked { waiter: waiter.clone(), reading }) {
@@ -229,7 +245,7 @@ impl Tracker {
             Some(reply) if !reading.is_news(&reply) => {
                 return Action::Park { wait, otherwise: heard(&reply) };
             }
-            Some(reply) => heard(&reply),
+            Some(reply) => heard(&reading.answer(reply)),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
         self.unpark(id, &waiter);
@@ -255,7 +271,7 @@ impl Tracker {
                 let max_wait_seconds = Some(MAX_WAIT.as_secs());
                 Response::json(&SessionCreated { session_id, max_wait_seconds, interval_seconds })
             }
-            Route::List => Response::json(&SessionList { sessions: self.store.get_all_sessions()? }),
+            Route::List => self.answer_list(request)?,
             Route::CleanUp => {
                 let age = older_than(request)?;
                 let deleted_count = self.clean_up_by_hand(age, caller)?.len() as u64;
@@ -276,9 +292,6 @@ impl Tracker {
             }
             Route::Heartbeat(id) => {
                 let (beat, wait) = (heartbeat(&request.body)?, wait(request)?);
-                if let Some(status) = &beat.status {
-                    check_status(status).map_err(|refusal| unprocessable(&refusal))?;
-                }
                 return Ok(self.beat_with_news(caller, &id, beat, wait, ticket)?);
             }
             Route::Batch => return self.answer_batch(caller, request, ticket),

@@ -124,7 +124,7 @@ pub(in crate::tracker) struct BeatCounts([AtomicU64; 3]);
 
 impl BeatCounts {
     // Relaxed: these are numbers to look at, and nobody decides by them.
-    pub(super) fn note<T>(&self, beat: &Result<T, Missed>) {
+    pub(in crate::tracker) fn note<T>(&self, beat: &Result<T, Missed>) {
         let outcome = match beat {
             Ok(_) => BeatOutcome::Ok,
             Err(Missed::Gone(_)) => BeatOutcome::Unknown,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
 
 use super::audit::{self, Asked};
 use super::memory::{Held, Memory};
@@ -56,21 +56,24 @@ pub(in crate::tracker) struct ReceiptFilter {
 
 /// Whom it means, in the order of their registration.
 pub(super) fn targets(connection: &Connection, whom: &Whom) -> rusqlite::Result<Vec<Target>> {
-    let all = |condition: &str, parameters: &[&dyn rusqlite::ToSql]| {
-        let query =
-            format!("SELECT session_id, app_name, protected FROM sessions WHERE {condition} ORDER BY row");
-        let target = |row: &Row<'_>| {
-            let id = TrackedId::from(row.get::<_, String>(0)?);
-            Ok(Target { id, app_name: row.get(1)?, protected: row.get(2)? })
-        };
-        connection.prepare_cached(&query)?.query_map(parameters, target)?.collect()
+    let (condition, parameters) = meant(whom);
+    let query =
+        format!("SELECT session_id, app_name, protected FROM sessions WHERE {condition} ORDER BY row");
+    let target = |row: &Row<'_>| {
+        let id = TrackedId::from(row.get::<_, String>(0)?);
+        Ok(Target { id, app_name: row.get(1)?, protected: row.get(2)? })
     };
+    connection.prepare_cached(&query)?.query_map(params_from_iter(parameters), target)?.collect()
+}
+
+/// The condition that a row of the sessions fulfils which is meant, and its parameters.
+pub(super) fn meant(whom: &Whom) -> (&'static str, Vec<&str>) {
     match whom {
-        Whom::Session(id) => all("session_id = ?", &[&id.as_str()]),
-        Whom::App(name) => all("app_name = ?", &[name]),
-        Whom::Label { key, value } => all(
+        Whom::Session(id) => ("session_id = ?", vec![id.as_str()]),
+        Whom::App(name) => ("app_name = ?", vec![name]),
+        Whom::Label { key, value } => (
             "EXISTS (SELECT 1 FROM json_each(sessions.labels) AS label WHERE label.key = ? AND label.value = ?)",
-            &[key, value],
+            vec![key, value],
         ),
     }
 }

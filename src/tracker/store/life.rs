@@ -13,15 +13,16 @@ use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
 use super::{AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills};
-use crate::Result;
 use crate::clock::Clock;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditEntry, Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry,
     KillAcknowledgement, KillReceipt, KillStats, Verb, Whom,
 };
+use crate::tracker::events::Told;
 use crate::tracker::feed::Feed;
 use crate::tracker::receipts::{KillCounts, Receipt};
+use crate::{Error, Result};
 
 impl SessionStore {
     pub(in crate::tracker) fn clock(&self) -> &Clock {
@@ -114,7 +115,7 @@ impl SessionStore {
         reason: EndReason,
         asked_by: Option<Asker>,
     ) -> Result<Vec<TrackedId>> {
-        if self.memory.lock().silent(older_than, self.clock.now()).is_empty() {
+        if looks::silent(&self.memory, older_than, self.clock.now()).is_empty() {
             return Ok(Vec::new());
         }
         let asked_by = asked_by.map(Box::new);
@@ -123,7 +124,7 @@ impl SessionStore {
 
     /// How many sessions are stale, and how many there are. Does not block.
     pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        self.memory.lock().count_stale(self.thresholds, self.clock.now())
+        looks::count_stale(&self.memory, self.thresholds, self.clock.now())
     }
 
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
@@ -132,12 +133,18 @@ impl SessionStore {
         looks::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
     }
 
-    /// The ids and apps of the sessions in these rows, as far as they are there.
-    pub(in crate::tracker) fn names(&self, rows: Vec<i64>) -> Result<HashMap<i64, (TrackedId, String)>> {
+    /// Has `tell` say something of the sessions in these rows, as far as they are there, by their ids and
+    /// apps. It is called and heard on the thread that writes: nothing is told of a session after its end.
+    pub(in crate::tracker) fn tell_of(
+        &self,
+        rows: Vec<i64>,
+        tell: impl FnOnce(&HashMap<i64, (TrackedId, String)>) -> Told + Send + 'static,
+    ) -> Result<()> {
         if rows.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(());
         }
-        self.read("reading the names of sessions", move |tables| {
+        let feed = Arc::clone(&self.feed);
+        let said = self.writer.read(move |tables| {
             let mut query =
                 tables.prepare_cached("SELECT session_id, app_name FROM sessions WHERE row = ?")?;
             let mut names = HashMap::with_capacity(rows.len());
@@ -147,8 +154,10 @@ impl SessionStore {
                     .optional()?;
                 names.extend(name.map(|name| (row, name)));
             }
-            Ok(names)
-        })
+            feed.record(tell(&names));
+            Ok(())
+        });
+        said.map_err(|error| Error::store("reading the names of sessions", error))
     }
 
     /// What happens here, as it happens.

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::crowd::Crowd;
 use super::owners::{Owner, Owners};
 use crate::clock::{Moment, wall};
-use crate::sync::Mutex;
 use crate::tracker::api::{Heartbeat, HeartbeatResponse, KillReceipt, KillScope, KillStats};
-use crate::tracker::life::{Departed, Gone, Interval, Thresholds, Verbs, pace, scaled};
+use crate::tracker::life::{Departed, Gone, Interval, Verbs, pace};
 use crate::tracker::receipts::{KillCounts, Passed, Receipt, Tally};
 use crate::tracker::{TrackedId, civil};
 
 #[derive(Default)]
 pub(super) struct Memory {
-    sessions: HashMap<TrackedId, Live>,
+    sessions: Crowd,
     /// Beats that are not on the disk yet: row → wall-clock milliseconds.
     unwritten: HashMap<i64, i64>,
     /// How often kills were told, as far as that is not on the disk yet: kill → times.
@@ -56,9 +56,10 @@ pub(super) struct Said {
 }
 
 /// What a session's row says that beats are answered by.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) row: i64,
+    pub(super) start_millis: i64,
     pub(super) kill_requested: bool,
     /// The receipt of the last kill.
     pub(super) kill: Option<Box<Receipt>>,
@@ -89,7 +90,7 @@ pub(in crate::tracker) enum Missed {
 }
 
 impl Live {
-    fn new(known: Known, seen: Moment, seen_millis: i64) -> Live {
+    pub(super) fn new(known: Known, seen: Moment, seen_millis: i64) -> Live {
         Live {
             seen,
             seen_millis,
@@ -110,6 +111,10 @@ impl Live {
 
     pub(super) fn row(&self) -> i64 {
         self.known.row
+    }
+
+    pub(super) fn start_millis(&self) -> i64 {
+        self.known.start_millis
     }
 
     pub(super) fn seen_millis(&self) -> i64 {
@@ -167,22 +172,39 @@ impl Live {
 }
 
 impl Memory {
+    /// For a database that holds so many sessions.
+    pub(super) fn with_room_for(count: usize) -> Memory {
+        let mut memory = Memory::default();
+        memory.sessions.reserve(count);
+        memory
+    }
+
+    /// See [`Crowd::stretch`].
+    pub(super) fn stretch(&self, number: usize) -> Option<impl Iterator<Item = &Live>> {
+        self.sessions.stretch(number)
+    }
+
+    /// How many sessions there are.
+    pub(super) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// A session found in the database when it was opened.
-    pub(super) fn carry_over(&mut self, id: TrackedId, known: Known, seen_millis: i64, now: Moment) {
+    pub(super) fn carry_over(&mut self, id: &str, known: Known, seen_millis: i64, now: Moment) {
         self.put(id, Live { carried_over: true, ..Live::new(known, now, seen_millis) });
     }
 
     /// A session that has just registered.
-    pub(super) fn insert(&mut self, id: TrackedId, known: Known, number: Option<u64>, now: Moment) {
+    pub(super) fn insert(&mut self, id: &TrackedId, known: Known, number: Option<u64>, now: Moment) {
         let next_number = number.map_or(0, |number| number.saturating_add(1));
-        self.put(id, Live { next_number, ..Live::new(known, now, civil::millis(wall())) });
+        self.put(id.as_str(), Live { next_number, ..Live::new(known, now, civil::millis(wall())) });
     }
 
-    fn put(&mut self, id: TrackedId, live: Live) {
+    fn put(&mut self, id: &str, live: Live) {
         if let Some(receipt) = live.known.kill.as_ref().filter(|receipt| receipt.is_open()) {
-            self.open_kills.insert(receipt.kill_id, id.clone());
+            self.open_kills.insert(receipt.kill_id, id.into());
         }
-        self.sessions.insert(id, live);
+        self.sessions.put(id, live);
     }
 
     /// A session is gone. Its receipt has been closed before.
@@ -342,19 +364,6 @@ impl Memory {
         first
     }
 
-    /// How many sessions are stale, and how many there are.
-    pub(super) fn count_stale(&self, thresholds: Thresholds, now: Moment) -> (usize, usize) {
-        let is_stale = |live: &&Live| thresholds.is_stale(live.silence(now), live.pace());
-        (self.sessions.values().filter(is_stale).count(), self.sessions.len())
-    }
-
-    /// Who has been silent for `older_than`, or longer if it beats more seldom.
-    pub(super) fn silent(&self, older_than: Duration, now: Moment) -> Vec<TrackedId> {
-        let is_silent = |live: &Live| live.silence(now) >= scaled(older_than, live.pace());
-        let silent = self.sessions.iter().filter(|(_, live)| is_silent(live));
-        silent.map(|(id, _)| id.clone()).collect()
-    }
-
     /// The beats to write, in the order of the rows: neighbours share pages.
     pub(super) fn take_unwritten(&mut self) -> Vec<(i64, i64)> {
         let mut beats: Vec<_> = std::mem::take(&mut self.unwritten).into_iter().collect();
@@ -382,17 +391,12 @@ impl Memory {
     }
 }
 
-/// Looks at every session.
-pub(super) fn each(memory: &Mutex<Memory>, look: impl FnMut(&Live)) {
-    memory.lock().sessions.values().for_each(look);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_session_that_only_beats_costs_little() {
-        assert!(size_of::<Live>() <= 72, "{}", size_of::<Live>());
+        assert!(size_of::<Option<Live>>() <= 80, "{}", size_of::<Option<Live>>());
     }
 }

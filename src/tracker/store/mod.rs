@@ -17,12 +17,15 @@ mod attached;
 mod audit;
 mod batch;
 mod census;
+mod crowd;
 mod history;
 mod kills;
 mod life;
+mod list;
 mod looks;
 mod memory;
 mod owners;
+mod preview;
 mod rows;
 mod schema;
 mod trouble;
@@ -205,6 +208,22 @@ impl SessionStore {
         Ok(id)
     }
 
+    /// Registers many tracked sessions in one wait for the disk, and returns their ids. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; then some of them may be registered.
+    pub fn register_all(&self, sessions: Vec<SessionCreate>) -> Result<Vec<TrackedId>> {
+        let id_of = |session: &SessionCreate| session.session_id.clone().unwrap_or_else(TrackedId::random);
+        let ids: Vec<TrackedId> = sessions.iter().map(id_of).collect();
+        let registered = ids.iter().cloned().zip(sessions);
+        let writes = registered
+            .map(|(id, session)| Write::Register { id, session: Box::new(session), owner: None })
+            .collect();
+        self.writer.write_all(writes).map_err(|error| Error::store("registering sessions", error))?;
+        Ok(ids)
+    }
+
     /// Whether this is a session of somebody else. Does not block.
     pub(super) fn is_foreign(&self, id: &TrackedId, owner: &str) -> bool {
         self.memory.lock().is_foreign(id, owner)
@@ -295,7 +314,8 @@ impl SessionStore {
     pub fn get_all_sessions(&self) -> Result<Vec<TrackedSession>> {
         let rows = self.read("listing the sessions", rows::list)?;
         let now = self.now();
-        Ok(rows::complete(rows, &self.memory.lock(), self.thresholds, now))
+        let memory = self.memory.lock();
+        Ok(rows.into_iter().filter_map(|row| rows::complete(row, &memory, self.thresholds, now)).collect())
     }
 
     /// Moves the sessions that have been silent for `older_than` to the history and returns how

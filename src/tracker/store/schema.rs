@@ -14,8 +14,8 @@ use crate::{Error, Result, StoreFault};
 const APPLICATION: i64 = 0x726d_6461;
 
 /// One migration each, applied in order; a released one is never changed.
-pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 3] =
-    [first, lives_and_kills, owners_and_audit];
+pub(super) const MIGRATIONS: [fn(&Transaction<'_>) -> rusqlite::Result<()>; 4] =
+    [first, lives_and_kills, owners_and_audit, pages];
 
 /// Sets the connection up and brings the tables up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<()> {
@@ -190,5 +190,18 @@ fn owners_and_audit(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
             session_ids TEXT
         );
         CREATE INDEX remuda_audit_by_time ON audit (time);",
+    )
+}
+
+/// The ways along which pages of the list are read; the rowid stands at the end of each index anyway.
+/// Most sessions are idle, so that those which are not are soon found in an index of their own. An app's name is
+/// short, a user's may be anything: it is sorted by its beginning, which fits into a cursor.
+fn pages(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "DROP INDEX remuda_sessions_by_app;
+        CREATE INDEX remuda_sessions_by_app ON sessions (app_name, start_time);
+        ALTER TABLE sessions ADD COLUMN user_key TEXT AS (substr(coalesce(user_id, ''), 1, 128));
+        CREATE INDEX remuda_sessions_by_user ON sessions (user_key, start_time);
+        CREATE INDEX remuda_busy_sessions ON sessions (start_time) WHERE status <> 'idle';",
     )
 }

@@ -4,7 +4,8 @@ use std::fs;
 
 use super::*;
 use crate::tracker::TrackedStatus;
-use crate::tracker::api::{KillAcknowledgement, KillState, KillStep};
+use crate::tracker::api::{EventKind, KillAcknowledgement, KillState, KillStep};
+use crate::tracker::events::{At, Filter, Told};
 
 /// A directory that is removed with all it holds.
 pub(super) struct Directory(pub(super) PathBuf);
@@ -44,6 +45,25 @@ fn outcomes(connection: &Connection) -> Vec<(String, String)> {
     let mut statement = connection.prepare("SELECT session_id, outcome FROM history ORDER BY entry").unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     rows.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn many_register_at_once_and_have_the_ids_that_are_told() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let named =
+        |number: usize| SessionCreate { app_name: format!("app {number}"), ..SessionCreate::default() };
+    let mut sessions: Vec<SessionCreate> = (0..700).map(named).collect();
+    let own = TrackedId::random();
+    sessions[5].session_id = Some(own.clone());
+    let ids = store.register_all(sessions).unwrap();
+    assert_eq!((ids.len(), &ids[5]), (700, &own));
+    drop(store);
+    let store = directory.open();
+    for number in [0, 5, 699] {
+        assert_eq!(row(&store, &ids[number]).unwrap().app_name, format!("app {number}"));
+    }
+    assert_eq!(store.register_all(Vec::new()).unwrap(), []);
 }
 
 #[test]
@@ -345,4 +365,45 @@ fn the_history_and_the_receipts_are_kept_up_to_a_number() {
         1,
         "an open one is never forgotten"
     );
+}
+
+/// Somebody leaves just when his silence is noticed.
+#[test]
+fn nothing_is_told_of_a_session_after_its_end() {
+    let directory = Directory::new();
+    for path in [directory.database(), PathBuf::from(":memory:")] {
+        let store = Arc::new(SessionStore::open(&path).unwrap());
+        let id = store.create_session("a", None).unwrap();
+        let (other, leaver) = (Arc::clone(&store), id.clone());
+        let (come, coming) = crossbeam_channel::bounded(1);
+        let farewell = std::thread::spawn(move || {
+            coming.recv().unwrap();
+            other.delete_session(&leaver).unwrap()
+        });
+        let at = At { millis: 0 };
+        store
+            .tell_of(vec![1, 2], move |names| {
+                assert_eq!((names.len(), std::thread::current().name()), (1, Some("remuda-store")));
+                come.send(()).unwrap();
+                let (id, app_name) = &names[&1];
+                at.of_session(EventKind::Stale, id, app_name).into()
+            })
+            .unwrap();
+        assert!(farewell.join().unwrap());
+        store
+            .tell_of(vec![1], move |names| {
+                assert!(names.is_empty());
+                Told::default()
+            })
+            .unwrap();
+        let mut kinds = Vec::new();
+        store
+            .feed()
+            .read(1, &Filter::default(), |_, event| {
+                kinds.push(event.kind);
+                true
+            })
+            .unwrap();
+        assert_eq!(kinds, [EventKind::Registered, EventKind::Stale, EventKind::Ended]);
+    }
 }

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::audit::{self, Asked, Deed};
 use super::kills::{self, KillOrder, Target, Wish};
+use super::looks;
 use super::memory::{Held, Known, Memory};
 use crate::clock::Moment;
 use crate::sync::Mutex;
@@ -132,7 +133,7 @@ impl Lesson {
         match self {
             Lesson::Nothing => {}
             Lesson::Registered { id, known, number, opened, now } => {
-                memory.insert(id, known, number, now);
+                memory.insert(&id, known, number, now);
                 if let Some(scope) = opened {
                     memory.count_opened(scope);
                 }
@@ -238,11 +239,12 @@ impl Write {
             }
             Write::Purge { older_than, reason, asked_by } => {
                 // Decided here and not by the caller: somebody may have beaten meanwhile.
-                let mut ids = memory.lock().silent(*older_than, now.moment);
-                ids.sort_unstable();
-                let mut closed = Vec::new();
-                for id in &ids {
-                    closed.extend(bury(connection, memory, id, Some(*reason), now, told)?.1);
+                let (mut ids, mut closed) = (Vec::new(), Vec::new());
+                for row in looks::silent(memory, *older_than, now.moment) {
+                    // One that this transaction has removed is known to memory still.
+                    let Some(id) = id_of(connection, row)? else { continue };
+                    closed.extend(bury(connection, memory, &id, Some(*reason), now, told)?.1);
+                    ids.push(id);
                 }
                 // The ancestors' pages ask all the time: what hits nobody is not worth an entry.
                 if *reason == EndReason::CleanedUp && !ids.is_empty() {
@@ -431,7 +433,7 @@ fn register(
         return Ok((Outcome::Changed(false), Lesson::Nothing));
     }
     let wanted = if is_new { wanted(connection, memory, id, session, now)? } else { None };
-    let (row, kill_requested, bits, verbs_number, owner) = connection
+    let (row, start_millis, kill_requested, bits, verbs_number, owner) = connection
         .prepare_cached(
             "INSERT INTO sessions (session_id, app_name, user_id, start_time, status, current_task,
                                    kill_requested, host, pid, labels, version, interval_ms, protected, owner)
@@ -442,7 +444,7 @@ fn register(
                 pid = excluded.pid, labels = excluded.labels, version = excluded.version,
                 interval_ms = excluded.interval_ms, protected = max(protected, excluded.protected),
                 owner = coalesce(owner, excluded.owner)
-             RETURNING row, kill_requested, verbs, verbs_number, owner",
+             RETURNING row, start_time, kill_requested, verbs, verbs_number, owner",
         )?
         .query_row(
             params![
@@ -464,10 +466,11 @@ fn register(
             |row| {
                 Ok((
                     row.get(0)?,
-                    row.get::<_, bool>(1)?,
-                    row.get(2)?,
+                    row.get(1)?,
+                    row.get::<_, bool>(2)?,
                     row.get(3)?,
-                    row.get::<_, Option<String>>(4)?,
+                    row.get(4)?,
+                    row.get::<_, Option<String>>(5)?,
                 ))
             },
         )?;
@@ -490,6 +493,7 @@ fn register(
     let opened = opened.map(|receipt| receipt.scope);
     let known = Known {
         row,
+        start_millis,
         kill_requested,
         kill: kill.map(Box::new),
         interval: Interval::of(interval),
@@ -553,6 +557,11 @@ fn set_status(
 
 fn is_known(connection: &Connection, id: &TrackedId) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM sessions WHERE session_id = ?")?.exists([id.as_str()])
+}
+
+fn id_of(connection: &Connection, row: i64) -> rusqlite::Result<Option<TrackedId>> {
+    let mut statement = connection.prepare_cached("SELECT session_id FROM sessions WHERE row = ?")?;
+    statement.query_row([row], |row| row.get::<_, String>(0)).optional().map(|id| id.map(TrackedId::from))
 }
 
 /// Moves a session to the history and closes its receipt: confirmed if it left by itself (no

@@ -9,6 +9,7 @@ mod contend;
 mod floors;
 mod foresight;
 mod measure;
+mod million;
 mod pool;
 mod queue;
 mod report;
@@ -31,12 +32,14 @@ use report::Row;
 pub(crate) const HELP: &str = "\
 Measures remuda on this machine, beside the floor of each figure in the same run.
 
-usage: remuda bench [SUITE] [--json] [--quick] [--row NAME] [--python PATH]
+usage: remuda bench [SUITE] [--json] [--quick] [--million] [--row NAME] [--python PATH]
 
   SUITE          session, pool, template, scope or tracker (default: all of them)
   --json         one JSON object per line:
                  {\"suite\",\"name\",\"unit\",\"p50\",\"p99\",\"n\",\"floor\",\"ratio\"}
   --quick        about a tenth of the time; the figures are rougher
+  --million      also the rows of a tracker with a million sessions, which take two minutes and 1 GiB
+                 in the directory for temporary files
   --row NAME     only this row
   --python PATH  the interpreter (default: python3)
 ";
@@ -77,6 +80,7 @@ struct Options {
     suite: Option<String>,
     json: bool,
     quick: bool,
+    million: bool,
     row: Option<String>,
     python: Option<PathBuf>,
 }
@@ -99,6 +103,7 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
         match argument {
             Arg::Long("json") => options.json = true,
             Arg::Long("quick") => options.quick = true,
+            Arg::Long("million") => options.million = true,
             Arg::Long("row") => options.row = Some(parser.value()?.string()?),
             Arg::Long("python") => options.python = Some(parser.value()?.into()),
             Arg::Long("help") | Arg::Short('h') => {
@@ -125,7 +130,11 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let suites = suites();
+    let is_asked_for = |row: &str| options.row.as_ref().is_some_and(|wanted| wanted == row);
+    let is_million = options.million
+        || million::BENCHES.iter().any(|bench| bench.rows.iter().any(|row| is_asked_for(row.0)));
+    let mut suites = suites().to_vec();
+    suites.extend(is_million.then_some(("tracker", million::BENCHES)));
     let is_chosen = |name| options.suite.as_ref().is_none_or(|suite| suite == name);
     let chosen: Vec<_> = suites.iter().filter(|(name, _)| is_chosen(name)).collect();
     if chosen.is_empty() {
@@ -147,8 +156,9 @@ fn run(parser: &mut lexopt::Parser) -> Result<ExitCode, Failure> {
     let python = interpreter(options.python.as_deref().unwrap_or(Path::new("python3")))?;
     let context = Context { python, quick: options.quick, row: options.row.clone() };
     let mut complete = true;
+    let mut last = "";
     for (name, benches) in chosen {
-        if !options.json {
+        if !options.json && std::mem::replace(&mut last, name) != *name {
             say(&format!("{name}\n{}", report::table_head()))?;
         }
         for bench in benches.iter().filter(|bench| wanted(bench)) {

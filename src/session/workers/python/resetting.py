@@ -78,8 +78,9 @@ def reset(request_follows):
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
     enabled, threshold, _ = warm["gc"]
-    gc.set_threshold(*threshold)
-    (gc.enable if enabled else gc.disable)()
+    if gc.isenabled() is not enabled or gc.get_threshold() != threshold:
+        gc.set_threshold(*threshold)
+        (gc.enable if enabled else gc.disable)()
     if posix.getpriority(posix.PRIO_PROCESS, 0) != warm["nice"]:
         taint.append("priority")
     posix.umask(warm["umask"])
@@ -100,8 +101,12 @@ def reset(request_follows):
     if builtins.__dict__ != warm["builtins"]:
         builtins.__dict__.clear()
         builtins.__dict__.update(warm["builtins"])
-    # After the finalizers of all that was held above.
+    # After the finalizers of all that was held above, while what they say goes nowhere. They start threads
+    # and programs, too.
     flush_output()
+    heard = signals_used or not warm["plain_fds"] or threads_left > warm["threads"]
+    if _thread._count() > warm["threads"] and "threads" not in taint:
+        taint.append("threads")
     if warm["plain_fds"]:
         # Without a look: where they are what they were, this changes nothing.
         posix.dup2(kept[0], 0)
@@ -113,17 +118,18 @@ def reset(request_follows):
     if fds_differ() and left_fds():
         gc.collect()
         flush_output()
+        heard = True
         if left_fds():
             taint.append("open descriptors")
         else:
             accept_fds()
-    # Finalizers start threads and programs, too.
-    if _thread._count() > warm["threads"] and "threads" not in taint:
-        taint.append("threads")
+        if _thread._count() > warm["threads"] and "threads" not in taint:
+            taint.append("threads")
     if may_have_children() and left_children(request_follows):
         taint.append("children")
-    # Last: whatever ended in the middle of this has said what it had to say.
-    if request_follows and output_waits():
+    # Last: whatever ended in the middle of this has said what it had to say. Children are seen even when
+    # they have ended, unless somebody has changed a handler.
+    if request_follows and heard and output_waits():
         taint.append("output")
     return taint
 

@@ -106,10 +106,13 @@ def flush_at_last():
         pass
 
 
+threads_left = 0         # how many threads ran when the last answer was made
+
+
 def execute(kind, request, flags, options, source):
     """Runs one request and returns its answer. Nothing can be interrupted before `current` is set or
     after it is cleared, and a request is interrupted at most once: the outer `except` is enough."""
-    global current, last_request, stopped, interrupted, request_flags
+    global current, last_request, stopped, interrupted, request_flags, threads_left
     stopped = False
     request_flags = flags
     try:
@@ -143,6 +146,7 @@ def execute(kind, request, flags, options, source):
         flush_at_last()
     if events_used:
         close_request()
+    threads_left = _thread._count()
     if stopped:
         answer_flags |= STOPPED
     if flags or incoming:
