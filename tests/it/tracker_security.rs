@@ -391,3 +391,19 @@ isolated! {
         }
     }
 }
+
+isolated! {
+    fn beats_for_a_foreign_session_are_counted_as_those_of_none() {
+        let server = builder().start().unwrap();
+        let id = connect(&server, APP).register("a");
+        let mut other = connect(&server, OTHER);
+        let path = format!("/sessions/{id}/heartbeat");
+        assert_eq!(other.call("POST", &path, "").status, 404);
+        assert_eq!(other.call("POST", &path, r#"{"status":"busy"}"#).status, 404);
+        let batch = format!(r#"{{"beats":[{{"session_id":"{id}"}}]}}"#);
+        assert_eq!(other.call("POST", "/heartbeats", &batch).json()["answers"][0]["missed"], "unknown");
+        let numbers = connect(&server, VIEWER).call("GET", "/metrics", "").body;
+        let numbers = String::from_utf8(numbers).unwrap();
+        assert!(numbers.contains("remuda_tracker_heartbeats_total{outcome=\"unknown\"} 3\n"), "{numbers}");
+    }
+}

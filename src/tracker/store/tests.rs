@@ -372,24 +372,24 @@ fn the_history_and_the_receipts_are_kept_up_to_a_number() {
 fn nothing_is_told_of_a_session_after_its_end() {
     let directory = Directory::new();
     for path in [directory.database(), PathBuf::from(":memory:")] {
-        let store = Arc::new(SessionStore::open(&path).unwrap());
+        let store = SessionStore::open(&path).unwrap();
         let id = store.create_session("a", None).unwrap();
-        let (other, leaver) = (Arc::clone(&store), id.clone());
         let (come, coming) = crossbeam_channel::bounded(1);
-        let farewell = std::thread::spawn(move || {
-            coming.recv().unwrap();
-            other.delete_session(&leaver).unwrap()
-        });
         let at = At { millis: 0 };
-        store
-            .tell_of(vec![1, 2], move |names| {
-                assert_eq!((names.len(), std::thread::current().name()), (1, Some("remuda-store")));
-                come.send(()).unwrap();
-                let (id, app_name) = &names[&1];
-                at.of_session(EventKind::Stale, id, app_name).into()
-            })
-            .unwrap();
-        assert!(farewell.join().unwrap());
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                coming.recv().unwrap();
+                assert!(store.delete_session(&id).unwrap());
+            });
+            store
+                .tell_of(vec![1, 2], move |names| {
+                    assert_eq!((names.len(), std::thread::current().name()), (1, Some("remuda-store")));
+                    come.send(()).unwrap();
+                    let (id, app_name) = &names[&1];
+                    at.of_session(EventKind::Stale, id, app_name).into()
+                })
+                .unwrap();
+        });
         store
             .tell_of(vec![1], move |names| {
                 assert!(names.is_empty());
