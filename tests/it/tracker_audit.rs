@@ -192,3 +192,42 @@ isolated! {
         assert_eq!(entries[1]["asked_by"], json!({"address": "127.0.0.1"}));
     }
 }
+
+isolated! {
+    /// Else whoever is refused something harmless once a minute could try to kill unseen.
+    fn a_refused_kill_is_in_the_audit_whatever_was_refused_before() {
+        let text = format!("operator ops-desk {OPERATOR}\nviewer {VIEWER}\napp one {APP}");
+        let server = builder().tokens(Tokens::parse(&text).unwrap()).start().unwrap();
+        let mut stranger = Http::connect(server.local_addr());
+        assert_eq!(stranger.call("POST", "/apps/a/kill-all", "").status, 401);
+        for (token, harmless) in [(APP, "/sessions"), (VIEWER, "/audit")] {
+            let mut http = connect(&server, token);
+            assert_eq!(http.call("GET", harmless, "").status, 403);
+            assert_eq!(http.call("POST", "/apps/a/kill-all", "").status, 403);
+        }
+        let operator = RefCell::new(connect(&server, OPERATOR));
+        let roles = || -> Vec<Value> {
+            let entries = audit(&mut operator.borrow_mut(), "?action=kill");
+            entries.iter().map(|entry| entry["asked_by"]["role"].clone()).collect()
+        };
+        eventually("both are noted", || roles() == ["viewer", "app"]);
+    }
+}
+
+isolated! {
+    fn what_somebody_says_makes_no_lines_in_the_log() {
+        let log = collect_log();
+        let server = builder().start().unwrap();
+        let mut app = connect(&server, APP);
+        app.ok("POST", "/sessions", &json!({"app_name": "a\nFORGED app"}));
+        let order = json!({"requested_by": "b\nFORGED name", "reason": "c\r\n\u{1b}[2JFORGED reason"});
+        let mut operator = connect(&server, OPERATOR);
+        operator.ok("POST", "/apps/a%0aFORGED%20app/kill-all", &order);
+        assert_eq!(operator.call("POST", "/sessions/d%0aFORGED%20id/kill", "").status, 404);
+        log.await_count(1, "FORGED reason");
+        log.await_count(1, "FORGED id");
+        for line in log.lines() {
+            assert!(!line.contains(char::is_control), "{line:?}");
+        }
+    }
+}

@@ -39,6 +39,8 @@ pub(super) struct Connection {
     inflow: Inflow,
     /// Reading stopped at the cap: the socket may hold more and will not say so again.
     unread: bool,
+    /// See [`hang_up`](Connection::hang_up).
+    hung_up: bool,
     first_request: bool,
     /// When the current request's first byte was seen.
     started: Option<Moment>,
@@ -120,6 +122,7 @@ impl Connection {
             rendering: Rendering { keep_alive: true, head_only: false, framing: Framing::Chunked },
             inflow: Inflow::Open,
             unread: false,
+            hung_up: false,
             first_request: true,
             started: None,
             since: now,
@@ -140,6 +143,17 @@ impl Connection {
     /// Everything that the client sent has been read.
     pub(super) fn has_ended(&self) -> bool {
         self.inflow == Inflow::Ended
+    }
+
+    /// Whether the client has closed its side while it waits, behind more bytes than are held: its end
+    /// is not read, and nothing else would tell of it.
+    pub(super) fn closes_while_it_waits(&self) -> bool {
+        self.inflow == Inflow::Closing && self.unread && self.phase.waiting().is_some()
+    }
+
+    /// Takes the client for gone: what it waits for is answered, what it sent behind that is not.
+    pub(super) fn hang_up(&mut self) {
+        self.hung_up = true;
     }
 
     /// Takes what the socket holds, as far as it is wanted now. An error is the end.
@@ -316,7 +330,7 @@ impl Connection {
     }
 
     fn stays_open(&self, close: bool) -> bool {
-        self.rendering.keep_alive && !close && !self.has_ended()
+        self.rendering.keep_alive && !close && !self.has_ended() && !self.hung_up
     }
 
     fn end_answer(&mut self, close: bool, now: Moment) {

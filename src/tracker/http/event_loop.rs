@@ -427,7 +427,15 @@ impl<S: Service> EventLoop<S> {
 
     /// Writes what is owed and decides what the client's end of the stream means now.
     fn settle(&mut self, connection: &mut Connection) -> io::Result<()> {
-        if connection.has_ended() {
+        if connection.closes_while_it_waits() {
+            // There may be room by now, and the end within it.
+            connection.fill(&mut self.scratch, &self.limits)?;
+        }
+        let hangs_up = connection.closes_while_it_waits();
+        if hangs_up {
+            connection.hang_up();
+        }
+        if hangs_up || connection.has_ended() {
             // Whoever hangs up while it waits wants no answer any more; whoever only finished sending
             // gets that of a wait that is over.
             self.end_wait(connection)?;

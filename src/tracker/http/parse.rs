@@ -255,7 +255,7 @@ fn decode(text: &str, in_query: bool) -> Result<String, Refusal> {
     }
     match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => Ok(text),
-        _ => Err(bad("a percent escape is not UTF-8 text")),
+        _ => Err(bad("a percent escape is NUL or not UTF-8 text")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who asks, and whether he may: the table's [`Access`] held against the token of a request.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::tokens::{Token, Tokens};
 use crate::clock::Moment;
 use crate::sync::Mutex;
 use crate::tracker::api::Role;
-use crate::tracker::http::{Request, Response};
+use crate::tracker::http::{Method, Request, Response};
 
 /// A source of refused requests is told of once in this time.
 const QUIET: Duration = Duration::from_secs(60);
@@ -74,14 +74,15 @@ impl Door {
         };
         let given = request.token.as_ref();
         let Some(Token { role, name, .. }) = given.and_then(|given| tokens.find(given.bytes())) else {
-            self.tell(&stranger, if given.is_some() { "an unknown access token" } else { "no access token" });
+            let came_with = if given.is_some() { "an unknown access token" } else { "no access token" };
+            self.tell(&stranger, endpoint, came_with);
             return Err(Denied { response: UNAUTHORIZED, to_tell: None });
         };
         let caller = Caller { role: Some(*role), name: name.clone(), ..stranger };
         if endpoint.access.admits(*role) {
             return Ok(caller);
         }
-        let is_told = self.tell(&caller, "an access token that is not for this");
+        let is_told = self.tell(&caller, endpoint, "an access token that is not for this");
         Err(Denied { response: FORBIDDEN, to_tell: is_told.then_some(caller) })
     }
 
@@ -92,9 +93,14 @@ impl Door {
     }
 
     /// Tells of a refused request, unless one of the same caller was told of a short time ago.
-    fn tell(&self, caller: &Caller, came_with: &str) -> bool {
+    fn tell(&self, caller: &Caller, endpoint: &Endpoint, came_with: &str) -> bool {
         let address = caller.address;
-        let source = (address, caller.name.clone());
+        let source = Source {
+            address,
+            role: caller.role,
+            name: caller.name.clone(),
+            changes: endpoint.access == Access::Operator && endpoint.method != Method::Get,
+        };
         let untold = self.refused.lock().note(source, Moment::now());
         let Some(untold) = untold else { return false };
         let before = match untold {
@@ -116,13 +122,29 @@ struct Refused {
     sources: HashMap<Source, (Moment, u64)>,
 }
 
-/// An address, and the name of the token that came from there.
-type Source = (IpAddr, Option<Arc<str>>);
+/// From where a refused request came, and of which kind it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Source {
+    address: IpAddr,
+    /// Those of the token, if it is known.
+    role: Option<Role>,
+    name: Option<Arc<str>>,
+    /// It would have changed something that is an operator's: what is harmless must not keep that from
+    /// being told.
+    changes: bool,
+}
+
+impl Source {
+    /// Stands for all sources of this kind, once there are too many.
+    fn others(self) -> Source {
+        Source { address: Ipv4Addr::UNSPECIFIED.into(), name: None, ..self }
+    }
+}
 
 impl Refused {
     /// Notes one; if it is to be told, returns how many before it were not.
     fn note(&mut self, source: Source, now: Moment) -> Option<u64> {
-        let source = if self.has_room(&source, now) { source } else { (IpAddr::from([0; 4]), None) };
+        let source = if self.has_room(&source, now) { source } else { source.others() };
         let (told, since) = self.sources.entry(source).or_insert((Moment::LONG_AGO, 0));
         if *told != Moment::LONG_AGO && now.saturating_since(*told) < QUIET {
             *since += 1;
@@ -150,7 +172,7 @@ mod tests {
 
     fn source(number: u16) -> Source {
         let [high, low] = number.to_be_bytes();
-        (IpAddr::from([10, 0, high, low]), None)
+        Source { address: IpAddr::from([10, 0, high, low]), role: None, name: None, changes: false }
     }
 
     #[test]
@@ -160,7 +182,14 @@ mod tests {
         assert_eq!(refused.note(source(1), at(1)), None);
         assert_eq!(refused.note(source(1), at(59)), None);
         assert_eq!(refused.note(source(2), at(59)), Some(0));
-        assert_eq!(refused.note((source(1).0, Some("a".into())), at(59)), Some(0), "a known one apart");
+        for apart in [
+            Source { name: Some("a".into()), ..source(1) },
+            Source { role: Some(Role::Viewer), ..source(1) },
+            Source { changes: true, ..source(1) },
+        ] {
+            assert_eq!(refused.note(apart.clone(), at(59)), Some(0), "{apart:?}");
+            assert_eq!(refused.note(apart.clone(), at(60)), None, "{apart:?}");
+        }
         assert_eq!(refused.note(source(1), at(60)), Some(2));
         assert_eq!(refused.note(source(1), at(61)), None);
     }
@@ -170,6 +199,8 @@ mod tests {
         let mut refused = Refused::default();
         let told = (0..10_000).filter(|number| refused.note(source(*number), at(0)).is_some()).count();
         assert_eq!((told, refused.sources.len()), (MOST_SOURCES + 1, MOST_SOURCES + 1));
+        let of_a_kind = Source { role: Some(Role::App), changes: true, ..source(1) };
+        assert_eq!(refused.note(of_a_kind, at(0)), Some(0), "strangers do not hide those who are known");
         assert_eq!(refused.note(source(9_999), at(60)), Some(0), "the old ones are forgotten");
         assert_eq!(refused.sources.len(), 1);
     }

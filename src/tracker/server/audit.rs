@@ -66,7 +66,7 @@ pub(super) fn tell(
     let role = asked_by.and_then(|asker| asker.role).map_or("-", |role| role.as_str());
     let address = asked_by.map_or("-", |asker| asker.address.as_str());
     let whom = match whom {
-        Some(Whom::Session(id)) => format!("session {id}"),
+        Some(Whom::Session(id)) => format!("session {}", id.as_str().escape_debug()),
         Some(Whom::App(name)) => format!("app {name:?}"),
         Some(Whom::Label { key, value }) => format!("label {key:?}={value:?}"),
         None => "the silent".to_owned(),

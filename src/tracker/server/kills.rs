@@ -21,8 +21,9 @@ const LONGEST_REASON: usize = 1_024;
 impl Tracker {
     /// Asks whoever is meant to stop; their parked beats are answered at once.
     pub(super) fn kill(&self, whom: &Whom, order: KillOrder) -> RemudaResult<Result<Killed, NotKilled>> {
-        let by = order.requested_by.clone().unwrap_or_else(|| "somebody".to_owned());
-        let reason = order.reason.clone().unwrap_or_default();
+        // They are what somebody says, and shall not look like lines of the log.
+        let by = order.requested_by.as_deref().unwrap_or("somebody").escape_debug().to_string();
+        let reason = order.reason.as_deref().unwrap_or_default().escape_debug().to_string();
         let asked_by = order.asked_by.clone();
         let killed = self.store().kill(whom.clone(), order)?;
         let (result, sessions) = match &killed {
@@ -36,7 +37,8 @@ impl Tracker {
             self.tell_parked(&receipt.session_id);
             log::info!(
                 session_id = receipt.session_id.as_str(), kill_id = receipt.kill_id;
-                "{by} wants tracked session {} of {} to stop: {reason}", receipt.session_id, receipt.app_name
+                "{by} wants tracked session {} of {} to stop: {reason}",
+                receipt.session_id, receipt.app_name.escape_debug()
             );
         }
         Ok(killed)

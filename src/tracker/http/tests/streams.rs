@@ -183,6 +183,33 @@ fn one_stream_too_many_gets_another_answer_and_a_hang_up_makes_room() {
 }
 
 #[test]
+fn who_hangs_up_behind_many_bytes_makes_room_as_well() {
+    let fixture = start(endless());
+    let request = "GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // All at once, or when the stream waits already.
+    for pause in [false, true] {
+        let mut stream = fixture.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        if pause {
+            fixture.tickets.recv().unwrap();
+            fixture.await_streams(1);
+        }
+        stream.write_all(request.repeat(1_000).as_bytes()).unwrap();
+        drop(stream);
+        if !pause {
+            fixture.tickets.recv().unwrap();
+        }
+        fixture.await_streams(0);
+    }
+    let (mut half_closed, _) = fixture.begin_stream();
+    half_closed.write_all(request.repeat(1_000).as_bytes()).unwrap();
+    half_closed.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut seen = vec![0; 4096];
+    let read = half_closed.read(&mut seen).unwrap();
+    assert!(String::from_utf8_lossy(&seen[..read]).contains("Connection: close"), "its answer still comes");
+}
+
+#[test]
 fn streams_and_parked_replies_share_what_may_wait() {
     let fixture = start(Limits { waiting: 2, ..endless() });
     let _parked = fixture.send("park");
