@@ -6,12 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use remuda::TrackerServer;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 
 use crate::cli_run::{outcome, remuda};
+use crate::scripted_server::{collect_log, eventually};
 use crate::support::{ScratchDir, isolated, poll};
 use crate::tracker_support::{Answer, Http, Served, call};
 
@@ -83,6 +85,20 @@ isolated! {
         assert_eq!(http.list().len(), registered, "nothing that was acknowledged is lost");
         assert!(http.row(&two).is_none() && http.row(&three).is_some());
         assert_eq!(beat(&mut http, &one)["kill_requested"], true);
+    }
+}
+
+isolated! {
+    fn of_a_database_that_is_taken_away_a_warning_tells_though_nobody_asks() {
+        let log = collect_log();
+        let directory = ScratchDir::new();
+        let file = directory.path().join("remuda.db");
+        let server = TrackerServer::builder().listen("127.0.0.1:0").database(&file);
+        // It looks every 20 ms.
+        let silence = Duration::from_millis(400);
+        let _server = server.stale_after(silence).purge_after(silence).start().unwrap();
+        fs::remove_file(&file).unwrap();
+        eventually("a warning tells", || log.count("is gone or another one") > 0);
     }
 }
 

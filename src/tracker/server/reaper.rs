@@ -82,6 +82,8 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
             _ => {}
         }
         failing = pass.is_err();
+        // Warns of a file that is gone, though nobody asks whether it is ready.
+        let _ = tracker.store().check();
         let mut requested = stop.requested.lock();
         while !*requested {
             if wait_by(&clock, &stop.changed, &mut requested, Some(next)) {

@@ -1,6 +1,7 @@
 //! Whether the database can be used at present: what readiness stands on.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sync::Mutex;
 use crate::{Error, Result, StoreFault};
@@ -10,6 +11,8 @@ pub(super) struct Trouble {
     last: Mutex<Option<(StoreFault, String)>>,
     /// The database's file and what it was when it was opened; none in memory.
     file: Option<(PathBuf, Identity)>,
+    /// It was told that the file is gone.
+    is_loss_told: AtomicBool,
 }
 
 /// Device and inode.
@@ -19,7 +22,7 @@ impl Trouble {
     /// None yet, with this file.
     pub(super) fn none(file: Option<&Path>) -> Trouble {
         let file = file.and_then(|path| Some((path.to_owned(), identity(path)?)));
-        Trouble { last: Mutex::new(None), file }
+        Trouble { last: Mutex::new(None), file, is_loss_told: AtomicBool::new(false) }
     }
 
     /// Notes a failure; true if it is the first one in a row.
@@ -45,6 +48,7 @@ impl Trouble {
         self.last.lock().is_some()
     }
 
+    /// Whether the database can be used. The first time that its file is gone, a warning says so.
     pub(super) fn check(&self) -> Result<()> {
         const DOING: &str = "taking changes";
         if let Some((fault, reason)) = &*self.last.lock() {
@@ -57,6 +61,9 @@ impl Trouble {
                 "its file {} is gone or another one has taken its place: what is stored now ends with the process",
                 path.display()
             );
+            if !self.is_loss_told.swap(true, Ordering::Relaxed) {
+                log::warn!("the tracker's database: {reason}");
+            }
             return Err(Error::store_fault(StoreFault::Io, DOING, reason));
         }
         Ok(())
