@@ -1,5 +1,7 @@
 //! `remuda serve` and the commands around it, as programs.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -102,6 +104,9 @@ isolated! {
     fn what_serve_cannot_use_is_refused() {
         let directory = ScratchDir::new();
         directory.write("text.db", "this is no database, it only lies where one should be".repeat(100));
+        fs::create_dir(directory.path().join("folder")).unwrap();
+        let foreign = rusqlite::Connection::open(directory.path().join("foreign.db")).unwrap();
+        foreign.execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
         let server = Served::start(directory.path(), "used.db");
         let address = server.address.to_string();
         for (args, said) in [
@@ -111,12 +116,35 @@ isolated! {
             (&["--listen", "127.0.0.1:0", "--db", "used.db"][..], "another tracker uses it"),
             (&["--listen", "127.0.0.1:0", "--db", "text.db"][..], "not a database"),
             (&["--listen", "127.0.0.1:0", "--db", ""][..], "path is empty"),
+            (&["--listen", "127.0.0.1:0", "--db", "folder"][..], "it is a directory"),
+            (&["--listen", "127.0.0.1:0", "--db", "foreign.db"][..], "another program"),
             (&["--listen", "127.0.0.1:0", "--db", "no/such/directory/x.db"][..], "lock file"),
         ] {
             let (status, stdout, stderr) =
                 outcome(remuda(directory.path(), &[&["serve"], args].concat()).output().unwrap());
             assert_eq!((status, stdout.as_str()), (Some(2), ""), "{args:?}");
             assert!(stderr.contains(said), "{args:?}: {stderr}");
+            let database = Path::new(args.last().unwrap());
+            let named = directory.path().join(database).display().to_string();
+            assert!(stderr.matches(&named).count() <= 1 || args[3..] == [""], "{stderr}");
+        }
+        for refused in ["text.db", "foreign.db", "folder"] {
+            let lock = directory.path().join(format!("{refused}-lock"));
+            assert!(!lock.exists(), "nothing is left beside {refused}");
+        }
+        assert!(directory.path().join("used.db-lock").exists());
+    }
+}
+
+isolated! {
+    /// Whatever the umask is.
+    fn a_new_database_is_for_its_owner_alone() {
+        let directory = ScratchDir::new();
+        let server = Served::start(directory.path(), "new.db");
+        Http::connect(server.address).register("a");
+        for file in ["new.db", "new.db-wal", "new.db-lock"] {
+            let metadata = fs::metadata(directory.path().join(file)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{file}");
         }
     }
 }

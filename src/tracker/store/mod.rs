@@ -34,6 +34,7 @@ mod writer;
 
 use std::fmt;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,7 +124,10 @@ impl SessionStore {
 
     pub(super) fn open_with(path: &Path, stale_after: Duration, clock: Clock) -> Result<SessionStore> {
         SessionStore::open_file(path, stale_after, clock).map_err(|error| match error {
-            Error::Store { fault, doing, source } => {
+            // SQLite tells the path of what it cannot open at all.
+            Error::Store { fault, doing, source }
+                if !source.to_string().contains(&*path.to_string_lossy()) =>
+            {
                 Error::store_fault(fault, doing, format!("{source} ({})", path.display()))
             }
             other => other,
@@ -139,10 +143,23 @@ impl SessionStore {
         // Whole, because readers open it later, whatever the working directory is by then; and because
         // SQLite takes what begins with `file:` for an address that may mean anything.
         let path = &std::path::absolute(path).map_err(|error| Error::store("opening it", error))?;
-        let lock = if in_memory { None } else { Some(lock(path)?) };
-        let mut connection = if in_memory { Connection::open_in_memory() } else { Connection::open(path) }
-            .map_err(|error| Error::store("opening it", error))?;
-        schema::prepare(&mut connection)?;
+        if !in_memory && path.is_dir() {
+            return Err(Error::store("opening it", "it is a directory"));
+        }
+        let lock = if in_memory { None } else { Some(Lock::take(path)?) };
+        let connection = if in_memory {
+            Connection::open_in_memory()
+        } else {
+            create(path);
+            Connection::open(path)
+        };
+        let mut connection = connection.map_err(|error| Error::store("opening it", error))?;
+        if let Err(error) = schema::prepare(&mut connection) {
+            if let (Some(lock), Error::Store { fault: StoreFault::Foreign, .. }) = (lock, &error) {
+                lock.undo();
+            }
+            return Err(error);
+        }
         let now = Now { moment: clock.now(), millis: civil::millis(wall()) };
         let memory =
             rows::load(&connection, now).map_err(|error| Error::store("loading the sessions", error))?;
@@ -166,7 +183,7 @@ impl SessionStore {
             feed,
             beats: BeatCounts::default(),
             opened: now.moment,
-            _lock: lock,
+            _lock: lock.map(|lock| lock.file),
         })
     }
 
@@ -390,25 +407,50 @@ impl fmt::Debug for SessionStore {
     }
 }
 
+/// Creates the database's file for its owner alone, unless it is there. What keeps it from that keeps SQLite
+/// from it as well, which tells.
+fn create(path: &Path) {
+    let _ = File::options().write(true).create_new(true).mode(0o600).open(path);
+}
+
 /// Two stores on one file would each keep beats and kills that the other does not see. The lock
 /// ends with the process, however it ends. It lies in a file beside the database, because closing
 /// a second descriptor of the database itself would give up SQLite's own locks.
-fn lock(path: &Path) -> Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(name)
-        .map_err(|error| Error::store("opening its lock file", error))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let reason = "another tracker uses it; name another file";
-            Err(Error::store_fault(StoreFault::InUse, "opening it", reason))
+struct Lock {
+    file: File,
+    path: PathBuf,
+    /// There was none before.
+    is_new: bool,
+}
+
+impl Lock {
+    fn take(database: &Path) -> Result<Lock> {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-lock");
+        let path = PathBuf::from(path);
+        let is_new = !path.exists();
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| Error::store("opening its lock file", error))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock { file, path, is_new }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let reason = "another tracker uses it; name another file";
+                Err(Error::store_fault(StoreFault::InUse, "opening it", reason))
+            }
+            Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
         }
-        Err(error) => Err(Error::store("locking it", std::io::Error::from(error))),
+    }
+
+    /// Leaves no file beside what is no tracker's database: nobody will hold it.
+    fn undo(self) {
+        if self.is_new {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
