@@ -70,7 +70,7 @@ isolated! {
         let mut http = Http::connect(server.local_addr());
         let me = json!({"app_name": "a", "host": "h", "pid": 7, "status": "running", "current_task": "\u{1b}[2J"});
         let one = http.ok("POST", "/sessions", &me)["session_id"].as_str().unwrap().to_owned();
-        let snapshot = json!({"attached": {"pool": {"sessions": [{"pid": 99, "holder": {"tenant": "ann"}}]}}});
+        let snapshot = json!({"attached": {"pool": {"sessions": [{"pid": 99, "holder": {"tenant": "ann", "label": "\u{1b}", "thread_name": "main", "priority": 0, "at": "a.rs:1:2"}}]}}});
         http.ok("POST", &format!("/sessions/{one}/heartbeat"), &snapshot);
         let two = http.register("a");
         assert_eq!(run(&server, &["protect", &two]), (Some(0), format!("protect: {two}\n"), String::new()));
@@ -78,7 +78,7 @@ isolated! {
         let (status, stdout, _) = run(&server, &["kill", "--app", "a", "--dry-run"]);
         assert_eq!(status, Some(0));
         assert!(stdout.contains(&format!("would stop: {one} of a")) && stdout.contains("process 7 on h"), "{stdout}");
-        assert!(stdout.contains("with worker 99 of pool pool, held by {\"tenant\":\"ann\"}"), "{stdout}");
+        assert!(stdout.contains("of pool pool, held by tenant ann, label \u{fffd}, thread main\n"), "{stdout}");
         assert!(stdout.contains(&format!("protected: {two}")) && !stdout.contains('\u{1b}'), "{stdout}");
         assert_eq!(http.row(&one).unwrap()["kill_requested"], false);
         let (_, stdout, _) = run(&server, &["kill", "--app", "a", "--dry-run", "--json"]);

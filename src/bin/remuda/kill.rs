@@ -7,6 +7,7 @@ use std::time::Duration;
 use remuda::tracker::api::{KillAllResponse, KillPreview, KillReceipt, KillState, SessionQuery, Whom};
 use remuda::{Result, TrackedSession, TrackerOperator};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::order::name;
 use crate::ps::{failed, plain};
@@ -202,9 +203,7 @@ fn shown(preview: &KillPreview) -> String {
             writeln!(text, "would stop: {} of {app}, user {user}, task {task}{place}", session.session_id);
         for lease in &session.leases {
             let pid = lease.pid.map_or("-".to_owned(), |pid| pid.to_string());
-            let holder =
-                lease.holder.as_ref().map(|holder| format!(", held by {}", plain(&holder.to_string())));
-            let holder = holder.unwrap_or_default();
+            let holder = lease.holder.as_ref().and_then(holder).unwrap_or_default();
             let _ = writeln!(text, "    with worker {pid} of pool {}{holder}", plain(&lease.pool));
         }
     }
@@ -217,6 +216,17 @@ fn shown(preview: &KillPreview) -> String {
     }
     let _ = writeln!(text, "generation {}: {} would stop", preview.generation, preview.sessions.len());
     text
+}
+
+/// Who holds a worker, as far as people can tell from it; all of it is in the JSON.
+fn holder(holder: &Value) -> Option<String> {
+    if let Some(name) = holder.as_str() {
+        return Some(format!(", held by {}", plain(name)));
+    }
+    let names = [("tenant", "tenant"), ("label", "label"), ("thread", "thread_name")];
+    let said = names.iter().filter_map(|(word, name)| Some((word, holder.get(name)?.as_str()?)));
+    let said: Vec<String> = said.map(|(word, text)| format!("{word} {}", plain(text))).collect();
+    (!said.is_empty()).then(|| format!(", held by {}", said.join(", ")))
 }
 
 fn line(value: &impl Serialize) -> String {
