@@ -107,6 +107,7 @@ isolated! {
         fs::create_dir(directory.path().join("folder")).unwrap();
         let foreign = rusqlite::Connection::open(directory.path().join("foreign.db")).unwrap();
         foreign.execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
+        directory.write("a", "text".repeat(1_000));
         let server = Served::start(directory.path(), "used.db");
         let address = server.address.to_string();
         for (args, said) in [
@@ -118,6 +119,7 @@ isolated! {
             (&["--listen", "127.0.0.1:0", "--db", ""][..], "path is empty"),
             (&["--listen", "127.0.0.1:0", "--db", "folder"][..], "it is a directory"),
             (&["--listen", "127.0.0.1:0", "--db", "foreign.db"][..], "another program"),
+            (&["--listen", "127.0.0.1:0", "--db", "a"][..], "(a)"),
             (&["--listen", "127.0.0.1:0", "--db", "no/such/directory/x.db"][..], "lock file"),
         ] {
             let (status, stdout, stderr) =

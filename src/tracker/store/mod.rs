@@ -124,9 +124,10 @@ impl SessionStore {
 
     pub(super) fn open_with(path: &Path, stale_after: Duration, clock: Clock) -> Result<SessionStore> {
         SessionStore::open_file(path, stale_after, clock).map_err(|error| match error {
-            // SQLite tells the path of what it cannot open at all.
+            // SQLite tells the whole path of what it cannot open at all.
             Error::Store { fault, doing, source }
-                if !source.to_string().contains(&*path.to_string_lossy()) =>
+                if !std::path::absolute(path)
+                    .is_ok_and(|path| source.to_string().contains(&*path.to_string_lossy())) =>
             {
                 Error::store_fault(fault, doing, format!("{source} ({})", path.display()))
             }
@@ -144,7 +145,7 @@ impl SessionStore {
         // SQLite takes what begins with `file:` for an address that may mean anything.
         let path = &std::path::absolute(path).map_err(|error| Error::store("opening it", error))?;
         if !in_memory && path.is_dir() {
-            return Err(Error::store("opening it", "it is a directory"));
+            return Err(Error::store_fault(StoreFault::Io, "opening it", "it is a directory"));
         }
         let lock = if in_memory { None } else { Some(Lock::take(path)?) };
         let connection = if in_memory {
