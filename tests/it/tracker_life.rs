@@ -288,30 +288,6 @@ isolated! {
 }
 
 isolated! {
-    fn an_empty_parameter_chooses_nothing_wherever_it_stands() {
-        let server = server();
-        let mut http = Http::connect(server.local_addr());
-        let (one, two) = (http.register("a"), http.register("b"));
-        http.ok("DELETE", &format!("/sessions/{two}"), &Value::Null);
-        let list = http.ok("GET", "/sessions?limit=", &Value::Null);
-        assert_eq!((&list["sessions"][0]["session_id"], &list["total"]), (&json!(one), &json!(1)));
-        let history = http.ok("GET", "/history?app=&session=&limit=&before=", &Value::Null);
-        assert_eq!(history["history"].as_array().unwrap().len(), 1);
-        http.ok("POST", &format!("/sessions/{one}/kill"), &Value::Null);
-        let kills = http.ok("GET", "/kills?app=&session=&before=&open=", &Value::Null);
-        assert_eq!(kills["kills"].as_array().unwrap().len(), 1);
-        let events = http.ok("GET", "/events?after=&kind=&app=&session=&limit=&wait=", &Value::Null);
-        assert_eq!(events["reset"], false, "{events}");
-        http.ok("GET", "/pools?after=&app=&session=&name=", &Value::Null);
-        http.ok("GET", "/audit?action=&token=&before=", &Value::Null);
-        // What is not only a look refuses it.
-        let refused = http.call("POST", &format!("/sessions/{one}/kill?dry_run="), "");
-        assert_eq!(refused.status, 422, "without it this would be a kill");
-        assert_eq!(http.call("DELETE", "/sessions/stale?older_than_minutes=", "").status, 422);
-    }
-}
-
-isolated! {
     fn the_history_is_paged_and_filtered() {
         let server = server();
         let mut http = Http::connect(server.local_addr());

@@ -1,7 +1,7 @@
 //! Who has asked for what: in the log, in the audit, and the route that shows it.
 
 use super::access::Caller;
-use super::input::{given, limit};
+use super::input::limit;
 use super::kills::before;
 use super::replies::{Refusal, unprocessable};
 use super::routing::Route;
@@ -45,8 +45,8 @@ impl Tracker {
         let filter = AuditFilter {
             before: before(request)?,
             limit,
-            action: given(request, "action").map(action).transpose()?,
-            token: given(request, "token").map(str::to_owned),
+            action: request.parameter("action").map(action).transpose()?,
+            token: request.parameter("token").map(str::to_owned),
         };
         let audit = self.store().audit(filter)?;
         let next_before = audit.last().filter(|_| audit.len() == limit).map(|last| last.entry);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::input::{given, limit, wait};
+use super::input::{limit, wait};
 use super::replies::{Refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
@@ -30,7 +30,7 @@ impl Tracker {
     pub(super) fn answer_events(&self, request: &Request, ticket: &Ticket) -> Result<Action, Refusal> {
         let filter = filter(request)?;
         // A browser that connects again asks for the same address as at first.
-        let after = request.last_event_id().or_else(|| given(request, "after"));
+        let after = request.last_event_id().or_else(|| request.parameter("after"));
         let feed = Arc::clone(self.store().feed());
         if accepts(request, EVENT_STREAM) {
             let following = follow(&feed, ticket);
@@ -115,13 +115,13 @@ pub(super) fn accepts(request: &Request, media_type: &str) -> bool {
 }
 
 fn filter(request: &Request) -> Result<Filter, Refusal> {
-    let kinds = given(request, "kind").into_iter().flat_map(|kinds| kinds.split(','));
+    let kinds = request.parameter("kind").into_iter().flat_map(|kinds| kinds.split(','));
     let kinds = kinds.filter(|kind| !kind.is_empty()).map(|kind| {
         EventKind::named(kind).ok_or_else(|| unprocessable(&format!("kind: there is no kind {kind:?}")))
     });
     Ok(Filter {
-        app: given(request, "app").map(str::to_owned),
-        session: given(request, "session").map(TrackedId::from),
+        app: request.parameter("app").map(str::to_owned),
+        session: request.parameter("session").map(TrackedId::from),
         kinds: kinds.collect::<Result<_, _>>()?,
     })
 }

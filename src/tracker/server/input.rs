@@ -107,13 +107,12 @@ pub(super) fn check_status(status: &str) -> Result<(), String> {
 
 /// The `wait` parameter, at most [`MAX_WAIT`].
 pub(super) fn wait(request: &Request) -> Result<Duration, Refusal> {
-    Ok(number("wait", given(request, "wait"))?
-        .map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
+    Ok(number(request, "wait")?.map_or(Duration::ZERO, |seconds| duration(seconds).min(MAX_WAIT)))
 }
 
 /// The `limit` parameter of a list.
 pub(super) fn limit(request: &Request) -> Result<usize, Refusal> {
-    match given(request, "limit").map(str::parse::<usize>) {
+    match request.parameter("limit").map(str::parse::<usize>) {
         None => Ok(DEFAULT_PAGE),
         Some(Ok(limit)) if limit > 0 => Ok(limit.min(LONGEST_PAGE)),
         Some(_) => Err(unprocessable("limit: must be a number from 1")),
@@ -133,14 +132,13 @@ pub(super) fn refused(error: Error) -> Refusal {
     }
 }
 
-/// The `older_than_minutes` parameter, 10 by default. An empty one is refused: it decides who is removed.
+/// The `older_than_minutes` parameter, 10 by default.
 pub(super) fn older_than(request: &Request) -> Result<Duration, Refusal> {
-    let minutes = number("older_than_minutes", request.parameter("older_than_minutes"))?;
-    Ok(minutes.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
+    Ok(number(request, "older_than_minutes")?.map_or(PURGE_AFTER, |minutes| duration(minutes * 60.0)))
 }
 
-pub(super) fn number(name: &str, text: Option<&str>) -> Result<Option<f64>, Refusal> {
-    let Some(text) = text else { return Ok(None) };
+pub(super) fn number(request: &Request, name: &str) -> Result<Option<f64>, Refusal> {
+    let Some(text) = request.parameter(name) else { return Ok(None) };
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(Some(number)),
         _ => Err(unprocessable(&format!("{name}: must be a number that is not negative"))),

@@ -2,7 +2,7 @@
 
 use super::access::Caller;
 use super::audit::tell;
-use super::input::{body, duration, given, limit};
+use super::input::{body, duration, limit};
 use super::replies::{Refusal, not_found, refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
@@ -113,8 +113,8 @@ impl Tracker {
         let filter = ReceiptFilter {
             before,
             limit,
-            app_name: given(request, "app").map(str::to_owned),
-            session: given(request, "session").map(TrackedId::from),
+            app_name: request.parameter("app").map(str::to_owned),
+            session: request.parameter("session").map(TrackedId::from),
             open: flag(request, "open")?,
         };
         let kills = self.store().receipts(filter)?;
@@ -139,10 +139,6 @@ fn kill_request(request: &Request) -> Result<KillRequest, Refusal> {
         b"" => KillRequest::default(),
         bytes => body(bytes)?,
     };
-    // The exception among the parameters: an empty one is refused, for without it this kills.
-    if request.parameter("dry_run") == Some("") {
-        return Err(unprocessable("dry_run: must be 1 or 0"));
-    }
     asked.dry_run |= flag(request, "dry_run")?;
     let is_long = |text: &Option<String>, most| text.as_ref().is_some_and(|text| text.len() > most);
     if is_long(&asked.requested_by, LONGEST_NAME) {
@@ -160,7 +156,7 @@ fn kill_request(request: &Request) -> Result<KillRequest, Refusal> {
 
 /// A parameter that is `1` or `true` if it is there.
 fn flag(request: &Request, name: &str) -> Result<bool, Refusal> {
-    match given(request, name) {
+    match request.parameter(name) {
         None | Some("0" | "false") => Ok(false),
         Some("1" | "true") => Ok(true),
         Some(_) => Err(unprocessable(&format!("{name}: must be 1 or 0"))),
@@ -170,5 +166,5 @@ fn flag(request: &Request, name: &str) -> Result<bool, Refusal> {
 /// The `before` parameter of a list: where the page before it ended.
 pub(super) fn before(request: &Request) -> Result<Option<u64>, Refusal> {
     let parse = |text: &str| text.parse().map_err(|_| unprocessable("before: must be a number"));
-    given(request, "before").map(parse).transpose()
+    request.parameter("before").map(parse).transpose()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::access::Caller;
 use super::audit::tell;
-use super::input::{given, limit};
+use super::input::limit;
 use super::kills::before;
 use super::replies::Refusal;
 use super::tracker::Tracker;
@@ -67,8 +67,8 @@ impl Tracker {
         let filter = HistoryFilter {
             before: before(request)?,
             limit,
-            app_name: given(request, "app").map(str::to_owned),
-            session: given(request, "session").map(TrackedId::from),
+            app_name: request.parameter("app").map(str::to_owned),
+            session: request.parameter("session").map(TrackedId::from),
         };
         let history = self.store().history(filter)?;
         let next_before = history.last().filter(|_| history.len() == limit).map(|last| last.entry);

@@ -1,6 +1,6 @@
 //! `GET /pools`: what apps attach to their beats.
 
-use super::input::{given, limit};
+use super::input::limit;
 use super::replies::{Refusal, unprocessable};
 use super::tracker::Tracker;
 use crate::tracker::TrackedId;
@@ -9,14 +9,14 @@ use crate::tracker::store::AttachedFilter;
 
 impl Tracker {
     pub(super) fn answer_pools(&self, request: &Request) -> Result<Response, Refusal> {
-        let after = given(request, "after").map(str::parse).transpose();
+        let after = request.parameter("after").map(str::parse).transpose();
         let after = after.map_err(|_| unprocessable("after: must be a number"))?.unwrap_or(0);
         let filter = AttachedFilter {
             after,
             limit: limit(request)?,
-            app_name: given(request, "app").map(str::to_owned),
-            session: given(request, "session").map(TrackedId::from),
-            name: given(request, "name").map(str::to_owned),
+            app_name: request.parameter("app").map(str::to_owned),
+            session: request.parameter("session").map(TrackedId::from),
+            name: request.parameter("name").map(str::to_owned),
         };
         Ok(Response::json(&self.store().attached(&filter)?))
     }
