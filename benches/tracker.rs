@@ -119,6 +119,7 @@ impl Contestant {
     fn turn(&mut self, rounds: usize) -> Result<(), Failure> {
         let before = self.server.micros()?;
         self.rates.push(self.load.run(&mut self.beats, rounds)?);
+        // What the server does for these beats later, writing them, is in their price.
         thread::sleep(REST);
         let took = self.server.micros()? - before;
         self.micros.push(took / (rounds * CONNECTIONS) as f64);

@@ -115,6 +115,7 @@ isolated! {
         let long = "x".repeat(257);
         for (parameters, named) in [
             ("limit=0".to_owned(), "limit"),
+            ("limit=".to_owned(), "limit"),
             ("limit=ten".to_owned(), "limit"),
             ("limit=-1".to_owned(), "limit"),
             ("limit=99999999999999999999".to_owned(), "limit"),

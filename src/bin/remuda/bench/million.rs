@@ -138,6 +138,7 @@ fn beat(address: SocketAddr, ids: &[String], over: &AtomicBool) -> Result<usize,
         client.post("/heartbeats", &format!(r#"{{"beats":[{}]}}"#, beats.join(",")))?;
         sent += some.len();
         let due = BEATS_EVERY * u32::try_from(round).unwrap_or(u32::MAX);
+        // The pace of a million sessions: what comes faster would be another load.
         thread::sleep(due.saturating_sub(started.elapsed()));
     }
     Ok(sent)
