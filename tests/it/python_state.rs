@@ -102,6 +102,9 @@ isolated! {
             "import subprocess\nsubprocess.Popen(['sleep', '1000'])",
             "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
             "import sys\nsys.stdout.close()",
+            "import sys\nsys.stderr.buffer.close()",
+            "import sys\nsys.stdin.close()",
+            "import sys\nsys.stdout.detach()",
         ] {
             let (pid, next, error) = pid_after(code);
             assert_eq!(error, None, "{code}");

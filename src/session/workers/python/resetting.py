@@ -27,12 +27,10 @@ def reset(request_follows):
     If a request follows, the host takes whatever is in the pipes for its output: nothing of the last
     user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
     perhaps with a last word, counts as one that runs."""
-    # Whatever of the last user could still go off comes first.
-    _signal.alarm(0)
-    # Only who has one of these modules can have set other timers, or changed more than shows here.
+    # Only who has one of these modules can have set a timer, or changed what a signal does.
     signals_used = "signal" in sys.modules or "faulthandler" in sys.modules
-    signals_used = signals_used or list(map(_signal.getsignal, STANDARD_SIGNALS)) != warm["signals"]
     if signals_used:
+        # Whatever of the last user could still go off comes first.
         stop_timers()
     if "proc" not in warm:
         open_proc()
@@ -56,10 +54,8 @@ def reset(request_follows):
         _signal.getsignal(_signal.SIGINT) is not on_signal
     ):
         reset_signals()
-    gc.callbacks[:] = warm["gc"][2]
     if audit_hooks != warm["audit_hooks"]:
         taint.append("audit hooks")
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
     if executions:
         forget_history()
     namespace.clear()
@@ -70,17 +66,15 @@ def reset(request_follows):
     sys.stdin, sys.stdout, sys.stderr = warm["streams"]
     sys.displayhook, sys.excepthook, sys.unraisablehook, sys.breakpointhook = warm["hooks"]
     sys.addaudithook = addaudithook
-    if sys.stdin.closed or sys.stdout.closed or sys.stderr.closed:
-        taint.append("closed streams")
     sys.path[:] = warm["path"]
     sys.argv[:] = warm["argv"]
     sys.meta_path[:] = warm["meta_path"]
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
-    enabled, threshold, _ = warm["gc"]
-    if gc.isenabled() is not enabled or gc.get_threshold() != threshold:
-        gc.set_threshold(*threshold)
-        (gc.enable if enabled else gc.disable)()
+    enabled, threshold, callbacks = warm["gc"]
+    gc.set_threshold(*threshold)
+    (gc.enable if enabled else gc.disable)()
+    gc.callbacks[:] = callbacks
     if posix.getpriority(posix.PRIO_PROCESS, 0) != warm["nice"]:
         taint.append("priority")
     posix.umask(warm["umask"])
@@ -103,7 +97,8 @@ def reset(request_follows):
         builtins.__dict__.update(warm["builtins"])
     # After the finalizers of all that was held above, while what they say goes nowhere. They start threads
     # and programs, too.
-    flush_output()
+    if (not flush_output() or sys.stdin.closed) and has_closed_streams():
+        taint.append("closed streams")
     heard = signals_used or not warm["plain_fds"] or threads_left > warm["threads"]
     if _thread._count() > warm["threads"] and "threads" not in taint:
         taint.append("threads")
@@ -135,6 +130,7 @@ def reset(request_follows):
 
 
 def stop_timers():
+    # `alarm` sets the first of them.
     for timer in TIMERS:
         _signal.setitimer(timer, 0)
     if "faulthandler" in sys.modules:
@@ -142,11 +138,22 @@ def stop_timers():
 
 
 def reset_signals():
-    for number, handler in zip(WATCHED_SIGNALS, warm["signals"] + warm["real_time_signals"]):
-        if handler is not None and _signal.getsignal(number) is not handler:
-            _signal.signal(number, handler)
+    if list(map(_signal.getsignal, WATCHED_SIGNALS)) != warm["signals"]:
+        for number, handler in zip(WATCHED_SIGNALS, warm["signals"]):
+            if handler is not None and _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
+    # Now that no handler of the user's is left for what was held back.
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
     # Without a look: `siginterrupt` changes what shows nowhere.
     listen_for_cancels()
+
+
+def has_closed_streams():
+    try:
+        return any(stream.closed for stream in warm["streams"])
+    except Exception:
+        # Detached from what they wrote to, or no streams at all.
+        return True
 
 
 def open_proc():

@@ -83,11 +83,12 @@ flush_stdout, flush_stderr = sys.stdout.flush, sys.stderr.flush
 
 
 def flush_output():
+    """True if the streams are the worker's own, and open."""
     try:
         flush_stdout()
         flush_stderr()
         if sys.stdout is own_streams[0] and sys.stderr is own_streams[1]:
-            return
+            return True
     except Exception:
         pass
     # A stream was closed, or user code put another in its place.
@@ -96,6 +97,7 @@ def flush_output():
             stream.flush()
         except Exception:
             pass
+    return False
 
 
 def flush_at_last():

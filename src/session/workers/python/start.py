@@ -126,8 +126,6 @@ WATCHED_SIGNALS = tuple(sorted(
     {int(number) for number in _signal.valid_signals()}
     - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGIO, _signal.SIGINT}
 ))
-STANDARD_SIGNALS = tuple(number for number in WATCHED_SIGNALS if number < _signal.SIGRTMIN)
-REAL_TIME_SIGNALS = WATCHED_SIGNALS[len(STANDARD_SIGNALS):]
 
 
 def identity(fd):
@@ -183,8 +181,7 @@ def take_warm_state():
         path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
         streams=(sys.stdin, sys.stdout, sys.stderr), hooks=[getattr(sys, name) for name in HOOKS],
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
-        signals=list(map(_signal.getsignal, STANDARD_SIGNALS)),
-        real_time_signals=list(map(_signal.getsignal, REAL_TIME_SIGNALS)), meta_path=list(sys.meta_path),
+        signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
         mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
         gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), audit_hooks=audit_hooks, modules=frozenset(sys.modules), children=frozenset(), loop=None, tasks=frozenset(),
         open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,

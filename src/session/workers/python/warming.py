@@ -55,6 +55,7 @@ def warm_up(request, options, source):
         if answer[4] == ERROR:
             failure = answer
     forget_history()
+    namespace.pop("_", None)
     take_warm_state()
     warm.update(children=frozenset(children()), loop=event_loop, tasks=frozenset(tasks_of_loop()))
     if failure is not None:
@@ -78,4 +79,3 @@ def forget_history():
     executions = 0
     In.clear()
     Out.clear()
-    namespace.pop("_", None)
