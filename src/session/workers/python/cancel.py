@@ -90,7 +90,7 @@ def listen_for_cancels():
 
 
 task_was_cancelled = False
-flag_view = None
+flag_view = None         # the request that shall stop; the last reset that was done without an answer so far
 own_fds = set()          # opened by the worker after the start
 
 
@@ -113,8 +113,8 @@ def cancelled():
 
 def map_flag():
     global flag_view
-    import mmap
+    mmap = own("mmap").mmap
     before = open_fds()
-    flag_view = memoryview(mmap.mmap(flag_fd, 8, prot=mmap.PROT_READ)).cast("Q")
+    flag_view = memoryview(mmap(flag_fd, 16)).cast("Q")
     # The map keeps a descriptor of its own.
     own_fds.update(open_fds() - before)

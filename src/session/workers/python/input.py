@@ -27,6 +27,7 @@ def offer_input():
             return plain_getpass(prompt, stream)
 
         builtins.input = warm["builtins"]["input"] = input
+        warm["builtin_values"] = list(warm["builtins"].values())
         getpass.getpass = ask_secret
         renew_input()
     if sys.stdin is plain_stdin:

@@ -45,11 +45,8 @@ def reset(request_follows):
     if sys.gettrace() is not None or sys.getprofile() is not None:
         sys.settrace(None)
         sys.setprofile(None)
-    threading = sys.modules.get("threading")
-    if getattr(threading, "_trace_hook", None) is not None or getattr(threading, "_profile_hook", None) is not None:
-        # For threads that start later.
-        threading.settrace(None)
-        threading.setprofile(None)
+    if "threading" in sys.modules:
+        unhook_threads(sys.modules["threading"])
     if signals_used or _signal.getsignal(_signal.SIGIO) is not on_signal or (
         _signal.getsignal(_signal.SIGINT) is not on_signal
     ):
@@ -92,7 +89,8 @@ def reset(request_follows):
         os.environ = warm["environ_object"]
         os.environ.clear()
         os.environ.update(warm["environ"])
-    if builtins.__dict__ != warm["builtins"]:
+    # Without the names, which takes half the time: whatever is set or deleted shows here, too.
+    if list(builtins.__dict__.values()) != warm["builtin_values"]:
         builtins.__dict__.clear()
         builtins.__dict__.update(warm["builtins"])
     # After the finalizers of all that was held above, while what they say goes nowhere. They start threads
@@ -127,6 +125,13 @@ def reset(request_follows):
     if request_follows and heard and output_waits():
         taint.append("output")
     return taint
+
+
+def unhook_threads(threading):
+    """For threads that start later."""
+    if getattr(threading, "_trace_hook", None) is not None or getattr(threading, "_profile_hook", None) is not None:
+        threading.settrace(None)
+        threading.setprofile(None)
 
 
 def stop_timers():

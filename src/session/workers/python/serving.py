@@ -85,7 +85,9 @@ def serve():
             answer = answer_reset(request, flags)
             if is_clean and flags & REQUEST_IS_HERE:
                 # Sent now, it would wake the host for nothing, in the middle of this.
-                posix.pwrite(flag_fd, request.to_bytes(8, sys.byteorder), 8)
+                if flag_view is None:
+                    map_flag()
+                flag_view[1] = request
                 answer_kept = answer
             else:
                 send(answer)

@@ -175,14 +175,16 @@ def take_warm_state():
     import gc
     umask = posix.umask(0o077)
     posix.umask(umask)
+    names = builtins.__dict__
     warm.update(
         namespace=dict(namespace), threads=_thread._count(), cwd=posix.getcwd(), umask=umask,
         environ=dict(os.environ), environ_object=os.environ, environ_data=dict(raw_environ()),
-        path=list(sys.path), argv=list(sys.argv), builtins=dict(builtins.__dict__),
+        path=list(sys.path), argv=list(sys.argv), meta_path=list(sys.meta_path), modules=frozenset(sys.modules),
+        builtins=dict(names), builtin_values=list(names.values()),
         streams=(sys.stdin, sys.stdout, sys.stderr), hooks=[getattr(sys, name) for name in HOOKS],
-        fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(),
-        signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), meta_path=list(sys.meta_path),
-        mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()), nice=posix.nice(0), switch=sys.getswitchinterval(),
-        gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), audit_hooks=audit_hooks, modules=frozenset(sys.modules), children=frozenset(), loop=None, tasks=frozenset(),
+        fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(), switch=sys.getswitchinterval(),
+        signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()),
+        gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), nice=posix.nice(0), audit_hooks=audit_hooks,
+        children=frozenset(), loop=None, tasks=frozenset(),
         open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
     )
