@@ -62,7 +62,7 @@ impl<S: Resource, W> State<S, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Fake, bounds};
+    use super::super::players::{Fake, bounds};
     use super::super::{Bounds, Claim, Effects, State};
     use super::EACH_EVENT;
     use crate::clock::Moment;
