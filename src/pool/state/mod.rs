@@ -66,7 +66,7 @@ use crate::error::Error;
 pub(crate) use effects::{Departure, Effects, Lease, Look, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
 pub(crate) use players::bounds;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
