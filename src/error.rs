@@ -407,11 +407,11 @@ impl fmt::Display for Error {
                 write!(f, "a tenant's name of {bytes} bytes is over the cap of {cap} bytes")
             }
             Error::Hook { session, source } => {
-                write!(f, "the creation hook refused session {session}: {source}")
+                write!(f, "the on_create hook refused session {session}: {source}")
             }
             Error::Unfit { refused } => match refused {
-                1 => f.write_str("the check before use refused the session"),
-                _ => write!(f, "the check before use refused {refused} sessions, one after the other"),
+                1 => f.write_str("the validate_with hook refused the session"),
+                _ => write!(f, "the validate_with hook refused {refused} sessions, one after the other"),
             },
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
