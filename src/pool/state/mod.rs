@@ -23,6 +23,7 @@
 //! 9. Who waits stands in the line of one tenant; a tenant's leases are the busy slots that name it,
 //!    never more than its quota.
 
+mod duds;
 mod effects;
 mod handover;
 mod health;
@@ -59,7 +60,8 @@ use super::quota::Quota;
 use crate::clock::Moment;
 use crate::error::Error;
 
-pub(crate) use effects::{Departure, Effects, Lease, Look, Take};
+use duds::Duds;
+pub(crate) use effects::{Departure, Effects, Lease, Look, Opened, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
 use queue::Waiter;
@@ -169,8 +171,8 @@ pub(crate) struct State<S: Resource, W> {
     breaker: Breaker,
     batch: Batch,
     last_start_error: Option<Arc<Error>>,
-    /// Sessions that the user's check refused since one came back from a user.
-    refusals: u32,
+    /// Sessions that were no good, since one came back from a user.
+    duds: Duds,
 
     health_requested: bool,
     roll: Roll,
@@ -208,7 +210,7 @@ impl<S: Resource, W> State<S, W> {
             breaker: Breaker::new(seed),
             batch: Batch::default(),
             last_start_error: None,
-            refusals: 0,
+            duds: Duds::default(),
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
@@ -291,6 +293,7 @@ impl<S: Resource, W> State<S, W> {
                 self.counters.busy_max = self.counters.busy_max.max(self.busy);
                 return Some(Lease { slot: slot.id, session });
             }
+            self.note_dud(index, Removal::Dead, now, fx);
             self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
         }
         None
@@ -300,6 +303,7 @@ impl<S: Resource, W> State<S, W> {
     #[inline(always)]
     pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
         let Some(Lease { slot, session }) = self.current(lease, fx) else { return };
+        self.duds.forget();
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
             self.evaluate(now, fx);
@@ -320,6 +324,7 @@ impl<S: Resource, W> State<S, W> {
     pub(crate) fn resetting(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
         let Some(Lease { slot, session }) = self.current(lease, fx) else { return false };
         let mut look = false;
+        self.duds.forget();
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
         } else {
@@ -352,8 +357,9 @@ impl<S: Resource, W> State<S, W> {
             self.counters.sessions_removed_by_health += 1;
         }
         if !of_monitor && reason != Removal::Unfit {
-            self.refusals = 0;
+            self.duds.forget();
         }
+        self.note_dud(lease.slot.index, reason, now, fx);
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
         self.evaluate(now, fx);
@@ -375,7 +381,6 @@ impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
     fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
         let executions = session.executions();
-        self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.id, slot, "a lease fits its slot");
         entry.executions = executions;
