@@ -315,8 +315,9 @@ pub struct MemoryInfo {
     /// Resident memory of all sessions that are ready or in use, now. What several processes share
     /// counts for each.
     pub resident: u64,
-    /// What all sessions held when they were last looked at, pages that are shared counted in parts.
-    /// Zero unless there is a budget: see [`max_session_memory`](crate::PoolConfig::max_session_memory).
+    /// What all sessions held when they were last looked at, pages that are shared counted in parts: after
+    /// their start and with each [`health_check_interval`](crate::PoolConfig::health_check_interval), more
+    /// often with a [budget](crate::PoolConfig::max_session_memory).
     pub weighed: u64,
     /// Of that: the idle sessions.
     pub weighed_idle: u64,
