@@ -32,6 +32,8 @@ mod memory;
 #[cfg(test)]
 mod model_tests;
 mod operate;
+#[cfg(test)]
+mod players;
 mod queue;
 mod removal;
 mod retire;
@@ -64,6 +66,8 @@ use duds::Duds;
 pub(crate) use effects::{Departure, Effects, Lease, Look, Opened, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
+#[cfg(test)]
+pub(crate) use players::bounds;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
 pub use removal::Removal;
@@ -71,8 +75,6 @@ pub(crate) use slot::SlotId;
 use slot::{GENERATIONS, Place, Slot, Weight};
 pub(crate) use tenants::TenantRow;
 use tenants::Tenants;
-#[cfg(all(test, shuttle))]
-pub(crate) use tests::bounds;
 pub(crate) use view::Row;
 
 /// What the pool hands out.
