@@ -68,7 +68,7 @@ impl<S: Resource, W> State<S, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Model, bounds, warm};
+    use super::super::players::{Model, bounds, warm};
     use super::super::{Bounds, Refusal};
     use super::*;
 

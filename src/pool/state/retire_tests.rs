@@ -476,7 +476,7 @@ fn a_breaker_that_refusals_open_is_counted() {
     let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
     for _ in 0..3 {
         model.acquire(None);
-        model.with_lease(0, |state, lease, now, fx| state.refuse(lease, now, fx));
+        model.with_lease(0, State::refuse);
         model.retired(0);
         start(&mut model);
     }
