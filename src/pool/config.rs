@@ -269,7 +269,7 @@ impl PoolConfig {
         }
         if self.min_idle > self.max_sessions {
             let reason = format!(
-                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle",
+                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle (its default is 2)",
                 self.min_idle, self.max_sessions
             );
             return Err(Error::config("min_idle", reason));

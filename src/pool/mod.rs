@@ -256,6 +256,7 @@ impl SessionPool {
             ahead: 0,
             last_start_error,
             paused: false,
+            max_leases: None,
         })
     }
 

@@ -100,7 +100,7 @@ isolated! {
         let _ = pool.ensure_min_sessions();
         for failures in 1..=2 {
             let (told, cause) = told.recv_timeout(GENEROUS).expect("the breaker opens");
-            assert!(told == failures && cause.contains("before anybody used them"), "{told}: {cause}");
+            assert!(told == failures && cause.contains("ended unused"), "{told}: {cause}");
         }
         let metrics = pool.metrics();
         assert!(metrics.sessions_created <= 12 && metrics.start_failures >= 2, "{metrics:?}");
