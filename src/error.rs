@@ -157,6 +157,12 @@ pub enum Error {
         /// How many it refused.
         refused: u32,
     },
+    /// Sessions got ready and ended or misbehaved before anybody used them, one after the other. The cause
+    /// in [`Error::StartFailing`]; the pool's last post-mortems tell how they ended.
+    EndedUnused {
+        /// How many in a row.
+        sessions: u32,
+    },
     /// The token of the caller was cancelled before the work began.
     Cancelled,
     /// The pool is shut down.
@@ -413,6 +419,9 @@ impl fmt::Display for Error {
                 1 => f.write_str("the validate_with hook refused the session"),
                 _ => write!(f, "the validate_with hook refused {refused} sessions, one after the other"),
             },
+            Error::EndedUnused { sessions: n } => {
+                write!(f, "{n} sessions in a row ended unused")
+            }
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),

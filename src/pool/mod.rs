@@ -335,6 +335,11 @@ impl SessionPool {
         self.core().shutdown(self.core().clock().after(deadline));
     }
 
+    /// [`shutdown`](SessionPool::shutdown) by its name in the Python ancestor.
+    pub fn stop(&self, deadline: Duration) {
+        self.shutdown(deadline);
+    }
+
     /// Ends the pool at once: kills every session, those in use too.
     ///
     /// Blocks until all processes have ended (milliseconds) and the pool's threads are joined; a job

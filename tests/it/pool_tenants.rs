@@ -229,6 +229,8 @@ isolated! {
             ));
         }
         assert_eq!(lenient.metrics().nested_acquires, 2);
+        let text = lenient.info().open_metrics();
+        assert!(text.contains("remuda_pool_nested_acquires_total{pool=\"pool\"} 2\n"), "{text}");
         drop(held);
     }
 }
