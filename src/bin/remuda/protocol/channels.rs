@@ -83,7 +83,7 @@ impl Ends {
         let (worker_requests, requests) = pipe_with(PipeFlags::CLOEXEC)?;
         let (replies, worker_replies) = pipe_with(PipeFlags::CLOEXEC)?;
         let flag = memfd_create("remuda-cancel", MemfdFlags::CLOEXEC)?;
-        ftruncate(&flag, 8)?;
+        ftruncate(&flag, 16)?;
         let handed = vec![worker_requests, worker_replies, duplicate(&flag)?];
         let ends = Ends {
             requests: Outgoing::new(requests)?,
