@@ -150,6 +150,8 @@ impl SessionPool {
     /// # Errors
     /// [`Error::Closed`]; [`Error::StartFailing`] when no session is alive and none can be started;
     /// [`Error::TooManyWaiters`]; [`Error::NestedAcquire`] if the pool refuses that.
+    #[doc(alias = "get")]
+    #[doc(alias = "checkout")]
     #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
         self.core().acquire(Patience::Forever, None, None)
@@ -169,6 +171,7 @@ impl SessionPool {
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] if none is idle; [`Error::Closed`], [`Error::StartFailing`].
+    #[doc(alias = "try_get")]
     #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.acquire_timeout(Duration::ZERO)
@@ -275,6 +278,8 @@ impl SessionPool {
 
     /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a
     /// microsecond per session; without it, asks the kernel for the memory of each (30 µs).
+    #[doc(alias = "status")]
+    #[doc(alias = "state")]
     pub fn info(&self) -> PoolInfo {
         info::of(self.core())
     }
