@@ -419,9 +419,7 @@ impl fmt::Display for Error {
                 1 => f.write_str("the validate_with hook refused the session"),
                 _ => write!(f, "the validate_with hook refused {refused} sessions, one after the other"),
             },
-            Error::EndedUnused { sessions: n } => {
-                write!(f, "{n} sessions in a row ended unused")
-            }
+            Error::EndedUnused { sessions: n } => write!(f, "{n} sessions in a row ended unused"),
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),
