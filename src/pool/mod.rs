@@ -1,7 +1,7 @@
 //! The pool: warm sessions, handed out fairly, kept healthy.
 //!
 //! `state/` is the state machine, pure; `core` puts it behind a mutex and carries out what it asks
-//! for; `spawner`, `monitor` and `maintenance` are its threads; `guard`, `job`, `scope` and `shared`
+//! for; `spawner`, `monitor`, `maintenance` and `runners` are its threads; `guard`, `job`, `scope` and `shared`
 //! are what users hold.
 
 mod acquire;
@@ -24,6 +24,7 @@ mod openmetrics;
 mod operate;
 mod quota;
 mod recorder;
+mod runners;
 mod scope;
 mod shared;
 mod spawner;
@@ -268,7 +269,7 @@ impl SessionPool {
     /// pool is closed, the job is done with [`Error::Closed`].
     #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
-        job::submit(self.core(), request.into(), None, None)
+        runners::submit(self.core(), request.into(), None, None)
     }
 
     /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a

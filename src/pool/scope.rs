@@ -8,6 +8,7 @@ use super::acquire::{Acquire, Patience};
 use super::core::Core;
 use super::guard::PooledSession;
 use super::job::{self, AsCompleted, Job};
+use super::runners;
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::session::Request;
@@ -91,7 +92,7 @@ impl Scope {
     #[track_caller]
     pub fn submit(&self, request: impl Into<Request<'static>>) -> Job {
         match self.ask.who() {
-            Ok(who) => job::submit(&self.core, request.into(), Some(&self.token), who),
+            Ok(who) => runners::submit(&self.core, request.into(), Some(&self.token), who),
             Err(error) => job::refused(request.into(), error),
         }
     }

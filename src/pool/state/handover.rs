@@ -44,7 +44,7 @@ impl<S: Resource, W> State<S, W> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::{LONG, Model, bounds, warm};
+    use super::super::players::{LONG, Model, bounds, warm};
     use super::super::{Bounds, Removal, State};
 
     #[test]

@@ -31,6 +31,8 @@ mod memory;
 #[cfg(test)]
 mod model_tests;
 mod operate;
+#[cfg(test)]
+mod players;
 mod queue;
 mod removal;
 mod retire;
@@ -62,6 +64,8 @@ use crate::error::Error;
 pub(crate) use effects::{Departure, Effects, Lease, Look, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
+#[cfg(test)]
+pub(crate) use players::bounds;
 use queue::Waiter;
 pub(crate) use queue::{Decision, Refusal, Ticket};
 pub use removal::Removal;
@@ -69,8 +73,6 @@ pub(crate) use slot::SlotId;
 use slot::{GENERATIONS, Place, Slot, Weight};
 pub(crate) use tenants::TenantRow;
 use tenants::Tenants;
-#[cfg(all(test, shuttle))]
-pub(crate) use tests::bounds;
 pub(crate) use view::Row;
 
 /// What the pool hands out.

@@ -576,7 +576,7 @@ proptest! {
             max_waiters: usize::MAX,
             session_timeout: Duration::from_secs(3),
             restart_if_dead,
-            ..tests::bounds()
+            ..bounds()
         });
         for event in events {
             both.play(event);

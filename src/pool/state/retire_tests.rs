@@ -1,6 +1,6 @@
 //! Who leaves when, and what an operator asks for.
 
-use super::tests::{Fake, LONG, Model, bounds, error, warm};
+use super::players::{Fake, LONG, Model, bounds, error, warm};
 use super::*;
 use crate::pool::config::IdleOrder;
 

@@ -46,7 +46,7 @@ fn bounds(sessions: usize) -> Bounds {
         max_sessions: sessions,
         max_starts: sessions,
         max_waiters: usize::MAX,
-        ..tests::bounds()
+        ..players::bounds()
     }
 }
 

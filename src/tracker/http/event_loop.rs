@@ -11,22 +11,22 @@ use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use super::connection::{Asked, Connection, Phase, Waiting};
 use super::deadlines::Deadlines;
+use super::mailbox::{Inbox, Mailbox, Post, Ticket};
 use super::parse::Refusal;
 use super::response::Response;
-use super::stream::{Doorbell, Stream};
+use super::stream::Stream;
 use super::{Action, Answered, Limits, Request, Service};
 use crate::background::shielded;
 use crate::clock::{Moment, wall};
-use crate::sync::Mutex;
 use crate::tracker::civil;
 
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
@@ -38,112 +38,6 @@ const TURN: usize = 32;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
     Content-Length: 33\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
     Cross-Origin-Resource-Policy: same-origin\r\nConnection: close\r\n\r\n{\"detail\":\"too many connections\"}";
-
-/// The way from other threads into the loop.
-pub(super) struct Mailbox {
-    inbox: Mutex<Inbox>,
-    waker: Waker,
-}
-
-#[derive(Default)]
-struct Inbox {
-    posts: Vec<Post>,
-    /// Streams may have something.
-    rung: bool,
-    stop: Option<Moment>,
-}
-
-struct Post {
-    slot: usize,
-    exchange: u64,
-    action: Action,
-}
-
-impl Mailbox {
-    pub(super) fn new(waker: Waker) -> Mailbox {
-        Mailbox { inbox: Mutex::new(Inbox::default()), waker }
-    }
-
-    fn post(&self, post: Post) {
-        self.put(|inbox| inbox.posts.push(post));
-    }
-
-    /// Has all streams asked whether they have something.
-    pub(super) fn ring(&self) {
-        self.put(|inbox| inbox.rung = true);
-    }
-
-    fn put(&self, put: impl FnOnce(&mut Inbox)) {
-        let first = {
-            let mut inbox = self.inbox.lock();
-            let first = inbox.posts.is_empty() && !inbox.rung;
-            put(&mut inbox);
-            first
-        };
-        // Who comes later finds the loop awake, or on its way to the inbox.
-        if first {
-            self.wake();
-        }
-    }
-
-    /// Has the loop end: at the latest at `deadline`.
-    pub(super) fn stop(&self, deadline: Moment) {
-        self.inbox.lock().stop = Some(deadline);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::error!("the connection thread cannot be woken: {error}");
-        }
-    }
-}
-
-/// The right to answer one request, from any thread, once. Later calls do nothing.
-pub(crate) struct Ticket {
-    mailbox: Arc<Mailbox>,
-    slot: usize,
-    exchange: u64,
-    /// For the loop, which looks when [`Service::quick`] has returned.
-    subject: AtomicU16,
-}
-
-/// No subject.
-const NOTHING: u16 = u16::MAX;
-
-impl Clone for Ticket {
-    fn clone(&self) -> Ticket {
-        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
-        Ticket { mailbox, slot: self.slot, exchange: self.exchange, subject }
-    }
-}
-
-impl Ticket {
-    /// Answers the request if nobody has yet and its connection is still there. Does not block.
-    pub(crate) fn send(&self, response: Response) {
-        self.act(Action::Respond(response));
-    }
-
-    pub(super) fn act(&self, action: Action) {
-        self.mailbox.post(Post { slot: self.slot, exchange: self.exchange, action });
-    }
-
-    /// Says what the request is about, for [`Service::answered`]: to be called in
-    /// [`Service::quick`], with the ticket given there.
-    pub(crate) fn is_about(&self, subject: u16) {
-        self.subject.store(subject, Ordering::Relaxed);
-    }
-
-    /// Has all streams asked again.
-    pub(crate) fn doorbell(&self) -> Doorbell {
-        Doorbell(Arc::clone(&self.mailbox))
-    }
-
-    /// Whether both answer the same request.
-    pub(crate) fn same(&self, other: &Ticket) -> bool {
-        self.exchange == other.exchange && Arc::ptr_eq(&self.mailbox, &other.mailbox)
-    }
-}
 
 /// A request on its way to a handler thread.
 pub(super) struct Job {
@@ -454,12 +348,10 @@ impl<S: Service> EventLoop<S> {
         self.counter += 1;
         connection.exchange = self.counter;
         connection.phase = Phase::Busy;
-        let (mailbox, subject) = (Arc::clone(&self.mailbox), AtomicU16::new(NOTHING));
-        let ticket = Ticket { mailbox, slot, exchange: connection.exchange, subject };
+        let ticket = Ticket::new(&self.mailbox, slot, connection.exchange);
         let (method, at) = (request.method, Some(Moment::now()));
         let quick = shielded("answering a request", || self.service.quick(request, &ticket));
-        let subject = Some(ticket.subject.load(Ordering::Relaxed)).filter(|subject| *subject != NOTHING);
-        connection.asked = Asked { subject, method, at };
+        connection.asked = Asked { subject: ticket.subject(), method, at };
         match quick {
             Some(Ok(action)) => self.act(connection, action),
             Some(Err(request)) => {
@@ -540,10 +432,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn read_inbox(&mut self) {
-        let (posts, rung, stop) = {
-            let mut inbox = self.mailbox.inbox.lock();
-            (std::mem::take(&mut inbox.posts), std::mem::take(&mut inbox.rung), inbox.stop)
-        };
+        let Inbox { posts, rung, stop } = self.mailbox.take();
         for Post { slot, exchange, action } in posts {
             self.with(slot, |this, connection| {
                 // In any other phase or exchange the request has been answered already.

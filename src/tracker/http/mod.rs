@@ -4,14 +4,14 @@
 //! One thread owns all connections through a readiness loop, so an idle connection or a parked
 //! reply costs no thread. It reads and parses strictly, offers each complete request to
 //! [`Service::quick`], and hands what needs waiting to a few handler threads. A reply comes back
-//! through the [`Mailbox`](event_loop::Mailbox) and one wake-up.
+//! through the [`Mailbox`](mailbox::Mailbox) and one wake-up.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `parse`, `guard` | one head: bytes to fields, and who may ask; pure |
 //! | `requests` | where a request ends and the next begins; pure, and what is fuzzed |
 //! | `connection`, `deadlines` | one socket's phase and its deadline |
-//! | `event_loop`, `server` | all connections; the threads and their end |
+//! | `event_loop`, `mailbox`, `server` | all connections; the way in from other threads; the threads and their end |
 //! | `response`, `stream`, `output` | what goes out: whole, piece by piece, and what was not taken yet |
 //!
 //! # The rules
@@ -47,6 +47,7 @@ mod connection;
 mod deadlines;
 mod event_loop;
 mod guard;
+mod mailbox;
 mod output;
 mod parse;
 mod requests;
@@ -60,8 +61,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-pub(crate) use event_loop::Ticket;
 pub(crate) use guard::Hosts;
+pub(crate) use mailbox::Ticket;
 pub(crate) use response::Response;
 pub(crate) use server::HttpServer;
 pub(crate) use stream::{Piece, Source, Stream};

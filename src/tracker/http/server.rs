@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, never, select, unbounded};
 use mio::net::TcpListener;
 use mio::{Interest, Poll, Waker};
 
-use super::event_loop::{EventLoop, Job, Jobs, LISTENER, Mailbox, WAKER};
+use super::event_loop::{EventLoop, Job, Jobs, LISTENER, WAKER};
+use super::mailbox::Mailbox;
 use super::response::Response;
 use super::{Action, Limits, Service};
 use crate::background::{Background, shielded};

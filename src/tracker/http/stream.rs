@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
-use super::event_loop::Mailbox;
+use super::mailbox::Mailbox;
 use super::response::Response;
 use crate::clock::Moment;
 

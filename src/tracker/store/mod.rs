@@ -23,6 +23,7 @@ mod kills;
 mod life;
 mod list;
 mod looks;
+mod membership;
 mod memory;
 mod owners;
 mod preview;
