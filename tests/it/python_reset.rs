@@ -229,6 +229,20 @@ isolated! {
 }
 
 isolated! {
+    fn a_timer_and_a_handler_do_not_outlive_the_module_that_set_them() {
+        let look = "import signal, time\nend = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass\n\
+                    signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL";
+        for left in [
+            "import sys\nbefore = set(sys.modules)\nimport signal\nsignal.setitimer(signal.ITIMER_REAL, 0.2)\n\
+             signal.signal(signal.SIGUSR1, print)\nfor name in set(sys.modules) - before: del sys.modules[name]",
+            "import _signal\n_signal.setitimer(_signal.ITIMER_REAL, 0.2)\n_signal.signal(_signal.SIGUSR1, print)",
+        ] {
+            assert_undone(left, look, &json!(true), "");
+        }
+    }
+}
+
+isolated! {
     fn a_pipe_that_a_program_left_not_blocking_blocks_again() {
         let left = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import os; os.set_blocking(1, False)'])\n1";
         assert_undone(left, "import os\nos.get_blocking(1)", &json!(true), "");

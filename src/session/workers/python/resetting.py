@@ -29,9 +29,9 @@ def reset(request_follows):
     If a request follows, the host takes whatever is in the pipes for its output: nothing of the last
     user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
     perhaps with a last word, counts as one that runs."""
-    # Only who has one of these modules can have set a timer, or changed what a signal does.
-    signals_used = "signal" in sys.modules or "faulthandler" in sys.modules
-    if signals_used:
+    # Else nobody can have set a timer, or changed what a signal does.
+    signals = signals_used or "faulthandler" in sys.modules
+    if signals:
         # Whatever of the last user could still go off comes first.
         stop_timers()
         # Who drives coroutines has one of those modules, too.
@@ -52,9 +52,7 @@ def reset(request_follows):
         stop_watching()
     if "threading" in sys.modules:
         unhook_threads(sys.modules["threading"])
-    if signals_used or _signal.getsignal(_signal.SIGIO) is not on_signal or (
-        _signal.getsignal(_signal.SIGINT) is not on_signal
-    ):
+    if signals:
         reset_signals()
     if audit_hooks != warm["audit_hooks"]:
         taint.append("audit hooks")
@@ -96,7 +94,8 @@ def reset(request_follows):
         os.environ.clear()
         os.environ.update(warm["environ"])
         own("time").tzset()
-    # Without the names, which takes half the time: whatever is set or deleted shows here, too.
+    # Without the names, which takes half the time: whatever is set or deleted shows here, too (but not that
+    # the last one was renamed).
     if list(builtins.__dict__.values()) != warm["builtin_values"]:
         builtins.__dict__.clear()
         builtins.__dict__.update(warm["builtins"])
@@ -104,7 +103,7 @@ def reset(request_follows):
     # and programs, too.
     if not flush_output() and any(map(is_closed, warm["streams"])) or is_closed(sys.stdin):
         taint.append("closed streams")
-    heard = signals_used or watched or not warm["plain_fds"] or threads_left > warm["threads"]
+    heard = signals or watched or not warm["plain_fds"] or threads_left > warm["threads"]
     if _thread._count() > warm["threads"] and "threads" not in taint:
         taint.append("threads")
     if warm["plain_fds"]:

@@ -88,6 +88,8 @@ def prepare_interpreter():
         follow(stream)
     if hasattr(sys, "monitoring"):
         sys.monitoring.use_tool_id = use_tool_id
+    users_signal.__getattr__ = show_signals
+    sys.modules["_signal"] = users_signal
     fill_namespace()
     sys.modules["__main__"] = main
     sys.argv[:] = [""]
@@ -170,6 +172,19 @@ def addaudithook(hook, /):
     global audit_hooks
     audit_hooks += 1
     plain_addaudithook(hook)
+
+
+users_signal = type(sys)("_signal")
+signals_used = "signal" in sys.modules  # or whoever could set a timer or a handler
+
+
+def show_signals(name):
+    """`__getattr__` of what user code finds as `_signal`, and `signal` takes all from: empty so far."""
+    global signals_used
+    signals_used = True
+    del users_signal.__getattr__
+    users_signal.__dict__.update(_signal.__dict__)
+    return getattr(users_signal, name)
 
 
 plain_use_tool_id = sys.monitoring.use_tool_id if hasattr(sys, "monitoring") else None
