@@ -132,6 +132,13 @@ pub(crate) struct Registration {
     slot: Option<usize>,
 }
 
+impl Registration {
+    /// Whether its token was cancelled, though the waker may not have been told yet.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.token.cancelled.load(Ordering::SeqCst)
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(slot) = self.slot else { return };

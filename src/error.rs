@@ -104,6 +104,9 @@ pub enum Error {
         last_start_error: Option<Arc<Error>>,
         /// Whether the pool was paused at the end.
         paused: bool,
+        /// The tenant's [`max_leases`](crate::Quota::max_leases), if it held as many sessions at the end: that
+        /// is what the caller waited for, other sessions may have been idle.
+        max_leases: Option<usize>,
     },
     /// No session is alive and starting one failed; callers are refused until the next attempt.
     StartFailing {
@@ -153,6 +156,12 @@ pub enum Error {
     Unfit {
         /// How many it refused.
         refused: u32,
+    },
+    /// Sessions got ready and ended or misbehaved before anybody used them, one after the other. The cause
+    /// in [`Error::StartFailing`]; the pool's last post-mortems tell how they ended.
+    EndedUnused {
+        /// How many in a row.
+        sessions: u32,
     },
     /// The token of the caller was cancelled before the work began.
     Cancelled,
@@ -365,6 +374,11 @@ impl fmt::Display for Error {
             Error::AcquireTimeout { waited, paused: true, .. } => {
                 write!(f, "no session within {waited:?}: the pool is paused")
             }
+            Error::AcquireTimeout { waited, max_leases: Some(limit), .. } => write!(
+                f,
+                "no session within {waited:?}: the tenant holds {}, as many as it may (max_leases)",
+                count(*limit, "session")
+            ),
             Error::AcquireTimeout { waited, ahead, last_start_error, .. } => {
                 write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
                 match last_start_error {
@@ -399,12 +413,15 @@ impl fmt::Display for Error {
                 write!(f, "a tenant's name of {bytes} bytes is over the cap of {cap} bytes")
             }
             Error::Hook { session, source } => {
-                write!(f, "the creation hook refused session {session}: {source}")
+                write!(f, "the on_create hook refused session {session}: {source}")
             }
             Error::Unfit { refused } => match refused {
-                1 => f.write_str("the check before use refused the session"),
-                _ => write!(f, "the check before use refused {refused} sessions, one after the other"),
+                1 => f.write_str("the validate_with hook refused the session"),
+                _ => write!(f, "the validate_with hook refused {refused} sessions, one after the other"),
             },
+            Error::EndedUnused { sessions: n } => {
+                write!(f, "{n} sessions in a row ended unused")
+            }
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),

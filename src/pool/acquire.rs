@@ -343,7 +343,7 @@ impl Core {
             self.emit(PoolEvent::Refused { reason });
         }
         match refusal {
-            Refusal::TimedOut { ahead } => {
+            Refusal::TimedOut { ahead, max_leases } => {
                 let now = self.clock().now();
                 let (trouble, paused) = {
                     let inner = self.lock();
@@ -354,7 +354,7 @@ impl Core {
                     self.emit(PoolEvent::AcquireTimedOut { waited, ahead });
                 }
                 let last_start_error = trouble.map(|(cause, _)| cause);
-                Error::AcquireTimeout { waited, ahead, last_start_error, paused }
+                Error::AcquireTimeout { waited, ahead, last_start_error, paused, max_leases }
             }
             Refusal::Cancelled => Error::Cancelled,
             Refusal::Closed => Error::Closed,

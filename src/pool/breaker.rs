@@ -22,7 +22,8 @@ pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(30);
 pub enum BreakerState {
     /// The last batch of starts brought a session: starts run as wanted.
     Closed,
-    /// The last batch failed whole: no start until the back-off has passed.
+    /// The last batch failed whole, or the sessions that the last ones brought were no good: no start until
+    /// the back-off has passed.
     Open,
     /// The back-off has passed: one start is tried, alone.
     HalfOpen,
@@ -64,6 +65,13 @@ impl Breaker {
         let base = FIRST_BACKOFF.saturating_mul(1 << steps).min(MAX_BACKOFF);
         // Up to a fifth longer, so that pools that failed together do not try again together.
         self.retry_at = now + self.roll.stretch(base, 5).min(MAX_BACKOFF);
+    }
+
+    /// A session that had been started was no good, like `before` others before it: that they got ready
+    /// was no success.
+    pub(crate) fn brought_a_dud(&mut self, before: u32, now: Moment) {
+        self.failures = self.failures.max(before);
+        self.batch_failed(now);
     }
 
     /// Batches that failed whole since the last success.

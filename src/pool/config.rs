@@ -269,7 +269,7 @@ impl PoolConfig {
         }
         if self.min_idle > self.max_sessions {
             let reason = format!(
-                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle",
+                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle (its default is 2)",
                 self.min_idle, self.max_sessions
             );
             return Err(Error::config("min_idle", reason));
@@ -301,6 +301,16 @@ impl PoolConfig {
         }
         if self.reclaim_leaks && self.leak_after.is_none() {
             return Err(Error::config("reclaim_leaks", "it needs leak_after to tell what a leak is"));
+        }
+        let sizes = [
+            ("max_session_memory", self.max_session_memory),
+            ("idle_memory_budget", self.idle_memory_budget),
+        ];
+        if let Some((option, _)) = sizes.iter().find(|(_, bytes)| *bytes == Some(0)) {
+            return Err(Error::config(
+                option,
+                "it is zero, so sessions would never be kept; None means no limit",
+            ));
         }
         let times = [
             ("ping_interval", self.ping_interval),
@@ -377,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
-        let cases: [(PoolConfig, &str); 10] = [
+        let cases: [(PoolConfig, &str); 12] = [
             (config().max_sessions(0), "max_sessions"),
             (config().min_idle(11), "min_idle"),
             (config().max_concurrent_starts(0), "max_concurrent_starts"),
@@ -387,6 +397,8 @@ mod tests {
             (config().tenant_quota("alice", Quota::new().weight(0)), "tenant_quota"),
             (config().tenant_quota("x".repeat(257), Quota::new()), "tenant_quota"),
             (config().max_lifetime(Duration::ZERO), "max_lifetime"),
+            (config().max_session_memory(0), "max_session_memory"),
+            (config().idle_memory_budget(0), "idle_memory_budget"),
             (config().start_timeout(Duration::ZERO), "start_timeout"),
         ];
         for (config, name) in cases {

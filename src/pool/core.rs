@@ -22,7 +22,7 @@ use super::monitor::Monitor;
 use super::recorder::Recorder;
 use super::runners::Jobs;
 use super::spawner;
-use super::state::{Bounds, Departure, Effects, Lease, Removal, Resource, SlotId, State};
+use super::state::{Bounds, Departure, Effects, Lease, Opened, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
 use super::template::Source;
 use crate::background::Background;
@@ -214,6 +214,9 @@ impl Core {
     #[cold]
     pub(super) fn carry_out(self: &Arc<Core>, mut fx: Fx) {
         self.gate.wake(&mut fx);
+        if let Some(Opened { failures, retry_in, cause }) = fx.opened {
+            self.emit(PoolEvent::BreakerOpened { failures, retry_in, cause: cause.to_string() });
+        }
         if fx.starts {
             spawner::call(self);
         }
@@ -418,14 +421,7 @@ impl Core {
     /// The user's check refused a session: it is replaced.
     pub(super) fn refuse(self: &Arc<Core>, slot: SlotId, session: Box<Pooled>) {
         let now = self.clock().now();
-        let opened = self.with(|state, fx| {
-            let opened = state.refuse(Lease { slot, session }, now, fx);
-            opened.then(|| state.breaker(now))
-        });
-        if let Some((_, failures, retry_in)) = opened {
-            let (retry_in, cause) = (retry_in.unwrap_or_default(), Error::Unfit { refused: 1 }.to_string());
-            self.emit(PoolEvent::BreakerOpened { failures, retry_in, cause });
-        }
+        self.with(|state, fx| state.refuse(Lease { slot, session }, now, fx));
     }
 
     /// Has the monitor listen to a session that nobody has in hand.

@@ -91,7 +91,8 @@ pub enum PoolEvent {
         #[serde(serialize_with = "seconds")]
         time: Duration,
     },
-    /// A batch of starts failed whole: no start before the back-off has passed.
+    /// A batch of starts failed whole, or what starts bring is no good: no start before the back-off has
+    /// passed.
     #[non_exhaustive]
     BreakerOpened {
         /// Such batches one after the other.

@@ -12,6 +12,8 @@ use crate::histogram::seconds;
 
 /// Waiters that are explained: the lock is held for them.
 pub(super) const MOST_ROWS: usize = 1_000;
+/// Waiters that stand in the text; all rows are in the value.
+const SHOWN: usize = 20;
 /// Callers that found nothing idle, as many of the last ones as a pool remembers.
 const REMEMBERED: usize = 32;
 
@@ -217,7 +219,7 @@ impl fmt::Display for Explanation {
         if self.waiters.is_empty() {
             writeln!(f, "nobody waits")?;
         }
-        for waiter in &self.waiters {
+        for waiter in self.waiters.iter().take(SHOWN) {
             let (waited, ahead) = (waiter.waited.as_secs_f64(), waiter.ahead);
             write!(f, "waits for {waited:.3} s with {ahead} ahead: {}", waiter.reason.label())?;
             let names = [("tenant", &waiter.tenant), ("label", &waiter.label)];
@@ -232,6 +234,11 @@ impl fmt::Display for Explanation {
             }
             writeln!(f)?;
         }
+        match self.waiters.len() {
+            0..=SHOWN => {}
+            MOST_ROWS.. => writeln!(f, "and {} or more behind them", MOST_ROWS - SHOWN)?,
+            more => writeln!(f, "and {} behind them", more - SHOWN)?,
+        }
         for MissCount { reason, count } in &self.misses {
             writeln!(f, "{count} found nothing idle, {reason}: {}", reason.remedy())?;
         }
@@ -242,6 +249,27 @@ impl fmt::Display for Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_queue_is_a_few_lines_for_a_person() {
+        let lines = |waiting: usize| {
+            let row = |ahead| WaiterRow {
+                waited: Duration::from_secs(1),
+                ahead,
+                tenant: None,
+                label: None,
+                priority: 0,
+                job: true,
+                reason: WaitReason::AtMaxSessions,
+            };
+            let waiters = (0..waiting).map(row).collect();
+            let text = Explanation::new(waiters, &[0; MissReason::ALL.len()], Vec::new(), None).to_string();
+            (text.lines().count(), text.lines().last().unwrap().to_owned())
+        };
+        assert_eq!(lines(20), (20, "waits for 1.000 s with 19 ahead: at_max_sessions, a job".to_owned()));
+        assert_eq!(lines(23), (21, "and 3 behind them".to_owned()));
+        assert_eq!(lines(1_000), (21, "and 980 or more behind them".to_owned()));
+    }
 
     #[test]
     fn the_most_frequent_reason_comes_first_with_its_remedy() {

@@ -147,9 +147,13 @@ impl Shared {
         }
     }
 
-    /// The work, unless the job has been cancelled.
+    /// The work, unless the job has been cancelled, or is about to hear of it: a token that fires tells
+    /// its jobs one after the other.
     pub(super) fn begin(&self) -> Option<Request<'static>> {
         let mut state = self.state.lock();
+        if state.registrations.iter().any(Registration::has_fired) {
+            return None;
+        }
         match mem::replace(&mut state.phase, Phase::Running) {
             Phase::Queued(request) => Some(*request),
             other => {

@@ -125,7 +125,9 @@ pub struct PoolMetrics {
     /// Dead or unusable sessions that were removed and for which a new one was ordered, and sessions that
     /// got a new process in their place because they could not be reset in front of a request.
     pub sessions_restarted: u64,
-    /// Starts that failed.
+    /// Starts that failed. A session that got ready and was no good counts as one from the third in a row on:
+    /// the [check before use](crate::PoolConfig::validate_with()) refused it, or it ended within ten seconds
+    /// before anybody used it.
     pub start_failures: u64,
     /// Gauge: sessions that wait to be acquired.
     pub idle_sessions: usize,
@@ -139,7 +141,8 @@ pub struct PoolMetrics {
     pub active_sessions_max: usize,
     /// The most callers that waited at the same time.
     pub waiting_max: usize,
-    /// Times that the breaker opened: batches of starts that failed whole.
+    /// Times that the breaker opened: batches of starts that failed whole, and sessions that were no good as
+    /// [`start_failures`](PoolMetrics::start_failures) has it.
     pub breaker_opened: u64,
     /// Times that sessions began to be missing: fewer on hand or on the way than the watermark
     /// and the waiters want, when a moment before there were enough.
@@ -226,7 +229,8 @@ pub struct PoolInfo {
 pub struct BreakerInfo {
     /// Whether sessions are being started.
     pub state: BreakerState,
-    /// Batches of starts that failed whole since the last success.
+    /// Batches of starts that failed whole since the last success; more if the sessions that earlier ones
+    /// brought were no good.
     pub failures: u32,
     /// When the next attempt may begin, in seconds from now.
     #[serde(serialize_with = "maybe_seconds")]
@@ -311,8 +315,9 @@ pub struct MemoryInfo {
     /// Resident memory of all sessions that are ready or in use, now. What several processes share
     /// counts for each.
     pub resident: u64,
-    /// What all sessions held when they were last looked at, pages that are shared counted in parts.
-    /// Zero unless there is a budget: see [`max_session_memory`](crate::PoolConfig::max_session_memory).
+    /// What all sessions held when they were last looked at, pages that are shared counted in parts: after
+    /// their start and with each [`health_check_interval`](crate::PoolConfig::health_check_interval), more
+    /// often with a [budget](crate::PoolConfig::max_session_memory).
     pub weighed: u64,
     /// Of that: the idle sessions.
     pub weighed_idle: u64,

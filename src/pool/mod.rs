@@ -150,6 +150,8 @@ impl SessionPool {
     /// # Errors
     /// [`Error::Closed`]; [`Error::StartFailing`] when no session is alive and none can be started;
     /// [`Error::TooManyWaiters`]; [`Error::NestedAcquire`] if the pool refuses that.
+    #[doc(alias = "get")]
+    #[doc(alias = "checkout")]
     #[track_caller]
     pub fn acquire(&self) -> Result<PooledSession> {
         self.core().acquire(Patience::Forever, None, None)
@@ -169,6 +171,7 @@ impl SessionPool {
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] if none is idle; [`Error::Closed`], [`Error::StartFailing`].
+    #[doc(alias = "try_get")]
     #[track_caller]
     pub fn try_acquire(&self) -> Result<PooledSession> {
         self.acquire_timeout(Duration::ZERO)
@@ -256,6 +259,7 @@ impl SessionPool {
             ahead: 0,
             last_start_error,
             paused: false,
+            max_leases: None,
         })
     }
 
@@ -274,6 +278,8 @@ impl SessionPool {
 
     /// Everything worth knowing about the pool at this moment. Holds the pool's lock for about a
     /// microsecond per session; without it, asks the kernel for the memory of each (30 µs).
+    #[doc(alias = "status")]
+    #[doc(alias = "state")]
     pub fn info(&self) -> PoolInfo {
         info::of(self.core())
     }
@@ -327,6 +333,11 @@ impl SessionPool {
     /// job) it returns after the deadline without waiting for the end.
     pub fn shutdown(&self, deadline: Duration) {
         self.core().shutdown(self.core().clock().after(deadline));
+    }
+
+    /// [`shutdown`](SessionPool::shutdown) by its name in the Python ancestor.
+    pub fn stop(&self, deadline: Duration) {
+        self.shutdown(deadline);
     }
 
     /// Ends the pool at once: kills every session, those in use too.

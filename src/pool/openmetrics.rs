@@ -182,6 +182,8 @@ fn acquires(text: &mut PoolText, pools: &[PoolInfo]) {
     text.gauges("remuda_pool_queued_jobs", "Jobs that wait for a session.", pools, |pool| pool.counts.jobs);
     let most = |pool: &PoolInfo| pool.metrics.waiting_max;
     text.gauges("remuda_pool_waiters_max", "The most callers that waited at the same time.", pools, most);
+    let help = "Calls that were about to wait while their thread held a session already.";
+    text.counters("remuda_pool_nested_acquires", help, pools, |pool| pool.metrics.nested_acquires);
     let help = "Callers that found nothing idle, by the reason.";
     let mut family = text.family(Kind::Counter, "remuda_pool_misses", help);
     for pool in pools {

@@ -32,7 +32,8 @@ impl SessionPool {
     /// [Pauses](SessionPool::pause) the pool and waits until nobody holds a session any more, at most
     /// `timeout`. Returns whether that came true; the pool stays paused either way.
     ///
-    /// Who is asked to hurry is up to you: the pool ends no lease by itself.
+    /// Who is asked to hurry is up to you: the pool ends no lease by itself. A job gives its session back
+    /// before it is done, so [`Job::wait`](crate::Job::wait) may take a moment longer.
     ///
     /// # Errors
     /// [`Error::Closed`] if the pool is or gets closed.

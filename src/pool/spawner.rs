@@ -105,12 +105,12 @@ impl Reservation<'_> {
                     core.tallies.warmed_up(session.warm_report());
                 }
                 self.tell_of(&handle, time);
-                let was_failing = core.with(|state, fx| {
+                let closed = core.with(|state, fx| {
                     let was_failing = state.breaker(now).1 > 0;
                     state.started(slot, session, handle, now, fx);
-                    was_failing
+                    was_failing && state.breaker(now).1 == 0
                 });
-                if was_failing {
+                if closed {
                     core.emit(PoolEvent::BreakerClosed);
                 }
             }

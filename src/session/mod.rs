@@ -335,7 +335,8 @@ impl Session {
         let mut post_mortem = self.post_mortem_now(stderr_tail, running);
         post_mortem.exit = exit;
         post_mortem.cause = self.process().cause();
-        log::info!(session = self.id.0, pid = post_mortem.pid; "session died: {}", post_mortem.exit);
+        let exit = post_mortem.exit.to_string();
+        log::info!(session = self.id.0, pid = post_mortem.pid, exit = exit.as_str(); "session died");
         self.post_mortem = Some(Box::new(post_mortem));
     }
 

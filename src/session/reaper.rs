@@ -164,7 +164,8 @@ impl Shared {
         let post_mortem =
             PostMortem { exit, cause, peak_memory: ward.process.peak_seen(), ..ward.post_mortem };
         drop(ward.transport);
-        log::debug!(session = post_mortem.session.0, pid = post_mortem.pid; "worker gone: {}", post_mortem.exit);
+        let exit = post_mortem.exit.to_string();
+        log::debug!(session = post_mortem.session.0, pid = post_mortem.pid, exit = exit.as_str(); "worker gone");
         let farewell = Farewell { post_mortem, gone: ward.gone };
         let Some(scratch) = ward.scratch.filter(Scratch::is_large) else {
             farewell.tell();

@@ -120,7 +120,7 @@ pub(crate) fn start_as(
         session.asks.set_waker(Arc::clone(worker.transport.waker()));
     }
     let milliseconds = Moment::now().saturating_since(started).as_secs_f64() * 1e3;
-    log::debug!(session = id.0, pid = session.pid(); "session started in {milliseconds:.1} ms");
+    log::debug!(session = id.0, pid = session.pid(), elapsed_ms = milliseconds; "session started");
     Ok(session)
 }
 

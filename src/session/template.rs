@@ -65,7 +65,8 @@ pub struct TemplateInfo {
     pub forked: u64,
     /// Sessions that were started cold instead.
     pub cold_starts: u64,
-    /// How often its process became ready: more than once if it has died.
+    /// How often its process became ready: more than once if it has died, or was started anew by
+    /// [`recycle_all`](crate::SessionPool::recycle_all).
     pub starts: u64,
     /// Why sessions start cold, if they do now; else why the last one did.
     pub why_not: Option<String>,

@@ -79,7 +79,7 @@ impl Session {
                     });
                 }
                 Err(error) if config.ignore_warmup_errors => {
-                    log::warn!(session = self.id.0; "the warm-up code failed with {}", error.kind);
+                    log::warn!(session = self.id.0, kind = error.kind.as_str(); "the warm-up code failed");
                     self.warm.code_error = Some(error);
                 }
                 Err(error) => return Err(warm_up_error("warmup_code", error)),
@@ -122,12 +122,18 @@ impl Session {
             let time = Duration::try_from_secs_f64(import.milliseconds / 1e3).unwrap_or_default();
             let ImportReport { module, error, bytes, .. } = import;
             match &error {
-                None => log::debug!(session = self.id.0; "warm import of {module} took {time:.1?}"),
+                None => {
+                    let milliseconds = time.as_secs_f64() * 1e3;
+                    log::debug!(session = self.id.0, module = module.as_str(), elapsed_ms = milliseconds; "warm import done");
+                }
                 Some(error) if self.config.require_warm_imports => {
                     let what = format!("import of {module}");
                     return Err(Error::WarmUp { what, message: error.clone(), traceback: String::new() });
                 }
-                Some(error) => log::warn!(session = self.id.0; "warm import of {module} failed: {error}"),
+                Some(error) => {
+                    let (module, error) = (module.as_str(), error.as_str());
+                    log::warn!(session = self.id.0, module, error; "a warm import failed");
+                }
             }
             self.warm.imports.push(WarmImport { module, time, memory: bytes, error });
         }

@@ -73,7 +73,7 @@ native! {
                 let error = run.error.unwrap();
                 assert_eq!((error.kind.as_str(), error.message.as_str()), ("panic", "no way on"), "{way}");
                 assert!(error.traceback.contains("native_test_worker.rs:"), "{}", error.traceback);
-                assert!(error.traceback.contains("serve"), "no backtrace: {}", error.traceback);
+                assert!(error.traceback.contains("main"), "no backtrace: {}", error.traceback);
                 let run = session.execute(Call::new("panic_late")).unwrap();
                 assert!(run.error.unwrap().message.contains("out of bounds"));
                 assert_eq!(run.stdout, "before it\n");

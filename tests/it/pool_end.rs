@@ -30,7 +30,7 @@ isolated! {
         assert!(matches!(pool.submit("1").wait(), Err(Error::Closed)));
         assert_eq!(pool.info().counts.total, 0);
         assert!(!pool.is_open());
-        pool.shutdown(Duration::ZERO);
+        pool.stop(Duration::ZERO);
         pool.terminate();
     }
 }

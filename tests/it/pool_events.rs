@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::kv::{Error as KvError, Key, Value, VisitSource};
 use remuda::{Error, PoolConfig, PoolEvent, Removal, Reuse, StartCause, StartWay};
 
-use crate::support::{GENEROUS, ScratchDir, isolated, poll, pool};
+use crate::support::{GENEROUS, ScratchDir, isolated, poll, pool, python};
 
 /// What a listener heard, in order.
 type Heard = Arc<Mutex<Vec<PoolEvent>>>;
@@ -234,11 +234,12 @@ struct Line {
     keys: BTreeMap<String, String>,
 }
 
-struct Log(Mutex<Vec<Line>>);
+/// What is said under one target.
+struct Log(&'static str, Mutex<Vec<Line>>);
 
 impl log::Log for Log {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target() == "remuda::pool"
+        metadata.target().starts_with(self.0)
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -255,34 +256,51 @@ impl log::Log for Log {
         let mut keys = Keys(BTreeMap::new());
         record.key_values().visit(&mut keys).unwrap();
         let line = Line { level: record.level(), message: record.args().to_string(), keys: keys.0 };
-        self.0.lock().unwrap().push(line);
+        self.1.lock().unwrap().push(line);
     }
 
     fn flush(&self) {}
 }
 
 impl Log {
-    fn install() -> &'static Log {
-        let log: &'static Log = Box::leak(Box::new(Log(Mutex::default())));
+    fn install(target: &'static str) -> &'static Log {
+        let log: &'static Log = Box::leak(Box::new(Log(target, Mutex::default())));
         log::set_logger(log).unwrap();
         log::set_max_level(log::LevelFilter::Debug);
         log
     }
 
     fn lines(&self, message: &str) -> Vec<Line> {
-        self.0.lock().unwrap().iter().filter(|line| line.message == message).cloned().collect()
+        self.1.lock().unwrap().iter().filter(|line| line.message == message).cloned().collect()
     }
 
     fn one(&self, message: &str) -> Line {
         let lines = self.lines(message);
-        assert!(!lines.is_empty(), "no line says {message:?}: {:#?}", self.0.lock().unwrap());
+        assert!(!lines.is_empty(), "no line says {message:?}: {:#?}", self.1.lock().unwrap());
         lines[0].clone()
     }
 }
 
 isolated! {
+    fn what_sessions_log_has_constant_messages_and_key_values_too() {
+        let log = Log::install("remuda::session");
+        let mut session = python().warm_import("no_such_module").start().unwrap();
+        let (id, pid) = (session.id().to_string(), session.pid().to_string());
+        let failed = log.one("a warm import failed");
+        assert_eq!(failed.level, log::Level::Warn);
+        assert_eq!([&failed.keys["session"], &failed.keys["module"]], [&id, "no_such_module"]);
+        assert!(failed.keys["error"].contains("ModuleNotFoundError"), "{failed:?}");
+        let started = log.one("session started");
+        assert!(started.keys["elapsed_ms"].parse::<f64>().unwrap() > 0.0);
+        session.execute("import os; os._exit(3)").unwrap();
+        let died = log.one("session died");
+        assert_eq!([&died.keys["session"], &died.keys["pid"], &died.keys["exit"]], [&id, &pid, "exit code 3"]);
+    }
+}
+
+isolated! {
     fn log_lines_have_constant_messages_and_key_values() {
-        let log = Log::install();
+        let log = Log::install("remuda::pool");
         let pool = pool().name("scores").min_idle(1).max_sessions(3).recycle_after_executions(2);
         let pool = pool.session_timeout(Duration::from_millis(1)).start().unwrap();
         // Warm-up and creation.
@@ -323,14 +341,14 @@ isolated! {
         );
         pool.shutdown(GENEROUS);
         assert_eq!(log.one("pool closed").keys["pool"], "scores");
-        let lines = log.0.lock().unwrap();
+        let lines = log.1.lock().unwrap();
         assert!(lines.iter().all(|line| line.keys["pool"] == "scores"), "{lines:#?}");
     }
 }
 
 isolated! {
     fn failing_starts_warn_once_and_not_at_every_attempt() {
-        let log = Log::install();
+        let log = Log::install("remuda::pool");
         let pool = pool().min_idle(1).pre_warm_on_start(false).warmup_code("raise RuntimeError('broken')");
         let pool = pool.start().unwrap();
         assert!(pool.ensure_min_sessions().is_err());

@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use remuda::testing::{FakeWorker, Fault, FaultPlan, ManualClock};
-use remuda::{BreakerState, CancelToken, Cause, Error, Exit, Outcome, Request, Reuse, Runtime, SessionPool};
+use remuda::{
+    BreakerState, CancelToken, Cause, Error, Exit, Outcome, PoolEvent, Request, Reuse, Runtime, SessionPool,
+};
 
 use crate::hostile_worker;
 use crate::support::{GENEROUS, is_running, isolated, poll, pool, scripted};
@@ -80,6 +82,29 @@ isolated! {
         assert!(info.breaker.last_error.unwrap().contains("ZeroDivisionError"));
         assert!(matches!(pool.ensure_min_sessions(), Err(Error::StartFailing { .. })));
         assert!(matches!(pool.try_acquire(), Err(Error::StartFailing { .. } | Error::AcquireTimeout { .. })));
+    }
+}
+
+isolated! {
+    fn workers_that_end_soon_after_they_are_ready_are_few_and_told() {
+        // Each start goes well: the pool replaced them without end, some twenty a second.
+        let (tell, told) = std::sync::mpsc::channel();
+        let runtime = hostile_worker::runtime("ready()\ntime.sleep(0.01)");
+        let pool = SessionPool::builder(runtime).min_idle(2).max_sessions(4).pre_warm_on_start(false);
+        let pool = pool.listener(move |event| {
+            if let PoolEvent::BreakerOpened { failures, cause, .. } = event {
+                tell.send((*failures, cause.clone())).unwrap();
+            }
+        });
+        let pool = pool.start().unwrap();
+        let _ = pool.ensure_min_sessions();
+        for failures in 1..=2 {
+            let (told, cause) = told.recv_timeout(GENEROUS).expect("the breaker opens");
+            assert!(told == failures && cause.contains("ended unused"), "{told}: {cause}");
+        }
+        let metrics = pool.metrics();
+        assert!(metrics.sessions_created <= 12 && metrics.start_failures >= 2, "{metrics:?}");
+        assert!(pool.info().breaker.last_error.unwrap().contains("sessions in a row"));
     }
 }
 

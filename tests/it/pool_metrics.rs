@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use remuda::PoolInfo;
 
 use crate::metrics_text::{names_only_what_there_is, parse};
-use crate::support::{isolated, pool};
+use crate::support::{installed, isolated, pool};
 
 fn info() -> PoolInfo {
     let pool = pool().name("a \"name\"\\ of\nthree").min_idle(1).max_sessions(2).warm_import("json");
@@ -80,6 +81,19 @@ isolated! {
         assert!(families.contains_key("remuda_pool_memory_limit_bytes"));
         for page in ["guide/metrics.md", "guide/sizing.md", "alerts/remuda-pool.rules.yml"] {
             names_only_what_there_is(&root.join(page), &["remuda_pool_", "remuda_exec"], &families);
+        }
+    }
+}
+
+isolated! {
+    fn the_alert_rules_are_what_prometheus_reads() {
+        if !installed("promtool") {
+            return;
+        }
+        for rules in ["remuda-pool.rules.yml", "remuda-tracker.rules.yml"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts").join(rules);
+            let output = Command::new("promtool").args(["check", "rules"]).arg(path).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
     }
 }

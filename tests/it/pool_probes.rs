@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use remuda::testing::{FakeWorker, Fault, FaultPlan, Hold};
+use remuda::testing::{FakeWorker, Fault, FaultPlan, Hold, ManualClock};
 use remuda::{Error, PoolConfig, Reuse, SessionPool};
 
 use crate::hostile_worker;
@@ -42,9 +42,16 @@ isolated! {
     fn a_start_that_is_later_than_its_caller_is_kept_for_the_next() {
         let starts = Hold::new();
         let fake = FakeWorker::new().hold_starts(&starts);
-        let pool = pool(&fake).pre_warm_on_start(false).start().unwrap();
-        assert!(matches!(pool.acquire_timeout(Duration::from_millis(10)), Err(Error::AcquireTimeout { .. })));
-        starts.await_held(1);
+        let clock = ManualClock::new();
+        let pool = pool(&fake).clock(&clock).pre_warm_on_start(false).start().unwrap();
+        let second = Duration::from_secs(1);
+        std::thread::scope(|threads| {
+            let caller = threads.spawn(|| pool.acquire_timeout(second).map(drop));
+            // A start that nobody waits for any more would not begin.
+            starts.await_held(1);
+            clock.advance(second);
+            assert!(matches!(caller.join().unwrap(), Err(Error::AcquireTimeout { .. })));
+        });
         starts.release();
         poll(|| pool.info().counts.idle == 1, || format!("{:?}", pool.info()));
         drop(pool.try_acquire().unwrap());

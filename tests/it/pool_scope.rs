@@ -5,11 +5,12 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use remuda::testing::{FakeReply, FakeWorker, Hold};
 use remuda::{
     Call, CancelToken, Error, Job, Outcome, Request, Runtime, SessionPool, SharedPool, as_completed,
 };
 
-use crate::support::{GENEROUS, isolated, poll, pool};
+use crate::support::{GENEROUS, isolated, poll, pool, scripted};
 
 /// A request that reports when it runs, and then runs until it is stopped.
 fn endless(running: &mpsc::Sender<()>) -> Request<'static> {
@@ -77,6 +78,46 @@ isolated! {
         assert!(pool.is_open());
         other_token.cancel();
         assert!(matches!(theirs.wait().unwrap().outcome, Outcome::Cancelled { .. }));
+    }
+}
+
+/// Runs a function when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+isolated! {
+    fn a_queued_job_whose_turn_comes_while_its_scope_is_being_cancelled_does_not_begin() {
+        let busy = Hold::new();
+        let fake = FakeWorker::new()
+            .reply("busy", FakeReply::none().hold(&busy))
+            .otherwise(|_| FakeReply::none());
+        let pool = scripted(&fake).min_idle(1).max_sessions(1).start().unwrap();
+        let holder = pool.submit("busy");
+        busy.await_held(1);
+        let token = CancelToken::new();
+        let scope = pool.scope(&token);
+        // The first job of the scope is told first. The end of its callback holds the cancel up there,
+        // until the session has come to whoever is behind the second one.
+        let asked = fake.clone();
+        let first_is_told = OnDrop(move || {
+            busy.release();
+            poll(|| asked.asked().contains(&"behind".to_owned()), || format!("{:?}", asked.asked()));
+        });
+        let first = scope.submit(Request::code("first").on_output(move |_, _| {
+            let _ = &first_is_told;
+        }));
+        let second = scope.submit("second");
+        let behind = pool.submit("behind");
+        token.cancel();
+        assert!(matches!(first.wait(), Err(Error::Cancelled)));
+        assert!(matches!(second.wait(), Err(Error::Cancelled)));
+        assert!(holder.wait().unwrap().is_completed() && behind.wait().unwrap().is_completed());
+        assert_eq!(fake.asked(), ["busy", "behind"], "no session was touched");
     }
 }
 

@@ -1,6 +1,6 @@
-//! Everything at once: a thousand threads on eight sessions while workers die, stop and are replaced, and
-//! the pool is resized, paused and short of what the system gives. Afterwards the counts add up and nothing
-//! is left.
+//! Everything at once: a thousand threads on eight sessions, or a hundred on ten behind bad links, while
+//! workers die, stop and are replaced, and the pool is resized, paused and short of what the system gives.
+//! Afterwards the counts add up and nothing is left.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use remuda::{CancelToken, Error, Outcome, PoolConfig, Request, Reuse, SessionPool};
+use remuda::{CancelToken, Error, Outcome, PoolConfig, Removal, Request, Reuse, Runtime, SessionPool};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
-use crate::support::{GENEROUS, isolated, poll, pool};
+use crate::support::{GENEROUS, ScratchDir, isolated, poll, pool};
 
 /// A small generator, so that a run can be repeated (threads still take turns as they like).
 struct Dice(u64);
@@ -36,6 +36,9 @@ impl Dice {
     }
 }
 
+/// The ends of a call.
+const ENDS: [&str; 4] = ["served", "timed out", "cancelled", "refused"];
+
 /// How calls ended, by name.
 #[derive(Default)]
 struct Tally(Mutex<BTreeMap<&'static str, u64>>);
@@ -51,8 +54,9 @@ impl Tally {
     }
 }
 
-/// One call of one user: a lease in some way, some work with it, and some way to end it.
-fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
+/// One call of one user: a lease in some way, some work with it, and some way to end it. Returns whether
+/// there was a lease.
+fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) -> bool {
     let token = CancelToken::new();
     let lease = match dice.roll(4) {
         0 => pool.try_acquire(),
@@ -69,12 +73,13 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
     let mut lease = match lease {
         Ok(lease) => lease,
         Err(error) => {
-            return tally.count(match error {
+            tally.count(match error {
                 Error::AcquireTimeout { .. } => "timed out",
                 Error::Cancelled => "cancelled",
                 Error::StartFailing { .. } | Error::TooManyWaiters { .. } => "refused",
                 other => panic!("{other}"),
             });
+            return false;
         }
     };
     tally.count("served");
@@ -82,13 +87,17 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
         0 => Request::code("while True: pass").time_limit(Duration::from_millis(20)),
         1 => Request::code("import os; os._exit(3)"),
         2 => Request::code("raise ValueError('on purpose')"),
-        3 => return lease.discard(),
+        3 => {
+            lease.discard();
+            return true;
+        }
         4 => {
             let ended = catch_unwind(AssertUnwindSafe(move || {
                 let _lease = lease;
                 std::panic::resume_unwind(Box::new("on purpose"));
             }));
-            return assert!(ended.is_err());
+            assert!(ended.is_err());
+            return true;
         }
         _ => Request::code("sum(range(1000))"),
     };
@@ -105,10 +114,11 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) {
         Err(Error::SessionDead { .. } | Error::Protocol { .. } | Error::Cancelled) => {}
         Err(other) => panic!("{other}"),
     }
+    true
 }
 
 /// Kills, stops, resizes, pauses and replaces until it is `over`.
-fn disturb(pool: &SessionPool, dice: &mut Dice, over: &AtomicBool) {
+fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, over: &AtomicBool) {
     while !over.load(Ordering::SeqCst) {
         let rows = pool.info().sessions;
         let victim = rows.get(usize::try_from(dice.roll(16)).unwrap());
@@ -120,8 +130,8 @@ fn disturb(pool: &SessionPool, dice: &mut Dice, over: &AtomicBool) {
         match dice.roll(16) {
             0..=6 => signal(Signal::KILL),
             7 => signal(Signal::STOP),
-            8 | 9 => pool.resize(1, 4 + usize::try_from(dice.roll(3)).unwrap()).unwrap(),
-            10..=12 => pool.resize(2, 8).unwrap(),
+            8 | 9 => pool.resize(1, max / 2 + usize::try_from(dice.roll(3)).unwrap()).unwrap(),
+            10..=12 => pool.resize(2, max).unwrap(),
             13 | 14 => {
                 pool.pause();
                 thread::park_timeout(Duration::from_millis(2));
@@ -129,17 +139,16 @@ fn disturb(pool: &SessionPool, dice: &mut Dice, over: &AtomicBool) {
             }
             _ => drop(pool.recycle_all()),
         }
-        thread::park_timeout(Duration::from_millis(30));
+        thread::park_timeout(pause);
     }
     pool.resume();
-    pool.resize(2, 8).unwrap();
+    pool.resize(2, max).unwrap();
 }
 
-fn stressed(reuse: Reuse) -> PoolConfig {
-    pool()
+fn stressed(runtime: Runtime, max: usize) -> PoolConfig {
+    SessionPool::builder(runtime)
         .min_idle(2)
-        .max_sessions(8)
-        .reuse(reuse)
+        .max_sessions(max)
         .recycle_after_executions(20)
         .max_concurrent_retirements(2)
         // What is stopped is found out by its user's limit, a ping, or the limit of a reset.
@@ -152,8 +161,7 @@ fn stressed(reuse: Reuse) -> PoolConfig {
 }
 
 /// Everything came to rest, the counts add up, and the pool still works.
-fn is_whole(pool: &SessionPool, tally: &Tally, calls: u64) {
-    assert_eq!(tally.of(&["served", "timed out", "cancelled", "refused"]), calls, "each call has one end");
+fn is_whole(pool: &SessionPool, tally: &Tally) {
     let metrics = pool.metrics();
     assert_eq!(metrics.acquisition_success, tally.of(&["served"]));
     assert_eq!(metrics.acquisition_timeouts, tally.of(&["timed out"]));
@@ -180,26 +188,31 @@ fn is_whole(pool: &SessionPool, tally: &Tally, calls: u64) {
         "what was created was removed, or is there"
     );
     assert_eq!(info.removals.iter().map(|row| row.count).sum::<u64>(), info.metrics.sessions_removed);
-    let mut all: Vec<_> = (0..8).map(|_| pool.acquire_timeout(GENEROUS).unwrap()).collect();
+    let mut all: Vec<_> =
+        (0..info.config.max_sessions).map(|_| pool.acquire_timeout(GENEROUS).unwrap()).collect();
     for session in &mut all {
         assert_eq!(session.execute("6 * 7").unwrap().value, 42);
     }
     assert!(matches!(pool.try_acquire(), Err(Error::AcquireTimeout { .. })));
 }
 
-fn storm(reuse: Reuse, seed: u64) {
-    const THREADS: u64 = 1_000;
-    let pool = stressed(reuse).start().unwrap();
+/// So many users at once. With `pause` between two disturbances; each user calls once, or again `until` it
+/// is served.
+fn storm(pool: &SessionPool, users: u64, until_served: bool, pause: Duration, seed: u64) -> Tally {
+    let max = pool.info().config.max_sessions;
     let (tally, over) = (Tally::default(), AtomicBool::new(false));
     thread::scope(|threads| {
-        let disturber = threads.spawn(|| disturb(&pool, &mut Dice::of(seed, 0), &over));
-        let users: Vec<_> = (1..=THREADS)
+        let disturber = threads.spawn(|| disturb(pool, max, pause, &mut Dice::of(seed, 0), &over));
+        let users: Vec<_> = (1..=users)
             .map(|user| {
-                let (pool, tally) = (&pool, &tally);
-                thread::Builder::new()
-                    .stack_size(256 << 10)
-                    .spawn_scoped(threads, move || use_once(pool, &mut Dice::of(seed, user), tally))
-                    .unwrap()
+                let tally = &tally;
+                let calls = move || {
+                    let mut dice = Dice::of(seed, user);
+                    while !use_once(pool, &mut dice, tally) && until_served {
+                        thread::park_timeout(Duration::from_millis(5));
+                    }
+                };
+                thread::Builder::new().stack_size(256 << 10).spawn_scoped(threads, calls).unwrap()
             })
             .collect();
         let ends: Vec<_> = users.into_iter().map(thread::ScopedJoinHandle::join).collect();
@@ -207,19 +220,45 @@ fn storm(reuse: Reuse, seed: u64) {
         disturber.join().unwrap();
         assert!(ends.iter().all(Result::is_ok), "a user failed");
     });
-    is_whole(&pool, &tally, THREADS);
+    tally
+}
+
+/// A thousand threads call once each.
+fn storm_of_a_thousand(reuse: Reuse, seed: u64) {
+    let pool = stressed(Runtime::python("python3"), 8).reuse(reuse).start().unwrap();
+    let tally = storm(&pool, 1_000, false, Duration::from_millis(30), seed);
+    assert_eq!(tally.of(&ENDS), 1_000, "each call has one end");
     assert!(tally.of(&["served"]) > 100, "{:?}", tally.0);
+    is_whole(&pool, &tally);
 }
 
 isolated! {
     fn a_thousand_threads_on_eight_disturbed_sessions_lose_nothing() {
-        storm(Reuse::Reset, 0x9E37_79B9_7F4A_7C15);
+        storm_of_a_thousand(Reuse::Reset, 0x9E37_79B9_7F4A_7C15);
     }
 }
 
 isolated! {
     fn a_thousand_threads_on_eight_disturbed_sessions_that_keep_their_state_lose_nothing() {
-        storm(Reuse::Keep, 0x2545_F491_4F6C_DD1D);
+        storm_of_a_thousand(Reuse::Keep, 0x2545_F491_4F6C_DD1D);
+    }
+}
+
+isolated! {
+    fn a_hundred_tasks_on_ten_disturbed_sessions_behind_slow_links_that_break_are_all_served() {
+        let directory = ScratchDir::new();
+        let bad = directory.path().join("bad");
+        let relay = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/relay.py");
+        let link = ["python3".as_ref(), "-IS".as_ref(), relay.as_ref(), "--bad".as_ref(), bad.as_os_str()];
+        let pool = stressed(Runtime::python("python3").remote(link), 10).start().unwrap();
+        // From here on all links are bad, those that are there and new ones.
+        std::fs::write(&bad, "").unwrap();
+        let tally = storm(&pool, 100, true, Duration::from_millis(100), 0x1234_5678_9ABC_DEF1);
+        assert_eq!(tally.of(&["served"]), 100);
+        let died = pool.info().removals.iter().filter(|row| row.reason == Removal::Dead).map(|row| row.count).sum::<u64>();
+        assert!(died > 0, "{:?}", pool.info().removals);
+        std::fs::remove_file(&bad).unwrap();
+        is_whole(&pool, &tally);
     }
 }
 

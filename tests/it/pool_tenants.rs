@@ -108,8 +108,14 @@ isolated! {
         });
         let full = pool.acquire_as("alice").unwrap();
         match pool.acquire_with(Acquire::new().tenant("alice").timeout(Duration::from_millis(5))) {
-            Err(Error::AcquireTimeout { ahead: 0, .. }) => {}
+            Err(error @ Error::AcquireTimeout { ahead: 0, max_leases: Some(1), .. }) => {
+                assert!(error.to_string().ends_with("the tenant holds 1 session, as many as it may (max_leases)"));
+            }
             other => panic!("{other:?}"),
+        }
+        match pool.acquire_with(Acquire::new().tenant("bob").timeout(Duration::from_millis(5))) {
+            Ok(session) => drop(session),
+            Err(error) => panic!("{error}"),
         }
         drop(full);
     }
@@ -223,6 +229,8 @@ isolated! {
             ));
         }
         assert_eq!(lenient.metrics().nested_acquires, 2);
+        let text = lenient.info().open_metrics();
+        assert!(text.contains("remuda_pool_nested_acquires_total{pool=\"pool\"} 2\n"), "{text}");
         drop(held);
     }
 }

@@ -1,15 +1,22 @@
 """A way to another machine as the tests see it: runs a command with pipes for its three streams and
 copies bytes. No signal and no descriptor passes; the command runs in a session of its own, in another
 directory, with another environment. With `--shell` the one further argument goes to a shell, as with ssh.
+With `--bad FILE` it is a bad link as long as that file is there: slow, a few bytes at a time, and every now
+and then it breaks in the middle of a piece.
 """
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 command = sys.argv[1:]
+bad = None
+if command[0] == "--bad":
+    bad, command = command[1], command[2:]
 if command[0] == "--shell":
     assert len(command) == 2, command
     command = ["sh", "-c", command[1]]
@@ -25,8 +32,21 @@ def copy(source, target):
     # Few bytes at a time: frames arrive in pieces.
     while data := os.read(source, 1000):
         while data:
-            data = data[os.write(target, data):]
+            data = data[os.write(target, trouble(target, data)):]
     os.close(target)
+
+
+def trouble(target, data):
+    """What of the bytes passes at once."""
+    if bad is None or not os.path.exists(bad):
+        return data
+    time.sleep(random.random() / 5000)
+    piece = data[:random.randint(1, len(data)) if len(data) < 1000 else 1000]
+    # In the middle of a frame, but seldom in that of the start, which is long.
+    if len(data) < 1000 and random.random() < 0.01:
+        os.write(target, piece[:len(piece) // 2])
+        os._exit(1)
+    return piece
 
 
 threads = [

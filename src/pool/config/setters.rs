@@ -247,6 +247,7 @@ impl PoolConfig {
     ///
     /// A pool looks by itself whether a process is alive, without a system call; this is for what only
     /// the user knows, and its time is added to each acquire.
+    #[doc(alias = "test_on_check_out")]
     pub fn validate_with(
         mut self,
         hook: impl Fn(&mut Session) -> bool + Send + Sync + 'static,

@@ -258,7 +258,7 @@ impl World {
             }
             if self.gate.sleep(&waiter.decided, &mut inner, deadline) {
                 inner.state.expire(ticket);
-                return Decision::Refused(Refusal::TimedOut { ahead: 0 });
+                return Decision::Refused(Refusal::TimedOut { ahead: 0, max_leases: None });
             }
         }
     }

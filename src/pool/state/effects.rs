@@ -1,6 +1,7 @@
 //! What goes in and out of the state machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Removal, SlotId};
 use crate::error::Error;
@@ -35,12 +36,24 @@ pub(crate) struct Effects<S, W> {
     pub(crate) orphans: Vec<S>,
     /// The error of an earlier start, which a hook of the user's may have made: not dropped under the lock.
     pub(crate) error: Option<Arc<Error>>,
+    /// Sessions were no good and the breaker has opened. Comes with a departure.
+    pub(crate) opened: Option<Opened>,
     /// More starts are wanted than were announced before.
     pub(crate) starts: bool,
     /// A health pass is asked for.
     pub(crate) health: bool,
     /// Somebody waits for counts to change.
     pub(crate) observed: bool,
+}
+
+/// What there is to tell of a breaker that has opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Failures in a row.
+    pub(crate) failures: u32,
+    /// Time until the next start.
+    pub(crate) retry_in: Duration,
+    pub(crate) cause: Arc<Error>,
 }
 
 /// Answer to [`State::take`](super::State::take).
@@ -70,6 +83,7 @@ impl<S, W> Effects<S, W> {
             retire: Vec::new(),
             orphans: Vec::new(),
             error: None,
+            opened: None,
             starts: false,
             health: false,
             observed: false,

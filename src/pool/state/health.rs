@@ -123,6 +123,7 @@ impl<S: Resource, W> State<S, W> {
             self.busy += 1;
             fresh -= usize::from(!aging);
             pass.removed += 1;
+            self.note_dud(index, reason, now, fx);
             self.depart(index, session, reason, self.bounds.restart_if_dead, fx);
         }
         self.idle = kept;

@@ -5,7 +5,7 @@
 //! unlocked (wake waiters, retire sessions, start some). So every interleaving of events is a
 //! sequence of calls, which is what the model test in `tests.rs` plays.
 //!
-//! # Invariants, checked in debug builds after every event
+//! # Invariants, checked in debug builds after every event (of a large pool, after every so many)
 //! 1. `idle + busy + resetting + starting + retiring == total <= max_sessions`; each number is
 //!    that of the slots in this place. (After `max_sessions` was lowered the total may only fall
 //!    until it fits.)
@@ -16,13 +16,15 @@
 //! 5. No live waiter that its tenant's quota would let have a session stands beside an idle one, and
 //!    none waits for something that cannot come: some session is alive or starting, or a start is
 //!    wanted that nothing forbids for good.
-//! 6. At most `max_starts` sessions are starting; only one while the breaker is not closed.
+//! 6. At most `max_starts` sessions are starting; only one begins while the breaker is not closed.
 //! 7. Once closed, nobody waits, nothing is idle and no start is wanted.
 //! 8. Aging sessions (those that leave when their replacements are there) lie at the bottom of the
 //!    idle stack; there are at most `max_retirements` of them, leaving ones included.
 //! 9. Who waits stands in the line of one tenant; a tenant's leases are the busy slots that name it,
 //!    never more than its quota.
 
+mod check;
+mod duds;
 mod effects;
 mod handover;
 mod health;
@@ -48,6 +50,7 @@ mod tests;
 mod view;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -61,7 +64,8 @@ use super::quota::Quota;
 use crate::clock::Moment;
 use crate::error::Error;
 
-pub(crate) use effects::{Departure, Effects, Lease, Look, Take};
+use duds::Duds;
+pub(crate) use effects::{Departure, Effects, Lease, Look, Opened, Take};
 pub(crate) use health::SETTLE;
 pub(crate) use holder::{Claim, Nested, Who};
 #[cfg(test)]
@@ -171,13 +175,15 @@ pub(crate) struct State<S: Resource, W> {
     breaker: Breaker,
     batch: Batch,
     last_start_error: Option<Arc<Error>>,
-    /// Sessions that the user's check refused since one came back from a user.
-    refusals: u32,
+    /// Sessions that were no good, since one came back from a user.
+    duds: Duds,
 
     health_requested: bool,
     roll: Roll,
     counters: Counters,
     misses: Misses,
+    /// What events since the last check of the invariants have earned for the next one.
+    saved_up: Cell<usize>,
 }
 
 #[allow(clippy::inline_always, reason = "measured: acquire and release take half as long again without it")]
@@ -210,11 +216,12 @@ impl<S: Resource, W> State<S, W> {
             breaker: Breaker::new(seed),
             batch: Batch::default(),
             last_start_error: None,
-            refusals: 0,
+            duds: Duds::default(),
             health_requested: false,
             roll: Roll::new(seed.rotate_left(17)),
             counters: Counters::default(),
             misses: Misses::default(),
+            saved_up: Cell::new(0),
         }
     }
 
@@ -293,6 +300,7 @@ impl<S: Resource, W> State<S, W> {
                 self.counters.busy_max = self.counters.busy_max.max(self.busy);
                 return Some(Lease { slot: slot.id, session });
             }
+            self.note_dud(index, Removal::Dead, now, fx);
             self.depart(index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
         }
         None
@@ -302,6 +310,7 @@ impl<S: Resource, W> State<S, W> {
     #[inline(always)]
     pub(crate) fn release(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
         let Some(Lease { slot, session }) = self.current(lease, fx) else { return };
+        self.duds.forget();
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
             self.evaluate(now, fx);
@@ -322,6 +331,7 @@ impl<S: Resource, W> State<S, W> {
     pub(crate) fn resetting(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
         let Some(Lease { slot, session }) = self.current(lease, fx) else { return false };
         let mut look = false;
+        self.duds.forget();
         if let Some(reason) = self.unusable(slot, &session, now) {
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
         } else {
@@ -354,8 +364,9 @@ impl<S: Resource, W> State<S, W> {
             self.counters.sessions_removed_by_health += 1;
         }
         if !of_monitor && reason != Removal::Unfit {
-            self.refusals = 0;
+            self.duds.forget();
         }
+        self.note_dud(lease.slot.index, reason, now, fx);
         self.depart(lease.slot.index, lease.session, reason, replace, fx);
         self.request_health(fx);
         self.evaluate(now, fx);
@@ -377,7 +388,6 @@ impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back cannot be used again, if so. Notes what it has executed.
     fn unusable(&mut self, slot: SlotId, session: &S, now: Moment) -> Option<Removal> {
         let executions = session.executions();
-        self.refusals = 0;
         let entry = &mut self.slots[slot.index as usize];
         debug_assert_eq!(entry.id, slot, "a lease fits its slot");
         entry.executions = executions;
@@ -503,12 +513,5 @@ impl<S: Resource, W> State<S, W> {
 
     fn total(&self) -> usize {
         self.idle.len() + self.busy + self.resetting + self.starting + self.retiring
-    }
-
-    #[inline]
-    fn check(&self) {
-        if cfg!(debug_assertions) {
-            self.check_invariants();
-        }
     }
 }

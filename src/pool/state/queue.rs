@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
     TimedOut {
         /// How many of its tenant stood in front of it.
         ahead: usize,
+        /// The limit that its tenant was at.
+        max_leases: Option<usize>,
     },
     Cancelled,
     Closed,
@@ -132,7 +134,7 @@ impl<S: Resource, W> State<S, W> {
         }
         self.misses.note(self.miss_reason(claim, now), now);
         self.tenants.gave_up(claim.tenant());
-        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim, COUNT_AHEAD) };
+        let refusal = Refusal::TimedOut { ahead: self.tenants.queued(claim, COUNT_AHEAD), max_leases: None };
         self.counters.refused(&refusal);
         refusal
     }
@@ -240,8 +242,9 @@ impl<S: Resource, W> State<S, W> {
     /// A waiter leaves because its time is over. It wakes by itself.
     fn time_out(&mut self, ticket: Ticket) {
         if let Some(Waiter { claim, .. }) = self.remove(ticket) {
+            let max_leases = self.tenants.lease_limit(claim.tenant());
             let ahead = self.tenants.timed_out(&claim, ticket, COUNT_AHEAD);
-            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead }));
+            self.decided.insert(ticket, Decision::Refused(Refusal::TimedOut { ahead, max_leases }));
         }
     }
 

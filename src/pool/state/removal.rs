@@ -1,5 +1,7 @@
 //! The closed list of reasons why a session leaves.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// Why a session leaves the pool.
@@ -101,5 +103,11 @@ impl Removal {
                 | Removal::Unfit
                 | Removal::Reclaimed
         )
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
     }
 }

@@ -9,14 +9,9 @@
 //! aging session leaves first, as soon as nobody holds it. While starts fail it stays.
 
 use std::mem;
-use std::sync::Arc;
 
-use super::{Effects, Lease, Place, Removal, Resource, State};
+use super::{Effects, Place, Removal, Resource, State};
 use crate::clock::Moment;
-use crate::error::Error;
-
-/// Refusals one after the other from which on each counts as a failed start.
-const MANY_REFUSALS: u32 = 3;
 
 impl<S: Resource, W> State<S, W> {
     /// Why a session that comes back leaves although it is alive, if it does. Begins to age it if it
@@ -113,22 +108,6 @@ impl<S: Resource, W> State<S, W> {
         self.aging_idle -= usize::from(slot.aging.is_some());
         self.busy += 1;
         self.depart(index, session, reason, false, fx);
-    }
-
-    /// The user's check refused a session that was just taken. Many such without a session that came
-    /// back from a user count as failed starts: a check that is never content would have processes
-    /// started without end. Returns whether this one did.
-    pub(crate) fn refuse(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) -> bool {
-        self.refusals += 1;
-        let too_many = self.refusals >= MANY_REFUSALS;
-        if too_many {
-            self.counters.start_failures += 1;
-            fx.error = self.last_start_error.replace(Arc::new(Error::Unfit { refused: 1 }));
-            self.breaker.batch_failed(now);
-            self.counters.breaker_opened += 1;
-        }
-        self.discard(lease, Removal::Unfit, self.bounds.restart_if_dead, now, fx);
-        too_many
     }
 
     /// Sessions that hold a place and are not leaving.

@@ -327,7 +327,7 @@ fn a_check_that_is_never_content_backs_off() {
         model.collect();
         if !model.leases.is_empty() {
             let lease = model.leases.remove(0);
-            model.with(|state, now, fx| _ = state.refuse(lease, now, fx));
+            model.with(|state, now, fx| state.refuse(lease, now, fx));
         }
         while !model.departing.is_empty() {
             model.retired(0);
@@ -436,7 +436,7 @@ fn sessions_that_come_back_to_be_thrown_away_count_as_used_ones_between_refusals
             model.acquire(None);
             model.with_lease(0, |state, lease, now, fx| {
                 if refused {
-                    _ = state.refuse(lease, now, fx);
+                    state.refuse(lease, now, fx);
                 } else {
                     state.discard(lease, Removal::Fresh, true, now, fx);
                 }
@@ -476,7 +476,7 @@ fn a_breaker_that_refusals_open_is_counted() {
     let mut model = warm(Bounds { max_sessions: 1, ..bounds() }, 1);
     for _ in 0..3 {
         model.acquire(None);
-        model.with_lease(0, |state, lease, now, fx| _ = state.refuse(lease, now, fx));
+        model.with_lease(0, State::refuse);
         model.retired(0);
         start(&mut model);
     }

@@ -24,6 +24,8 @@ pub(super) struct Slot<S: Resource> {
     /// Since when it was idle when it was taken in hand to be looked at: that is no use.
     pub(super) rested: Option<Moment>,
     pub(super) ready_at: Moment,
+    /// How many sessions had become ready by then.
+    pub(super) born: u64,
     pub(super) leases: u64,
     pub(super) executions: u64,
     /// Executions after which it is recycled, and the moment.

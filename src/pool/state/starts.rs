@@ -105,6 +105,7 @@ impl<S: Resource, W> State<S, W> {
             since: None,
             rested: None,
             ready_at: now,
+            born: 0,
             leases: 0,
             executions: 0,
             budget: u64::MAX,
@@ -158,16 +159,21 @@ impl<S: Resource, W> State<S, W> {
     ) {
         self.starting -= 1;
         self.batch.succeeded = true;
-        self.breaker.succeeded();
+        // One that began before the breaker opened says nothing of what made it open.
+        if self.breaker.state(now) != BreakerState::Open {
+            self.breaker.succeeded();
+        }
         self.counters.sessions_created += 1;
         self.begin_life(slot.index, handle, now);
         let entry = &mut self.slots[slot.index as usize];
         entry.leases = 0;
+        entry.born = self.counters.sessions_created;
         let open = self.phase != Phase::Closed;
         if !open || entry.died || !session.is_alive() {
             let reason = if open { Removal::Dead } else { Removal::Shutdown };
             entry.place = Place::Busy;
             self.busy += 1;
+            self.note_dud(slot.index, reason, now, fx);
             self.depart(slot.index, session, reason, self.bounds.restart_if_dead, fx);
         } else {
             let idle = self.idle.len();

@@ -249,7 +249,7 @@ fn who_tries_once_hears_of_the_quota_and_a_full_queue_refuses_at_once() {
     let refusal = play.state.give_up_at_once(&who(A, 0), play.now);
     assert!(matches!(refusal, Refusal::Quota { limit: 1, kind: QuotaKind::Leases, .. }), "{refusal:?}");
     let refusal = play.state.give_up_at_once(&who(B, 0), play.now);
-    assert!(matches!(refusal, Refusal::TimedOut { ahead: 0 }), "{refusal:?}");
+    assert!(matches!(refusal, Refusal::TimedOut { ahead: 0, max_leases: None }), "{refusal:?}");
     play.ask(A);
     match play.ask_with(A, 0, HOUR) {
         Err(Refusal::Quota { tenant, limit: 1, kind: QuotaKind::Queued }) => assert_eq!(&*tenant, "alice"),
@@ -325,7 +325,7 @@ fn a_cancelled_and_an_expired_waiter_leave_their_line() {
     play.state.expire(tickets[1]);
     assert!(play.state.tenant_rows().is_empty(), "nothing holds the entry");
     let decision = play.state.collect(tickets[1], Duration::ZERO);
-    assert!(matches!(decision, Some(Decision::Refused(Refusal::TimedOut { ahead: 0 }))), "{decision:?}");
+    assert!(matches!(decision, Some(Decision::Refused(Refusal::TimedOut { ahead: 0, .. }))), "{decision:?}");
 }
 
 #[test]

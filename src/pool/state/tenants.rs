@@ -336,6 +336,11 @@ impl Tenants {
         self.callers.line.len() + self.jobs.line.len() + named
     }
 
+    /// Named ones that are remembered.
+    pub(super) fn count(&self) -> usize {
+        self.named.len()
+    }
+
     pub(super) fn rows(&self) -> Vec<TenantRow> {
         let row = |(name, tenant): (&Arc<str>, &Tenant)| TenantRow {
             name: Arc::clone(name),

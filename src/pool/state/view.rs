@@ -1,6 +1,5 @@
-//! What the state machine shows of itself, and the check of its invariants.
+//! What the state machine shows of itself.
 
-use std::mem;
 use std::time::Duration;
 
 use super::{Claim, Phase, Place, Resource, Slot, SlotId, State, TenantRow};
@@ -125,39 +124,5 @@ impl<S: Resource, W> State<S, W> {
             })
         };
         self.slots.iter().filter_map(row).collect()
-    }
-
-    /// Panics if an invariant of the module's head is broken.
-    pub(super) fn check_invariants(&self) {
-        let count = |is: fn(&Place<S>) -> bool| self.slots.iter().filter(|slot| is(&slot.place)).count();
-        assert_eq!(self.idle.len(), count(|place| matches!(place, Place::Idle(_))), "1: idle");
-        assert_eq!(self.busy, count(|place| matches!(place, Place::Busy)), "1: busy");
-        assert_eq!(self.resetting, count(|place| matches!(place, Place::Resetting(_))), "1: resetting");
-        assert_eq!(self.starting, count(|place| matches!(place, Place::Starting)), "1: starting");
-        assert_eq!(self.retiring, count(|place| matches!(place, Place::Retiring)), "1: retiring");
-        assert_eq!(self.free.len(), count(|place| matches!(place, Place::Free)), "2: free");
-        assert!(self.total() <= self.ceiling.max(self.bounds.max_sessions), "1: total");
-        let mut seen = vec![false; self.slots.len()];
-        for index in self.idle.iter().chain(&self.free) {
-            assert!(!mem::replace(&mut seen[*index as usize], true), "2: twice in a list");
-        }
-        for index in &self.idle {
-            assert!(matches!(self.slots[*index as usize].place, Place::Idle(_)), "2: not idle");
-        }
-        assert!(self.waiters.keys().all(|ticket| !self.decided.contains_key(ticket)), "4: decided");
-        assert!(self.starting <= self.bounds.max_starts, "6: starts");
-        assert_eq!(self.tenants.standing(), self.waiters.len(), "9: lines");
-        let holders = self.slots.iter().filter_map(|slot| slot.holder.as_ref());
-        self.tenants.check(|ticket| self.waiters.contains_key(ticket), holders);
-        let held = |slot: &Slot<S>| slot.holder.is_none() || matches!(slot.place, Place::Busy);
-        assert!(self.slots.iter().all(held), "9: holders");
-        let aging = |index: &&u32| self.slots[**index as usize].aging.is_some();
-        assert_eq!(self.aging_idle, self.idle.iter().filter(aging).count(), "8: aging idle");
-        assert!(self.idle.iter().take(self.aging_idle).all(|index| aging(&index)), "8: not at the bottom");
-        assert_eq!(self.aging, self.slots.iter().filter(|slot| slot.aging.is_some()).count(), "8: aging");
-        assert!(self.aging <= self.bounds.max_retirements, "8: too many");
-        if !self.is_open() {
-            assert!(self.waiters.is_empty() && self.idle.is_empty() && self.wanted() == 0, "7: closed");
-        }
     }
 }

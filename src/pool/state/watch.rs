@@ -47,6 +47,7 @@ impl<S: Resource, W> State<S, W> {
     /// The monitor gives a session back that is fit for the next user.
     pub(crate) fn clean(&mut self, lease: Lease<S>, now: Moment, fx: &mut Effects<S, W>) {
         if let Some(reason) = self.unusable(lease.slot, &lease.session, now) {
+            self.note_dud(lease.slot.index, reason, now, fx);
             self.depart(lease.slot.index, lease.session, reason, self.bounds.restart_if_dead, fx);
         } else {
             self.resetting -= 1;
@@ -81,6 +82,7 @@ impl<S: Resource, W> State<S, W> {
     }
 
     fn lost(&mut self, slot: SlotId, session: S, now: Moment, fx: &mut Effects<S, W>) {
+        self.note_dud(slot.index, Removal::Dead, now, fx);
         self.depart(slot.index, session, Removal::Dead, self.bounds.restart_if_dead, fx);
         self.request_health(fx);
         self.evaluate(now, fx);
