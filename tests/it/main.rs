@@ -48,6 +48,7 @@ mod pool_tenants;
 mod protocol_check;
 mod python_abuse;
 mod python_events;
+mod python_reset;
 mod python_state;
 mod python_stdio;
 mod python_values;

@@ -10,6 +10,7 @@ def run_awaiting(body, last):
     global event_loop, loop_task, task_was_cancelled, interrupted
     asyncio = sys.modules.get("asyncio") or __import__("asyncio")
     if event_loop is None or event_loop.is_closed():
+        loop_fds.clear()
         before = open_fds()
         event_loop = asyncio.new_event_loop()
         loop_fds.update(open_fds() - before)
@@ -87,11 +88,13 @@ def tasks_of_loop():
 def clean_loop():
     """For a reset: ends what a user left in the loop, and the loop unless the warm-up made it. Returns
     whether something would not end."""
-    global event_loop
     loop, asyncio = event_loop, sys.modules["asyncio"]
     is_warm = loop is warm["loop"]
-    if loop.is_running() or loop.is_closed():
-        return is_warm or loop.is_running()
+    if loop.is_running():
+        return True
+    if loop.is_closed():
+        forget_loop()
+        return is_warm
     stuck = False
     try:
         tasks = asyncio.all_tasks(loop) - warm["tasks"]
@@ -102,10 +105,26 @@ def clean_loop():
             stuck = bool(pending)
         if not is_warm:
             loop.run_until_complete(loop.shutdown_asyncgens())
+            executor = getattr(loop, "_default_executor", None)
             loop.close()
-            event_loop = None
-            loop_fds.clear()
+            forget_loop()
             asyncio.set_event_loop(None)
+            if executor is not None:
+                await_threads()
     except BaseException:
         stuck = True
     return stuck
+
+
+def forget_loop():
+    """Its descriptors are closed: their numbers are the user's."""
+    global event_loop
+    event_loop = None
+    loop_fds.clear()
+
+
+def await_threads():
+    """Those of `to_thread` have been told to end; one that still works is not waited for long."""
+    given_up = perf_counter() + 0.1
+    while _thread._count() > warm["threads"] and perf_counter() < given_up:
+        own("time").sleep(0.0005)

@@ -114,7 +114,15 @@ def cancelled():
 def map_flag():
     global flag_view
     mmap = own("mmap").mmap
-    before = open_fds()
-    flag_view = memoryview(mmap(flag_fd, 16)).cast("Q")
-    # The map keeps a descriptor of its own.
-    own_fds.update(open_fds() - before)
+    # The map keeps a descriptor of its own, the lowest that is free: out of the way, as with `move_up`.
+    taken = [posix.dup(flag_fd)]
+    try:
+        while taken[-1] < FIRST_OWN_FD:
+            taken.append(posix.dup(flag_fd))
+        posix.close(taken.pop())
+        flag_view = memoryview(mmap(flag_fd, 16)).cast("Q")
+    finally:
+        for fd in taken:
+            posix.close(fd)
+    flag = identity(flag_fd)
+    own_fds.update(fd for fd in open_fds() if identity(fd) == flag)

@@ -9,6 +9,8 @@ import builtins
 import gc
 import os
 
+# `faulthandler` has another way for these.
+FATAL_SIGNALS = {_signal.SIGSEGV, _signal.SIGFPE, _signal.SIGABRT, _signal.SIGBUS, _signal.SIGILL}
 TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 unread = bytearray(4)
 NOTHING_UNREAD = bytes(4)
@@ -27,11 +29,13 @@ def reset(request_follows):
     If a request follows, the host takes whatever is in the pipes for its output: nothing of the last
     user's may get there. What a finalizer prints goes nowhere then, and a child that has ended since,
     perhaps with a last word, counts as one that runs."""
-    # Only who has one of these modules can have set a timer, or changed what a signal does.
-    signals_used = "signal" in sys.modules or "faulthandler" in sys.modules
-    if signals_used:
+    # Else nobody can have set a timer, or changed what a signal does.
+    signals = signals_used or "faulthandler" in sys.modules
+    if signals:
         # Whatever of the last user could still go off comes first.
         stop_timers()
+        # Who drives coroutines has one of those modules, too.
+        sys.set_asyncgen_hooks(*warm["asyncgens"])
     if "proc" not in warm:
         open_proc()
     if request_follows and warm["plain_fds"]:
@@ -42,14 +46,13 @@ def reset(request_follows):
         taint.append("tasks")
     if _thread._count() > warm["threads"]:
         taint.append("threads")
-    if sys.gettrace() is not None or sys.getprofile() is not None:
-        sys.settrace(None)
-        sys.setprofile(None)
+    # What watches each step of this has perhaps said something by now.
+    watched = sys.gettrace() is not None or sys.getprofile() is not None or len(tools) > 0
+    if watched:
+        stop_watching()
     if "threading" in sys.modules:
         unhook_threads(sys.modules["threading"])
-    if signals_used or _signal.getsignal(_signal.SIGIO) is not on_signal or (
-        _signal.getsignal(_signal.SIGINT) is not on_signal
-    ):
+    if signals:
         reset_signals()
     if audit_hooks != warm["audit_hooks"]:
         taint.append("audit hooks")
@@ -61,11 +64,12 @@ def reset(request_follows):
     if stream_of_input is not None:
         renew_input()
     sys.stdin, sys.stdout, sys.stderr = warm["streams"]
+    if reconfigured != warm["reconfigured"] or attributes != warm["attributes"]:
+        restore_streams(taint)
     sys.displayhook, sys.excepthook, sys.unraisablehook, sys.breakpointhook = warm["hooks"]
     sys.addaudithook = addaudithook
-    sys.path[:] = warm["path"]
-    sys.argv[:] = warm["argv"]
-    sys.meta_path[:] = warm["meta_path"]
+    sys.path, sys.argv, sys.meta_path = path, argv, finders = warm["lists"]
+    path[:], argv[:], finders[:] = warm["items"]
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
     enabled, threshold, callbacks = warm["gc"]
@@ -89,15 +93,17 @@ def reset(request_follows):
         os.environ = warm["environ_object"]
         os.environ.clear()
         os.environ.update(warm["environ"])
-    # Without the names, which takes half the time: whatever is set or deleted shows here, too.
+        own("time").tzset()
+    # Without the names, which takes half the time: whatever is set or deleted shows here, too (but not that
+    # the last one was renamed).
     if list(builtins.__dict__.values()) != warm["builtin_values"]:
         builtins.__dict__.clear()
         builtins.__dict__.update(warm["builtins"])
     # After the finalizers of all that was held above, while what they say goes nowhere. They start threads
     # and programs, too.
-    if (not flush_output() or sys.stdin.closed) and has_closed_streams():
+    if not flush_output() and any(map(is_closed, warm["streams"])) or is_closed(sys.stdin):
         taint.append("closed streams")
-    heard = signals_used or not warm["plain_fds"] or threads_left > warm["threads"]
+    heard = signals or watched or not warm["plain_fds"] or threads_left > warm["threads"]
     if _thread._count() > warm["threads"] and "threads" not in taint:
         taint.append("threads")
     if warm["plain_fds"]:
@@ -134,12 +140,51 @@ def unhook_threads(threading):
         threading.setprofile(None)
 
 
+def restore_streams(taint):
+    global reconfigured
+    try:
+        for (stream, plain, hidden), known, now, before in zip(
+            followed, warm["settings"], attributes, warm["attributes"]
+        ):
+            now.clear()
+            now.update(before)
+            if settings(stream, hidden) != known:
+                plain(**known)
+                hidden.update({name: known[name] for name in hidden})
+        reconfigured = warm["reconfigured"]
+    except Exception:
+        # One that was read from cannot change its encoding any more.
+        taint.append("changed streams")
+
+
+def stop_watching():
+    sys.settrace(None)
+    sys.setprofile(None)
+    if not tools:
+        return
+    monitoring = sys.monitoring
+    events = [event for event in vars(monitoring.events).values() if isinstance(event, int) and event]
+    for tool in tools:
+        if monitoring.get_tool(tool) is None:
+            # Freed, but it may go on.
+            plain_use_tool_id(tool, "remuda")
+        monitoring.set_events(tool, 0)
+        for event in events:
+            monitoring.register_callback(tool, event, None)
+        monitoring.free_tool_id(tool)
+    tools.clear()
+
+
 def stop_timers():
     # `alarm` sets the first of them.
     for timer in TIMERS:
         _signal.setitimer(timer, 0)
     if "faulthandler" in sys.modules:
-        sys.modules["faulthandler"].cancel_dump_traceback_later()
+        faulthandler = sys.modules["faulthandler"]
+        faulthandler.cancel_dump_traceback_later()
+        for number in WATCHED_SIGNALS:
+            if number not in FATAL_SIGNALS:
+                faulthandler.unregister(number)
 
 
 def reset_signals():
@@ -151,13 +196,18 @@ def reset_signals():
     _signal.pthread_sigmask(_signal.SIG_SETMASK, warm["mask"])
     # Without a look: `siginterrupt` changes what shows nowhere.
     listen_for_cancels()
+    _signal.set_wakeup_fd(warm["wakeup_fd"], warn_on_full_buffer=False)
+    # asyncio, or a program that shares them, may have left it so that writing to a full one fails.
+    for fd in kept[1:]:
+        posix.set_blocking(fd, True)
 
 
-def has_closed_streams():
+def is_closed(stream):
     try:
-        return any(stream.closed for stream in warm["streams"])
+        # What the warm-up has put in the place of a stream may not know.
+        return getattr(stream, "closed", False)
     except Exception:
-        # Detached from what they wrote to, or no streams at all.
+        # Detached from what it read or wrote.
         return True
 
 
@@ -174,11 +224,7 @@ def open_proc():
     own_fds.update(opened)
     if warm["fd_count"]:
         warm["fd_count"] += len(opened)
-    warm["fionread"] = own("termios").FIONREAD
-    warm.update(
-        proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"],
-        pipes=tuple(filter(is_pipe, kept[1:])),
-    )
+    warm.update(proc=tuple(opened), plain_fds=tuple(map(identity, kept)) == warm["fds"])
 
 
 def may_have_children():
@@ -191,6 +237,10 @@ def may_have_children():
 
 def output_waits():
     """Whether a pipe to the host holds anything; the host has emptied it before the reset."""
+    if "pipes" not in warm:
+        # Not before: what the user did to imports is undone by now.
+        warm["fionread"] = own("termios").FIONREAD
+        warm["pipes"] = tuple(filter(is_pipe, kept[1:]))
     for fd in warm["pipes"]:
         fcntl.ioctl(fd, warm["fionread"], unread)
         if unread != NOTHING_UNREAD:

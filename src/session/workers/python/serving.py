@@ -11,9 +11,22 @@ def own(name):
         # Waits where another thread is still importing it.
         return __import__(name)
     before = set(sys.modules)
-    module = __import__(name)
+    try:
+        module = __import__(name)
+    except ImportError:
+        module = import_by_warm_path(name)
     own_modules.update(set(sys.modules) - before)
     return module
+
+
+def import_by_warm_path(name):
+    """Where user code has taken away the way to the standard library."""
+    users = sys.__dict__.get("path"), sys.__dict__.get("meta_path")
+    sys.path, _, sys.meta_path = map(list, warm["items"])
+    try:
+        return __import__(name)
+    finally:
+        sys.path, sys.meta_path = users
 
 
 def idle_work():
@@ -85,9 +98,13 @@ def serve():
             answer = answer_reset(request, flags)
             if is_clean and flags & REQUEST_IS_HERE:
                 # Sent now, it would wake the host for nothing, in the middle of this.
-                if flag_view is None:
-                    map_flag()
-                flag_view[1] = request
+                try:
+                    if flag_view is None:
+                        map_flag()
+                    flag_view[1] = request
+                except Exception:
+                    # User code has left no memory or no descriptor for a map, or has hidden `mmap`.
+                    posix.pwrite(flag_fd, request.to_bytes(8, sys.byteorder), 8)
                 answer_kept = answer
             else:
                 send(answer)

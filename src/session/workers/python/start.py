@@ -84,6 +84,12 @@ def receive_go():
 def prepare_interpreter():
     for stream in own_streams:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    for stream in (plain_stdin, *own_streams):
+        follow(stream)
+    if hasattr(sys, "monitoring"):
+        sys.monitoring.use_tool_id = use_tool_id
+    users_signal.__getattr__ = show_signals
+    sys.modules["_signal"] = users_signal
     fill_namespace()
     sys.modules["__main__"] = main
     sys.argv[:] = [""]
@@ -168,6 +174,58 @@ def addaudithook(hook, /):
     plain_addaudithook(hook)
 
 
+users_signal = type(sys)("_signal")
+signals_used = "signal" in sys.modules  # or whoever could set a timer or a handler
+
+
+def show_signals(name):
+    """`__getattr__` of what user code finds as `_signal`, and `signal` takes all from: empty so far."""
+    global signals_used
+    signals_used = True
+    del users_signal.__getattr__
+    users_signal.__dict__.update(_signal.__dict__)
+    return getattr(users_signal, name)
+
+
+plain_use_tool_id = sys.monitoring.use_tool_id if hasattr(sys, "monitoring") else None
+tools = set()            # used since the warm state; what they watch outlives their use
+
+
+def use_tool_id(tool, name, /):
+    """The original, noted for the next reset."""
+    plain_use_tool_id(tool, name)
+    tools.add(tool)
+
+
+followed = []            # the worker's own streams, with what `reconfigure` has set and shows nowhere
+attributes = []          # what lies over their methods
+reconfigured = 0         # how often that was done
+
+
+def follow(stream):
+    plain, hidden = stream.reconfigure, {"newline": "\n"}
+
+    def reconfigure(**changes):
+        """The original, noted for the next reset."""
+        global reconfigured
+        reconfigured += 1
+        plain(**changes)
+        hidden.update({name: changes[name] for name in hidden if name in changes})
+
+    stream.reconfigure = reconfigure
+    followed.append((stream, plain, hidden))
+    attributes.append(stream.__dict__)
+
+
+def settings(stream, hidden):
+    shown = ("encoding", "errors", "line_buffering", "write_through")
+    try:
+        return {**hidden, **{name: getattr(stream, name) for name in shown}}
+    except ValueError:
+        # Detached.
+        return None
+
+
 def take_warm_state():
     """Remembers what a reset goes back to."""
     import os
@@ -175,16 +233,24 @@ def take_warm_state():
     import gc
     umask = posix.umask(0o077)
     posix.umask(umask)
+    wakeup_fd = _signal.set_wakeup_fd(-1)
+    if wakeup_fd != -1:
+        _signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
     names = builtins.__dict__
+    tools.clear()
     warm.update(
         namespace=dict(namespace), threads=_thread._count(), cwd=posix.getcwd(), umask=umask,
         environ=dict(os.environ), environ_object=os.environ, environ_data=dict(raw_environ()),
-        path=list(sys.path), argv=list(sys.argv), meta_path=list(sys.meta_path), modules=frozenset(sys.modules),
+        lists=(sys.path, sys.argv, sys.meta_path), items=(sys.path[:], sys.argv[:], sys.meta_path[:]),
+        modules=frozenset(sys.modules),
         builtins=dict(names), builtin_values=list(names.values()),
         streams=(sys.stdin, sys.stdout, sys.stderr), hooks=[getattr(sys, name) for name in HOOKS],
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(), switch=sys.getswitchinterval(),
         signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()),
         gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), nice=posix.nice(0), audit_hooks=audit_hooks,
+        reconfigured=reconfigured, attributes=list(map(dict, attributes)),
+        settings=[settings(stream, hidden) for stream, _, hidden in followed],
+        asyncgens=sys.get_asyncgen_hooks(), wakeup_fd=wakeup_fd,
         children=frozenset(), loop=None, tasks=frozenset(),
         open=open_fds(), free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
     )
