@@ -120,7 +120,8 @@ def map_flag():
         while taken[-1] < FIRST_OWN_FD:
             taken.append(posix.dup(flag_fd))
         posix.close(taken.pop())
-        flag_view = memoryview(mmap(flag_fd, 16)).cast("Q")
+        # All of the file: that of an older host has no place for the second number.
+        flag_view = memoryview(mmap(flag_fd, 0)).cast("Q")
     finally:
         for fd in taken:
             posix.close(fd)

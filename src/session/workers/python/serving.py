@@ -103,7 +103,7 @@ def serve():
                         map_flag()
                     flag_view[1] = request
                 except Exception:
-                    # User code has left no memory or no descriptor for a map, or has hidden `mmap`.
+                    # User code has left no memory or no descriptor for a map, or has hidden `mmap`; or see there.
                     posix.pwrite(flag_fd, request.to_bytes(8, sys.byteorder), 8)
                 answer_kept = answer
             else:
