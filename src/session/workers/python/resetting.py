@@ -63,13 +63,23 @@ def reset(request_follows):
     sys.modules["__main__"] = main
     if stream_of_input is not None:
         renew_input()
-    sys.stdin, sys.stdout, sys.stderr = warm["streams"]
+    path, argv, finders = warm["lists"]
+    try:
+        # A look is cheaper than putting back.
+        changed = sys.path is not path or sys.argv is not argv or sys.meta_path is not finders or (
+            sys.stdin, sys.stdout, sys.stderr
+        ) != warm["streams"] or (
+            sys.displayhook, sys.excepthook, sys.unraisablehook, sys.breakpointhook, sys.addaudithook
+        ) != warm["hooks"]
+    except Exception:
+        changed = True
+    if changed:
+        sys.path, sys.argv, sys.meta_path = path, argv, finders
+        sys.stdin, sys.stdout, sys.stderr = warm["streams"]
+        sys.displayhook, sys.excepthook, sys.unraisablehook, sys.breakpointhook, sys.addaudithook = warm["hooks"]
+    path[:], argv[:], finders[:] = warm["items"]
     if reconfigured != warm["reconfigured"] or attributes != warm["attributes"]:
         restore_streams(taint)
-    sys.displayhook, sys.excepthook, sys.unraisablehook, sys.breakpointhook = warm["hooks"]
-    sys.addaudithook = addaudithook
-    sys.path, sys.argv, sys.meta_path = path, argv, finders = warm["lists"]
-    path[:], argv[:], finders[:] = warm["items"]
     sys.setrecursionlimit(warm["recursion"])
     sys.setswitchinterval(warm["switch"])
     enabled, threshold, callbacks = warm["gc"]
@@ -101,7 +111,11 @@ def reset(request_follows):
         builtins.__dict__.update(warm["builtins"])
     # After the finalizers of all that was held above, while what they say goes nowhere. They start threads
     # and programs, too.
-    if not flush_output() and any(map(is_closed, warm["streams"])) or is_closed(sys.stdin):
+    try:
+        all_open = flush_output() and not sys.stdin.closed
+    except Exception:
+        all_open = False
+    if not all_open and any(map(is_closed, warm["streams"])):
         taint.append("closed streams")
     heard = signals or watched or not warm["plain_fds"] or threads_left > warm["threads"]
     if _thread._count() > warm["threads"] and "threads" not in taint:
@@ -135,9 +149,13 @@ def reset(request_follows):
 
 def unhook_threads(threading):
     """For threads that start later."""
-    if getattr(threading, "_trace_hook", None) is not None or getattr(threading, "_profile_hook", None) is not None:
-        threading.settrace(None)
-        threading.setprofile(None)
+    try:
+        if threading._trace_hook is not None or threading._profile_hook is not None:
+            threading.settrace(None)
+            threading.setprofile(None)
+    except AttributeError:
+        # Another module by that name.
+        pass
 
 
 def restore_streams(taint):

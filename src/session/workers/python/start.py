@@ -162,7 +162,7 @@ def open_fds():
     return {fd for fd in listed - own if identity(fd) is not None}
 
 
-HOOKS = ("displayhook", "excepthook", "unraisablehook", "breakpointhook")
+HOOKS = ("displayhook", "excepthook", "unraisablehook", "breakpointhook", "addaudithook")
 plain_addaudithook = sys.addaudithook
 audit_hooks = 0
 
@@ -244,7 +244,7 @@ def take_warm_state():
         lists=(sys.path, sys.argv, sys.meta_path), items=(sys.path[:], sys.argv[:], sys.meta_path[:]),
         modules=frozenset(sys.modules),
         builtins=dict(names), builtin_values=list(names.values()),
-        streams=(sys.stdin, sys.stdout, sys.stderr), hooks=[getattr(sys, name) for name in HOOKS],
+        streams=(sys.stdin, sys.stdout, sys.stderr), hooks=tuple(getattr(sys, name) for name in HOOKS),
         fds=tuple(map(identity, range(3))), recursion=sys.getrecursionlimit(), switch=sys.getswitchinterval(),
         signals=list(map(_signal.getsignal, WATCHED_SIGNALS)), mask=_signal.pthread_sigmask(_signal.SIG_BLOCK, ()),
         gc=(gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), nice=posix.nice(0), audit_hooks=audit_hooks,
