@@ -108,6 +108,18 @@ pub enum Error {
         /// is what the caller waited for, other sessions may have been idle.
         max_leases: Option<usize>,
     },
+    /// Fewer sessions than asked for were ready in time, from
+    /// [`wait_ready`](crate::SessionPool::wait_ready).
+    NotReady {
+        /// How long the caller waited.
+        waited: Duration,
+        /// How many were ready at the end, in use or not.
+        ready: usize,
+        /// How many were asked for.
+        wanted: usize,
+        /// Why the last start of a session failed, if it did.
+        last_start_error: Option<Arc<Error>>,
+    },
     /// No session is alive and starting one failed; callers are refused until the next attempt.
     StartFailing {
         /// Why the last start failed.
@@ -337,6 +349,37 @@ fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+impl Error {
+    /// In words, what came of a wait for sessions whose time was over.
+    fn fmt_late(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last_start_error = match self {
+            Error::AcquireTimeout { waited, paused: true, .. } => {
+                return write!(f, "no session within {waited:?}: the pool is paused");
+            }
+            Error::AcquireTimeout { waited, max_leases: Some(limit), .. } => {
+                let held = count(*limit, "session");
+                return write!(
+                    f,
+                    "no session within {waited:?}: the tenant holds {held}, as many as it may (max_leases)"
+                );
+            }
+            Error::AcquireTimeout { waited, ahead, last_start_error, .. } => {
+                write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
+                last_start_error
+            }
+            Error::NotReady { waited, ready, wanted, last_start_error } => {
+                write!(f, "{ready} of {wanted} sessions were ready within {waited:?}")?;
+                last_start_error
+            }
+            _ => return Ok(()),
+        };
+        match last_start_error {
+            Some(error) => write!(f, "; the last start of a session failed: {error}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -371,21 +414,7 @@ impl fmt::Display for Error {
             Error::RequestTooLarge { bytes, cap } => {
                 write!(f, "a request of {bytes} bytes is over the frame cap of {cap} bytes")
             }
-            Error::AcquireTimeout { waited, paused: true, .. } => {
-                write!(f, "no session within {waited:?}: the pool is paused")
-            }
-            Error::AcquireTimeout { waited, max_leases: Some(limit), .. } => write!(
-                f,
-                "no session within {waited:?}: the tenant holds {}, as many as it may (max_leases)",
-                count(*limit, "session")
-            ),
-            Error::AcquireTimeout { waited, ahead, last_start_error, .. } => {
-                write!(f, "no session became free within {waited:?} ({} ahead)", count(*ahead, "caller"))?;
-                match last_start_error {
-                    Some(error) => write!(f, "; the last start of a session failed: {error}"),
-                    None => Ok(()),
-                }
-            }
+            Error::AcquireTimeout { .. } | Error::NotReady { .. } => self.fmt_late(f),
             Error::StartFailing { cause, retry_in } => {
                 write!(f, "sessions cannot be started (next attempt in {retry_in:?}): {cause}")
             }
@@ -419,7 +448,7 @@ impl fmt::Display for Error {
                 1 => f.write_str("the validate_with hook refused the session"),
                 _ => write!(f, "the validate_with hook refused {refused} sessions, one after the other"),
             },
-            Error::EndedUnused { sessions: n } => write!(f, "{n} sessions in a row ended unused"),
+            Error::EndedUnused { sessions } => write!(f, "{sessions} sessions in a row ended unused"),
             Error::Cancelled => f.write_str("cancelled"),
             Error::Closed => f.write_str("the pool is shut down"),
             Error::Store { doing, source, .. } => write!(f, "the tracker's database: {doing}: {source}"),
@@ -473,7 +502,8 @@ impl std::error::Error for Error {
             | Error::Runtime { source: Some(source), .. } => Some(source),
             Error::Store { source, .. } | Error::Hook { source, .. } => Some(source.as_ref()),
             Error::StartFailing { cause, .. }
-            | Error::AcquireTimeout { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
+            | Error::AcquireTimeout { last_start_error: Some(cause), .. }
+            | Error::NotReady { last_start_error: Some(cause), .. } => Some(cause.as_ref()),
             _ => None,
         }
     }

@@ -239,8 +239,8 @@ impl SessionPool {
     /// nobody asked for.
     ///
     /// # Errors
-    /// [`Error::AcquireTimeout`] when `timeout` has passed, with the error of the last start if that
-    /// failed; [`Error::Closed`].
+    /// [`Error::NotReady`] when `timeout` has passed, with the error of the last start if that failed;
+    /// [`Error::Closed`].
     pub fn wait_ready(&self, sessions: usize, timeout: Duration) -> Result<()> {
         let core = self.core();
         let began = core.clock().now();
@@ -253,14 +253,12 @@ impl SessionPool {
             return Ok(());
         }
         let now = core.clock().now();
-        let last_start_error = core.lock().state.start_trouble(now).map(|(cause, _)| cause);
-        Err(Error::AcquireTimeout {
-            waited: now.saturating_since(began),
-            ahead: 0,
-            last_start_error,
-            paused: false,
-            max_leases: None,
-        })
+        let (ready, last_start_error) = {
+            let inner = core.lock();
+            (inner.state.alive(), inner.state.start_trouble(now).map(|(cause, _)| cause))
+        };
+        let waited = now.saturating_since(began);
+        Err(Error::NotReady { waited, ready, wanted: sessions, last_start_error })
     }
 
     /// One user's part of this pool: what is acquired and submitted through it ends when `token` is
