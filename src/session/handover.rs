@@ -49,6 +49,8 @@ enum Why {
     Late,
     /// The process ended, or closed the channel.
     Ended,
+    /// The request is on its way and must not begin any more.
+    Cancelled,
     Broken(String),
 }
 
@@ -181,9 +183,7 @@ impl Session {
             if tokens.iter().flatten().any(CancelToken::is_cancelled)
                 || self.asks.asked_now() >= Some(Ask::Cancel)
             {
-                // The request is on its way and must not begin any more.
-                process.kill_group(Cause::Retired);
-                return Ahead::Cancelled;
+                break Why::Cancelled;
             }
             let now = Moment::now();
             match read {
@@ -199,7 +199,7 @@ impl Session {
         };
         let cause = match &why {
             Why::Broken(reason) => Cause::Protocol(reason.clone()),
-            Why::Late | Why::Ended => Cause::Retired,
+            Why::Late | Why::Ended | Why::Cancelled => Cause::Retired,
         };
         // Once the process has ended, its last words tell whether the request can have begun.
         self.process().kill_group(cause);
@@ -210,6 +210,7 @@ impl Session {
         }
         self.bury(String::new(), None);
         Ahead::Failed(match why {
+            Why::Cancelled => return Ahead::Cancelled,
             Why::Late => Error::Unresponsive { session: self.id, limit },
             Why::Ended => self.dead(),
             Why::Broken(reason) => Error::Protocol { session: self.id, reason },
