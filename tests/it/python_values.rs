@@ -100,6 +100,10 @@ isolated! {
     }
 }
 
+/// Says itself that it runs: an interrupt that comes before cancels the waiting code, once the loop is free.
+const SPINNING_TASK: &str = "async def spin():\n    print('go', flush=True)\n    while True: pass\n\
+                             t = asyncio.create_task(spin())\nawait asyncio.sleep(1000)";
+
 isolated! {
     fn awaiting_code_is_interrupted_wherever_it_is_and_the_loop_goes_on() {
         let mut session = session();
@@ -109,12 +113,14 @@ isolated! {
             "await asyncio.sleep(1000)",
             "while True: await asyncio.sleep(0)",
             "while True: pass",
-            "async def spin():\n    while True: pass\nt = asyncio.create_task(spin())\nawait asyncio.sleep(1000)",
+            SPINNING_TASK,
             "asyncio.run(asyncio.sleep(1000))",
         ] {
             // The first line makes all of it a coroutine, but for the last.
             let code = if waits.starts_with("asyncio") {
                 format!("print('go', flush=True)\n{waits}")
+            } else if waits == SPINNING_TASK {
+                waits.to_owned()
             } else {
                 format!("await asyncio.sleep(0)\nprint('go', flush=True)\n{waits}")
             };
