@@ -100,7 +100,7 @@ isolated! {
     }
 }
 
-/// Says itself that it runs: an interrupt that comes before cancels the waiting code, once the loop is free.
+/// Says itself that it runs: an interrupt before would leave it to the next request, whose loop it then keeps.
 const SPINNING_TASK: &str = "async def spin():\n    print('go', flush=True)\n    while True: pass\n\
                              t = asyncio.create_task(spin())\nawait asyncio.sleep(1000)";
 
