@@ -106,6 +106,15 @@ impl Ticket {
         Ticket { mailbox: Arc::clone(mailbox), slot, exchange, subject: AtomicU16::new(NOTHING) }
     }
 
+    /// Two requests of one server, the older first. Nobody reads their answers.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> [Ticket; 2] {
+        let poll = mio::Poll::new().expect("a poll");
+        let waker = Waker::new(poll.registry(), mio::Token(0)).expect("a waker");
+        let mailbox = Arc::new(Mailbox::new(waker));
+        [1, 2].map(|exchange| Ticket::new(&mailbox, 0, exchange))
+    }
+
     /// Answers the request if nobody has yet and its connection is still there. Does not block.
     pub(crate) fn send(&self, response: Response) {
         self.act(Action::Respond(response));
@@ -129,6 +138,11 @@ impl Ticket {
     /// Has all streams asked again.
     pub(crate) fn doorbell(&self) -> Doorbell {
         Doorbell(Arc::clone(&self.mailbox))
+    }
+
+    /// Whether this request arrived after the other one, which is of the same server.
+    pub(crate) fn is_newer_than(&self, other: &Ticket) -> bool {
+        self.exchange > other.exchange
     }
 
     /// Whether both answer the same request.

@@ -6,69 +6,13 @@ use std::time::Duration;
 
 use super::access::Caller;
 use super::input::{body, check_beat, wait};
-use super::replies::{GO_ON, Refusal, heard, missed_word, not_found, unprocessable};
-use super::tracker::{Reading, Tracker};
+use super::parked::{NOTHING, Parked, Reading, Waiter};
+use super::replies::{Refusal, missed_word, unprocessable};
+use super::tracker::Tracker;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{BatchAnswer, HeartbeatAnswers, HeartbeatBatch, HeartbeatResponse};
 use crate::tracker::http::{Action, Request, Response, Ticket};
 use crate::tracker::store::{Missed, News};
-
-/// Nobody has anything to hear.
-const NOTHING: Response = Response::fixed_json(r#"{"answers":[]}"#);
-
-/// Who waits for news of a session.
-#[derive(Clone)]
-pub(super) struct Parked {
-    pub(super) waiter: Waiter,
-    pub(super) reading: Reading,
-}
-
-/// The request that waits.
-#[derive(Clone)]
-pub(super) enum Waiter {
-    /// The session's own beat.
-    Alone(Ticket),
-    /// A batch with its beat.
-    Batch(Arc<Ticket>),
-}
-
-impl Waiter {
-    /// Whether this is the same request.
-    pub(super) fn same(&self, other: &Waiter) -> bool {
-        match (self, other) {
-            (Waiter::Alone(one), Waiter::Alone(other)) => one.same(other),
-            (Waiter::Batch(one), Waiter::Batch(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-
-    /// Answers with what this session shall hear, or that it is gone.
-    pub(super) fn send(&self, id: &TrackedId, reply: Option<HeartbeatResponse>) {
-        match self {
-            Waiter::Alone(ticket) => ticket.send(reply.as_ref().map_or_else(not_found, heard)),
-            Waiter::Batch(ticket) => ticket.send(batch_answer(id, reply)),
-        }
-    }
-
-    /// A newer beat has come.
-    pub(super) fn send_nothing(&self) {
-        match self {
-            Waiter::Alone(ticket) => ticket.send(GO_ON),
-            Waiter::Batch(ticket) => ticket.send(nothing()),
-        }
-    }
-}
-
-/// The answer for a session that has something to hear, or is gone.
-fn batch_answer(id: &TrackedId, reply: Option<HeartbeatResponse>) -> Response {
-    let missed = reply.is_none().then(|| missed_word(Missed::Gone(None)).to_owned());
-    let reply = reply.unwrap_or_default();
-    Response::json(&HeartbeatAnswers { answers: vec![BatchAnswer { session_id: id.clone(), missed, reply }] })
-}
-
-fn nothing() -> Response {
-    NOTHING
-}
 
 /// A session of a batch, as far as its client has read its answers.
 struct Member {
@@ -113,11 +57,11 @@ impl Tracker {
         // Whoever changed something before has not seen the entries; whoever does now, will.
         let answers = self.news_of(&members);
         if answers.is_empty() {
-            return Ok(Action::Park { wait, otherwise: nothing() });
+            return Ok(Action::Park { wait, otherwise: NOTHING });
         }
         let waiter = Waiter::Batch(parked);
         for member in &members {
-            self.unpark(&member.id, &waiter);
+            self.parked.leave(&member.id, &waiter);
         }
         Ok(Action::Respond(answered(answers)))
     }
@@ -158,24 +102,24 @@ impl Tracker {
         members.iter().filter_map(|member| member.news(self)).collect()
     }
 
-    /// Enters the batch under each of its sessions, and ends older waits.
+    /// Enters the batch under each of its sessions, and ends older waits; if a newer batch is there, its own.
     fn park_batch(&self, members: &[Member], parked: &Arc<Ticket>) {
         let waiter = Waiter::Batch(Arc::clone(parked));
         let mut ended: Option<Waiter> = None;
         for Member { id, reading, .. } in members {
             let entry = Parked { waiter: waiter.clone(), reading: *reading };
-            let Some(Parked { waiter: older, .. }) = self.park(id, entry) else { continue };
+            let Some(over) = self.parked.enter(id, entry) else { continue };
             // The process's batch before this one stands under all of its sessions.
-            if ended.as_ref().is_none_or(|last| !last.same(&older)) {
-                older.send_nothing();
-                ended = Some(older);
+            if ended.as_ref().is_none_or(|last| !last.same(&over)) {
+                over.send_nothing();
+                ended = Some(over);
             }
         }
     }
 }
 
 fn answered(answers: Vec<BatchAnswer>) -> Response {
-    if answers.is_empty() { nothing() } else { Response::json(&HeartbeatAnswers { answers }) }
+    if answers.is_empty() { NOTHING } else { Response::json(&HeartbeatAnswers { answers }) }
 }
 
 fn checked(request: &Request) -> Result<HeartbeatBatch, Refusal> {

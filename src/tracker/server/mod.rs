@@ -1,7 +1,7 @@
 //! The tracker's server: options, start, end.
 //!
 //! A request is understood by the table in [`routing`], read by [`input`], answered by [`tracker`]
-//! (`list`, `kills`, `lives`, `batch`, `events`, `metrics` and `pools` are parts of it).
+//! (`list`, `kills`, `lives`, `batch`, `parked`, `events`, `metrics` and `pools` are parts of it).
 
 mod access;
 mod audit;
@@ -14,6 +14,7 @@ mod lives;
 mod metrics;
 mod openapi;
 mod pages;
+mod parked;
 mod pools;
 mod reaper;
 mod replies;

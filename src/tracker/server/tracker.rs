@@ -1,15 +1,14 @@
 //! Requests to calls of the store, and the beats that are parked.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::access::{Caller, Denied, Door};
 use super::audit::tell;
-use super::batch::{Parked, Waiter};
 use super::input::{body, check_status, heartbeat, older_than, registration, wait};
 use super::metrics::Numbers;
 use super::openapi::DESCRIPTION;
 use super::pages::page;
+use super::parked::{Parked, ParkedBeats, Reading, Waiter};
 use super::replies::{Refusal, heard, missed_beat, not_found, unprocessable};
 use super::routing::{Route, find, is_batch};
 use crate::sync::Mutex;
@@ -31,59 +30,17 @@ const READY: Response = Response::fixed_json(r#"{"status":"ready"}"#);
 ///
 /// A kill, and a session's end, look at `parked` after the store has changed; a beat enters itself
 /// in `parked` before it looks at the store for the last time. So one of the two always sees the
-/// other. An entry outlives its wait until the session's next beat or end: at most one for each
-/// session, and answering it does nothing.
+/// other.
 pub(super) struct Tracker {
     store: SessionStore,
     door: Door,
     pub(super) http: Counts,
     pub(super) numbers: Numbers,
-    parked: Mutex<HashMap<TrackedId, Parked>>,
+    pub(super) parked: ParkedBeats,
     /// Keeps sessions during a mass silence.
     pub(super) guard: Mutex<Guard>,
     /// How often clients shall beat that can be told.
     interval: Option<Duration>,
-}
-
-/// What a beat tells of how its client reads answers.
-#[derive(Clone, Copy)]
-pub(super) struct Reading {
-    /// It numbers its beats, and so reads why one counts for nothing.
-    is_numbered: bool,
-    /// The last verbs that it has read; nothing if it never reads them.
-    verbs: Option<u64>,
-    /// It knows that it shall stop; only a batch says so.
-    pub(super) heard_kill: bool,
-    /// The kill that it acknowledges.
-    acknowledged: Option<u64>,
-}
-
-impl Reading {
-    pub(super) fn of(beat: &Heartbeat) -> Reading {
-        Reading {
-            is_numbered: beat.beat_number.is_some(),
-            verbs: beat.verbs_number,
-            heard_kill: false,
-            acknowledged: beat.kill.map(|kill| kill.kill_id),
-        }
-    }
-
-    /// Whether the client shall hear this at once. One that reads no verbs is not kept from parking
-    /// by them.
-    pub(super) fn is_news(self, reply: &HeartbeatResponse) -> bool {
-        let is_another = || reply.kill_id.is_some() && reply.kill_id != self.acknowledged;
-        let kill = reply.kill_requested && (!self.heard_kill || is_another());
-        kill || self.verbs.is_some_and(|read| read != reply.verbs_number.unwrap_or(0))
-    }
-
-    /// The answer as this client reads it: who has read orders to an older registration reads that there
-    /// are none to this one, and says so from then on.
-    pub(super) fn answer(self, mut reply: HeartbeatResponse) -> HeartbeatResponse {
-        if reply.verbs_number.is_none() && self.verbs.is_some_and(|read| read > 0) {
-            reply.verbs_number = Some(0);
-        }
-        reply
-    }
 }
 
 impl Tracker {
@@ -93,7 +50,7 @@ impl Tracker {
             door,
             http: Counts::default(),
             numbers: Numbers::new(),
-            parked: Mutex::new(HashMap::new()),
+            parked: ParkedBeats::default(),
             guard: Mutex::default(),
             interval,
         }
@@ -155,24 +112,11 @@ impl Tracker {
     /// Who has nothing new to hear waits on: a client takes an early answer without news for a tracker
     /// that cannot hold its beats, and leaves it alone for a while.
     pub(super) fn tell_parked(&self, id: &TrackedId) {
-        let Some(Parked { waiter, reading }) = self.parked.lock().get(id).cloned() else { return };
+        let Some(Parked { waiter, reading }) = self.parked.of(id) else { return };
         let reply = self.store.tell(id);
         if reply.as_ref().is_none_or(|reply| reading.is_news(reply)) {
-            self.unpark(id, &waiter);
+            self.parked.leave(id, &waiter);
             waiter.send(id, reply.map(|reply| reading.answer(reply)));
-        }
-    }
-
-    /// Enters who waits for news of this session; returns who did before.
-    pub(super) fn park(&self, id: &TrackedId, entry: Parked) -> Option<Parked> {
-        self.parked.lock().insert(id.clone(), entry)
-    }
-
-    /// Takes an entry back, if it is still there.
-    pub(super) fn unpark(&self, id: &TrackedId, waiter: &Waiter) {
-        let mut parked = self.parked.lock();
-        if parked.get(id).is_some_and(|found| found.waiter.same(waiter)) {
-            parked.remove(id);
         }
     }
 
@@ -238,8 +182,8 @@ impl Tracker {
             return Action::Respond(heard(&reading.answer(reply)));
         }
         let waiter = Waiter::Alone(ticket.clone());
-        if let Some(older) = self.park(id, Parked { waiter: waiter.clone(), reading }) {
-            older.waiter.send_nothing();
+        if let Some(over) = self.parked.enter(id, Parked { waiter: waiter.clone(), reading }) {
+            over.send_nothing();
         }
         let response = match self.store.tell(id) {
             Some(reply) if !reading.is_news(&reply) => {
@@ -248,7 +192,7 @@ impl Tracker {
             Some(reply) => heard(&reading.answer(reply)),
             None => missed_beat(Missed::Gone(None), reading.is_numbered),
         };
-        self.unpark(id, &waiter);
+        self.parked.leave(id, &waiter);
         Action::Respond(response)
     }
 
