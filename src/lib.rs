@@ -131,6 +131,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod histogram;
+mod named;
 mod openmetrics;
 mod pool;
 pub mod protocol;

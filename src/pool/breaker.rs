@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Moment;
+use crate::named::show_by_name;
 
 /// Wait after the first batch that failed whole: the Python ancestor's.
 pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
@@ -28,6 +29,19 @@ pub enum BreakerState {
     /// The back-off has passed: one start is tried, alone.
     HalfOpen,
 }
+
+impl BreakerState {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        }
+    }
+}
+
+show_by_name!(BreakerState);
 
 /// The circuit breaker of session starts.
 #[derive(Debug)]

@@ -48,8 +48,8 @@ pub struct PoolConfig {
     /// logged. One that holds a [`SessionPool`] of this pool keeps it from ending by itself. Default: none.
     pub listener: Option<Listener>,
     /// Idle sessions that the pool keeps ready, on top of those in use (as far as `max_sessions`
-    /// allows). Alias: `min_size`. Default: 2.
-    pub min_idle: usize,
+    /// allows). Alias: `min_size`. Default: `None`, that is 2, or `max_sessions` if that is 1.
+    pub min_idle: Option<usize>,
     /// Processes that the pool has at most, those that start or leave included. Alias:
     /// `max_size`. Default: 10.
     pub max_sessions: usize,
@@ -207,7 +207,7 @@ impl PoolConfig {
             session,
             name: "pool".to_owned(),
             listener: None,
-            min_idle: 2,
+            min_idle: None,
             max_sessions: 10,
             session_timeout: Duration::from_mins(5),
             health_check_interval: Duration::from_secs(30),
@@ -267,11 +267,10 @@ impl PoolConfig {
         if u32::try_from(self.max_sessions).is_err() {
             return Err(Error::config("max_sessions", "more than 2^32 sessions; the default is 10"));
         }
-        if self.min_idle > self.max_sessions {
-            let reason = format!(
-                "{} is more than max_sessions ({}); raise max_sessions or lower min_idle (its default is 2)",
-                self.min_idle, self.max_sessions
-            );
+        if self.watermark() > self.max_sessions {
+            let (min, max) = (self.watermark(), self.max_sessions);
+            let reason =
+                format!("{min} is more than max_sessions ({max}); raise max_sessions or lower min_idle");
             return Err(Error::config("min_idle", reason));
         }
         if self.max_concurrent_starts == 0 {
@@ -327,6 +326,11 @@ impl PoolConfig {
         }
     }
 
+    /// How many idle sessions are kept ready: [`min_idle`](PoolConfig::min_idle), or its default.
+    pub(crate) fn watermark(&self) -> usize {
+        self.min_idle.unwrap_or(self.max_sessions.min(2))
+    }
+
     /// The execution budget, with zero read as "never".
     pub(crate) fn budget(&self) -> Option<u64> {
         self.recycle_after_executions.filter(|executions| *executions > 0)
@@ -353,7 +357,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_python_ancestor() {
         let config = config();
-        assert_eq!(config.min_idle, 2);
+        assert_eq!((config.min_idle, config.watermark()), (None, 2));
         assert_eq!(config.max_sessions, 10);
         assert_eq!(config.session_timeout, Duration::from_mins(5));
         assert_eq!(config.health_check_interval, Duration::from_secs(30));
@@ -375,7 +379,15 @@ mod tests {
     #[test]
     fn the_old_names_are_aliases() {
         let config = config().min_size(3).max_size(7);
-        assert_eq!((config.min_idle, config.max_sessions), (3, 7));
+        assert_eq!((config.min_idle, config.max_sessions), (Some(3), 7));
+    }
+
+    #[test]
+    fn a_pool_of_one_needs_no_other_option() {
+        assert!(config().max_sessions(1).validate().is_ok());
+        assert_eq!(config().max_sessions(1).watermark(), 1);
+        assert_eq!(config().max_sessions(1).min_idle(0).watermark(), 0);
+        assert!(config().max_sessions(1).min_idle(2).validate().is_err(), "who says two shall have two");
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn as_insider<T>(work: impl FnOnce() -> T) -> T {
 impl Core {
     pub(super) fn new(config: PoolConfig) -> Result<Arc<Core>> {
         let bounds = Bounds {
-            min_idle: config.min_idle,
+            min_idle: config.watermark(),
             max_sessions: config.max_sessions,
             max_starts: config.max_concurrent_starts,
             max_waiters: config.max_waiters.unwrap_or(usize::MAX),

@@ -16,6 +16,7 @@ use super::core::Core;
 use super::state::Removal;
 use crate::background::shielded;
 use crate::histogram::seconds;
+use crate::named::show_by_name;
 use crate::session::{PostMortem, SessionId};
 
 /// The name of the listener's thread.
@@ -190,6 +191,16 @@ pub enum StartWay {
     Template,
 }
 
+impl StartWay {
+    /// Its name in JSON and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StartWay::Cold => "cold",
+            StartWay::Template => "template",
+        }
+    }
+}
+
 /// What a session was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -199,6 +210,16 @@ pub enum StartCause {
     Demand,
     /// Nobody did: for the watermark.
     Warmup,
+}
+
+impl StartCause {
+    /// Its name in JSON and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StartCause::Demand => "demand",
+            StartCause::Warmup => "warmup",
+        }
+    }
 }
 
 /// Why a caller was refused.
@@ -228,8 +249,8 @@ impl RefusalReason {
         RefusalReason::Nested,
     ];
 
-    /// Its name in the log.
-    pub(crate) fn label(self) -> &'static str {
+    /// Its name in JSON, in metrics and in the log.
+    pub fn as_str(self) -> &'static str {
         match self {
             RefusalReason::Closed => "closed",
             RefusalReason::TooManyWaiters => "too_many_waiters",
@@ -240,30 +261,32 @@ impl RefusalReason {
     }
 }
 
+show_by_name!(StartWay, StartCause, RefusalReason);
+
 impl PoolEvent {
     /// One log line: a constant message, everything else in key-values. `warn` is for what an
     /// operator should look at, once for each change of state.
     fn log(&self, pool: &str) {
         match self {
             PoolEvent::Created { session, pid, time, way, cause } => {
-                let (elapsed_ms, way, cause) = (milliseconds(*time), word(*way), word(*cause));
+                let (elapsed_ms, way, cause) = (milliseconds(*time), way.as_str(), cause.as_str());
                 log::info!(
                     target: TARGET,
-                    pool, session = session.number(), pid, elapsed_ms, way = way.as_str(), cause = cause.as_str();
+                    pool, session = session.number(), pid, elapsed_ms, way, cause;
                     "session created"
                 );
             }
             PoolEvent::Recycled { session, pid, reason } => {
-                let (session, reason) = (session.number(), reason.label());
+                let (session, reason) = (session.number(), reason.as_str());
                 log::info!(target: TARGET, pool, session, pid, reason; "session recycled");
             }
             PoolEvent::Restarted { session, pid, reason } => {
-                let (session, reason) = (session.number(), reason.label());
+                let (session, reason) = (session.number(), reason.as_str());
                 log::info!(target: TARGET, pool, session, pid, reason; "session restarted");
             }
             PoolEvent::Removed { session, pid, reason, time, post_mortem } => {
                 let (session, reason, exit) =
-                    (session.number(), reason.label(), post_mortem.exit.to_string());
+                    (session.number(), reason.as_str(), post_mortem.exit.to_string());
                 let elapsed_ms = milliseconds(*time);
                 log::info!(
                     target: TARGET, pool, session, pid, reason, elapsed_ms, exit = exit.as_str();
@@ -295,7 +318,7 @@ impl PoolEvent {
                 log::debug!(target: TARGET, pool, elapsed_ms, ahead; "acquire timed out");
             }
             PoolEvent::Refused { reason } => {
-                log::debug!(target: TARGET, pool, reason = reason.label(); "acquire refused");
+                log::debug!(target: TARGET, pool, reason = reason.as_str(); "acquire refused");
             }
             PoolEvent::LeakSuspected { session, pid, held, holder } => {
                 let (session, elapsed_ms) = (session.number(), milliseconds(*held));
@@ -328,11 +351,6 @@ impl PoolEvent {
 
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// The name of a variant, as in JSON.
-fn word(value: impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|word| Some(word.as_str()?.to_owned())).unwrap_or_default()
 }
 
 /// A function that hears of each [`PoolEvent`]: see [`PoolConfig::listener`](crate::PoolConfig::listener).
@@ -481,10 +499,16 @@ mod tests {
     #[test]
     fn a_reason_stands_at_its_number_and_is_called_in_json_as_in_metrics() {
         for (index, reason) in RefusalReason::ALL.into_iter().enumerate() {
-            assert_eq!((serde_json::json!(reason), reason as usize), (reason.label().into(), index));
+            assert_eq!((serde_json::json!(reason), reason as usize), (reason.as_str().into(), index));
+        }
+        for way in [StartWay::Cold, StartWay::Template] {
+            assert_eq!(serde_json::json!(way), way.as_str());
+        }
+        for cause in [StartCause::Demand, StartCause::Warmup] {
+            assert_eq!(serde_json::json!(cause), cause.as_str());
         }
         for (index, reason) in Removal::ALL.into_iter().enumerate() {
-            assert_eq!((serde_json::json!(reason), reason as usize), (reason.label().into(), index));
+            assert_eq!((serde_json::json!(reason), reason as usize), (reason.as_str().into(), index));
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::metrics::counted;
 use crate::clock::Moment;
 use crate::histogram::seconds;
+use crate::named::show_by_name;
 
 /// Waiters that are explained: the lock is held for them.
 pub(super) const MOST_ROWS: usize = 1_000;
@@ -50,8 +51,8 @@ impl MissReason {
         MissReason::BurstBeyondWatermark,
     ];
 
-    /// Its name in metrics.
-    pub fn label(self) -> &'static str {
+    /// Its name in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
         match self {
             MissReason::Paused => "paused",
             MissReason::Quota => "quota",
@@ -77,11 +78,7 @@ impl MissReason {
     }
 }
 
-impl fmt::Display for MissReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
-}
+show_by_name!(MissReason, WaitReason);
 
 /// What a caller in the queue waits for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -104,7 +101,7 @@ pub enum WaitReason {
 
 impl WaitReason {
     /// Its name in JSON and in the text of an [`Explanation`].
-    fn label(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             WaitReason::Paused => "paused",
             WaitReason::Quota => "quota",
@@ -221,7 +218,7 @@ impl fmt::Display for Explanation {
         }
         for waiter in self.waiters.iter().take(SHOWN) {
             let (waited, ahead) = (waiter.waited.as_secs_f64(), waiter.ahead);
-            write!(f, "waits for {waited:.3} s with {ahead} ahead: {}", waiter.reason.label())?;
+            write!(f, "waits for {waited:.3} s with {ahead} ahead: {}", waiter.reason.as_str())?;
             let names = [("tenant", &waiter.tenant), ("label", &waiter.label)];
             for (what, name) in names.iter().filter_map(|(what, name)| Some((what, name.as_ref()?))) {
                 write!(f, ", {what} {name}")?;
@@ -287,7 +284,7 @@ mod tests {
     fn each_reason_stands_at_its_own_place_in_the_list() {
         for (index, reason) in MissReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
-            assert_eq!(serde_json::json!(reason), reason.label());
+            assert_eq!(serde_json::json!(reason), reason.as_str());
         }
     }
 

@@ -189,7 +189,7 @@ fn acquires(text: &mut PoolText, pools: &[PoolInfo]) {
     for pool in pools {
         for reason in MissReason::ALL {
             let rows = pool.misses.iter().filter(|row| row.reason == reason);
-            family.value(pool, &[("reason", reason.label())], rows.map(|row| row.count).sum::<u64>());
+            family.value(pool, &[("reason", reason.as_str())], rows.map(|row| row.count).sum::<u64>());
         }
     }
 }
@@ -209,14 +209,14 @@ fn lives(text: &mut PoolText, pools: &[PoolInfo]) {
     let mut family = text.family(Kind::Counter, "remuda_pool_sessions_removed", help);
     for pool in pools {
         for reason in Removal::ALL {
-            family.value(pool, &[("reason", reason.label())], removed(pool, reason));
+            family.value(pool, &[("reason", reason.as_str())], removed(pool, reason));
         }
     }
     let help = "Sessions that were replaced because of executions, age or memory, or by recycle_all.";
     let mut family = text.family(Kind::Counter, "remuda_pool_sessions_recycled", help);
     for pool in pools {
         for reason in Removal::ALL.into_iter().filter(|reason| reason.is_recycling()) {
-            family.value(pool, &[("reason", reason.label())], removed(pool, reason));
+            family.value(pool, &[("reason", reason.as_str())], removed(pool, reason));
         }
     }
     let help = "Sessions that were replaced because they were dead or unusable.";

@@ -234,7 +234,7 @@ impl Execution {
 impl Outcome {
     /// One word for tables and metrics: `completed`, `failed`, `cancelled`, `timed_out`, `limit_exceeded`,
     /// `died`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Completed => "completed",
             Outcome::Failed => "failed",
@@ -258,7 +258,7 @@ impl fmt::Display for Outcome {
             Outcome::LimitExceeded { limit: Limit::CpuTime, .. } => "CPU time limit exceeded",
             Outcome::LimitExceeded { limit: Limit::OpenFiles, .. } => "open file limit exceeded",
             Outcome::LimitExceeded { limit: Limit::FileSize, .. } => "file size limit exceeded",
-            other => other.word(),
+            other => other.as_str(),
         })
     }
 }

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::proc::Memory;
 
+use crate::named::show_by_name;
+
 /// Number of a session, unique in this process; used in logs and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -61,3 +63,15 @@ pub enum SessionState {
     /// Its process has ended or must not be used again (the Python ancestor's `ERROR`).
     Dead,
 }
+
+impl SessionState {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionState::Ready => "ready",
+            SessionState::Dead => "dead",
+        }
+    }
+}
+
+show_by_name!(SessionState);

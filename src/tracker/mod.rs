@@ -11,6 +11,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::named::show_by_name;
+
 pub mod api;
 #[cfg(feature = "server")]
 mod civil;
@@ -174,11 +176,7 @@ impl From<TrackedStatus> for String {
     }
 }
 
-impl fmt::Display for TrackedStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+show_by_name!(TrackedStatus);
 
 /// A tracked session as `GET /sessions` shows it.
 ///

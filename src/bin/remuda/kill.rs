@@ -174,7 +174,7 @@ fn outcome(receipt: &KillReceipt) -> String {
     let told = steps.iter().filter_map(|(step, after)| Some(format!("{step} after {:.3} s", (*after)?)));
     let told: Vec<String> = told.collect();
     let told = if told.is_empty() { "nothing is heard yet".to_owned() } else { told.join(", ") };
-    format!("{}: {} ({told})\n", receipt.state.as_str(), receipt.session_id)
+    format!("{}: {} ({told})\n", receipt.state, receipt.session_id)
 }
 
 fn preview(operator: &TrackerOperator, all: &[Whom], json: bool) -> Result<ExitCode> {

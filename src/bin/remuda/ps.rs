@@ -120,7 +120,7 @@ impl Table {
 fn cells(session: &TrackedSession) -> [String; 7] {
     let mut status = vec![plain(session.state.as_ref().unwrap_or(&session.status).as_str())];
     match &session.kill {
-        Some(receipt) if session.kill_requested => status.push(format!("kill {}", receipt.state.as_str())),
+        Some(receipt) if session.kill_requested => status.push(format!("kill {}", receipt.state)),
         _ if session.kill_requested => status.push("to be killed".to_owned()),
         _ => {}
     }

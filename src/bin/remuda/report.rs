@@ -34,7 +34,7 @@ impl End {
     fn word(&self) -> &'static str {
         match self {
             End::Ran(execution) if succeeded(execution) => "completed",
-            End::Ran(execution) => execution.outcome.word(),
+            End::Ran(execution) => execution.outcome.as_str(),
             End::Refused(_) => "refused",
             End::NotStarted => "not_started",
         }

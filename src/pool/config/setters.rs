@@ -32,8 +32,8 @@ impl PoolConfig {
     }
 
     /// Sets [`min_idle`](PoolConfig::min_idle).
-    pub fn min_idle(mut self, count: usize) -> PoolConfig {
-        self.min_idle = count;
+    pub fn min_idle(mut self, count: impl Into<Option<usize>>) -> PoolConfig {
+        self.min_idle = count.into();
         self
     }
 

@@ -1,8 +1,8 @@
 //! The closed list of reasons why a session leaves.
 
-use std::fmt;
-
 use serde::Serialize;
+
+use crate::named::show_by_name;
 
 /// Why a session leaves the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -65,7 +65,7 @@ impl Removal {
     ];
 
     /// Its name in metrics and in the log.
-    pub fn label(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Removal::Dead => "dead",
             Removal::Tainted => "tainted",
@@ -106,8 +106,4 @@ impl Removal {
     }
 }
 
-impl fmt::Display for Removal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
-}
+show_by_name!(Removal);

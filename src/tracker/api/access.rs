@@ -1,8 +1,8 @@
 //! Who may ask a tracker for what.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+
+use crate::named::show_by_name;
 
 /// What an access token is for.
 ///
@@ -47,8 +47,4 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+show_by_name!(Role);

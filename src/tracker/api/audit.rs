@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Role, Verb};
+use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
 /// Who asked for something, as the tracker itself knows it: unlike
@@ -140,6 +141,8 @@ impl AuditResult {
         AuditResult::ALL.into_iter().find(|result| result.as_str() == word)
     }
 }
+
+show_by_name!(AuditAction, AuditResult);
 
 /// Something that was asked for, and what became of it.
 ///

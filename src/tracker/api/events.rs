@@ -30,6 +30,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{EndReason, KillScope, Verb};
+use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
 /// The most events of one [`EventList`].
@@ -132,6 +133,8 @@ impl EventKind {
         EventKind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
+
+show_by_name!(EventKind);
 
 /// Something that has happened. Members that make no sense for its kind are absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Asker;
+use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
 /// Whom a kill or an order means.
@@ -123,6 +124,17 @@ pub enum KillStep {
     Confirmed,
 }
 
+impl KillStep {
+    /// The word that stands for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KillStep::Delivered => "delivered",
+            KillStep::Stopping => "stopping",
+            KillStep::Confirmed => "confirmed",
+        }
+    }
+}
+
 /// What a kill was asked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,6 +168,8 @@ impl KillScope {
         }
     }
 }
+
+show_by_name!(KillState, KillStep, KillScope);
 
 /// One kill of one session, and how far it is. Asking again while it is open gives the same receipt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

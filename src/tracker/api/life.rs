@@ -26,6 +26,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{KillReceipt, KillStats};
+use crate::named::show_by_name;
 use crate::tracker::{TrackedId, TrackedStatus};
 
 /// What a session can be ordered to do. Unlike a kill it can be taken back.
@@ -98,6 +99,8 @@ impl EndReason {
         }
     }
 }
+
+show_by_name!(Verb, EndReason);
 
 /// A tracked session that is no more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
