@@ -80,6 +80,13 @@ pub enum Error {
         /// What it would have to be able to do.
         feature: Feature,
     },
+    /// Two processes cannot both have what is in this one, so it cannot be copied; it goes on.
+    NotForkable {
+        /// The session.
+        session: SessionId,
+        /// What is in the way: threads, connections, files open to write, child processes, …
+        obstacles: Vec<String>,
+    },
     /// The worker lives, but did not answer a `ping`, `names` or `fingerprint` in time; it is killed.
     Unresponsive {
         /// The session.
@@ -407,6 +414,9 @@ impl fmt::Display for Error {
             }
             Error::Unsupported { session, feature } => {
                 write!(f, "the worker of session {session} cannot do this: it has no feature \"{feature}\"")
+            }
+            Error::NotForkable { session, obstacles } => {
+                write!(f, "session {session} cannot be copied: {}", obstacles.join("; "))
             }
             Error::Unresponsive { session, limit } => {
                 write!(f, "the worker of session {session} did not answer within {limit:?}")

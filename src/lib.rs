@@ -111,6 +111,7 @@ mod guide {
         SharedPools: "docs/guide/shared-pools.md",
         Tenants: "docs/guide/tenants.md",
         Templates: "docs/guide/templates.md",
+        Checkpoints: "docs/guide/checkpoints.md",
         Operating: "docs/guide/operating.md",
         Killing: "docs/guide/killing.md",
         Security: "docs/guide/security.md",
@@ -155,11 +156,11 @@ pub use pool::{
     StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
-    Artefact, Artefacts, Attachment, Call, Cause, Channels, Display, Event, Execution, ExecutionError, Exit,
-    Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name, Omitted, Outcome,
-    OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session, SessionConfig,
-    SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage, WarmImport,
-    WarmReport, WorkDir,
+    Artefact, Artefacts, Attachment, Call, Cause, Channels, Checkpoint, Display, Event, Execution,
+    ExecutionError, Exit, Feature, Files, Fingerprint, InterruptHandle, Launch, Limit, Limits, Memory, Name,
+    Omitted, Outcome, OutputCallback, PostMortem, Progress, Prompt, Request, Running, Runtime, Session,
+    SessionConfig, SessionId, SessionInfo, SessionState, Stream, Template, TemplateInfo, TimeLimit, Usage,
+    WarmImport, WarmReport, WorkDir,
 };
 #[cfg(any(feature = "client", feature = "server"))]
 pub use tracker::{AccessToken, TrackedId, TrackedSession, TrackedStatus};

@@ -29,7 +29,9 @@ use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::session::{Cause, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId};
+use crate::session::{
+    Cause, Checkpoint, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId,
+};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Post-mortems that a pool remembers.
@@ -136,6 +138,9 @@ thread_local! {
 pub(super) fn inside() -> bool {
     INSIDE.get()
 }
+
+/// Hears how a process ended.
+type Gone = Box<dyn FnOnce(PostMortem) + Send>;
 
 fn as_insider<T>(work: impl FnOnce() -> T) -> T {
     let before = INSIDE.replace(true);
@@ -387,19 +392,45 @@ impl Core {
         session: &mut Session,
         failure: &Error,
     ) -> Result<()> {
-        let (id, pid, pool) = (session.id(), session.pid(), self.config.name.as_str());
+        let (id, pool) = (session.id(), self.config.name.as_str());
         log::debug!(target: TARGET, pool, session = id.number(); "not fit for its next user: {failure}");
+        let pid = session.pid();
         self.emit(PoolEvent::Restarted { session: id, pid, reason: Removal::ResetFailed });
+        let restart = |session: &mut Session, gone| session.restart_unless(&self.stop, gone);
+        self.replace_process(slot, session, restart, State::renewed)
+    }
+
+    /// Has a leased session go back to a checkpoint. Blocks for that.
+    pub(super) fn restore(
+        self: &Arc<Core>,
+        slot: SlotId,
+        session: &mut Session,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        let restore = |session: &mut Session, gone| session.restore_unless(checkpoint, &self.stop, gone);
+        self.replace_process(slot, session, restore, State::restored)?;
+        self.emit(PoolEvent::Restored { session: session.id(), pid: session.pid() });
+        Ok(())
+    }
+
+    /// Gives a session in the hands of its user a new process.
+    fn replace_process(
+        self: &Arc<Core>,
+        slot: SlotId,
+        session: &mut Session,
+        replace: impl FnOnce(&mut Session, Gone) -> Result<()>,
+        note: impl FnOnce(&mut PoolState, SlotId, Handle, Moment) -> bool,
+    ) -> Result<()> {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
         let core = Arc::clone(self);
-        session.restart_unless(&self.stop, move |end| as_insider(|| core.remember(end)))?;
+        replace(session, Box::new(move |end| as_insider(|| core.remember(end))))?;
         // Without that nobody would learn of its end.
         self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
-        let handle = Handle { id, process: Arc::clone(session.process()) };
+        let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };
         let now = self.clock().now();
-        if self.with(|state, _| state.renewed(slot, handle, now)) {
+        if self.with(|state, _| note(state, slot, handle, now)) {
             Ok(())
         } else {
             session.process().kill_group(Cause::Retired);

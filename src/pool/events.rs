@@ -67,6 +67,14 @@ pub enum PoolEvent {
         /// What was wrong.
         reason: Removal,
     },
+    /// Its user had a session go back to a checkpoint: it has a new process.
+    #[non_exhaustive]
+    Restored {
+        /// Its number.
+        session: SessionId,
+        /// Its new process.
+        pid: u32,
+    },
     /// The process of a session that left is gone and reaped. Comes after anything else about this
     /// session.
     #[non_exhaustive]
@@ -283,6 +291,9 @@ impl PoolEvent {
             PoolEvent::Restarted { session, pid, reason } => {
                 let (session, reason) = (session.number(), reason.as_str());
                 log::info!(target: TARGET, pool, session, pid, reason; "session restarted");
+            }
+            PoolEvent::Restored { session, pid } => {
+                log::info!(target: TARGET, pool, session = session.number(), pid; "session restored");
             }
             PoolEvent::Removed { session, pid, reason, time, post_mortem } => {
                 let (session, reason, exit) =

@@ -10,7 +10,7 @@ use super::core::{Core, Pooled};
 use super::state::{Removal, SlotId};
 use crate::background::shielded;
 use crate::error::{Error, Result};
-use crate::session::{Execution, Fingerprint, Name, Request, Running, Session};
+use crate::session::{Checkpoint, Execution, Fingerprint, Name, Request, Running, Session};
 
 /// A session that was acquired from a pool. Reads like a [`Session`]; dropping it gives the session
 /// back.
@@ -99,6 +99,36 @@ impl PooledSession {
     /// As [`Session::fingerprint`].
     pub fn fingerprint(&mut self) -> Result<Fingerprint> {
         self.settled()?.fingerprint()
+    }
+
+    /// A copy of the session that goes on beside it, in no pool: see [`Session::fork`]. It does not count
+    /// against [`max_sessions`](crate::PoolConfig::max_sessions), and outlives the lease.
+    ///
+    /// # Errors
+    /// As [`Session::fork`].
+    pub fn fork(&mut self) -> Result<Session> {
+        self.settled()?.fork()
+    }
+
+    /// Keeps the state of this moment, for longer than the lease if need be: see [`Session::checkpoint`].
+    ///
+    /// # Errors
+    /// As [`Session::checkpoint`].
+    pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+        self.settled()?.checkpoint()
+    }
+
+    /// Goes back to the moment of a checkpoint, in a new process: see [`Session::restore`]. After one of a
+    /// session with other options than this pool's, the session is replaced at the end of the lease.
+    ///
+    /// # Errors
+    /// As [`Session::restore`], and [`Error::Closed`].
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let pooled = self.pooled_mut();
+        match &pooled.lent_by {
+            Some(core) => Arc::clone(core).restore(pooled.slot, pooled, checkpoint),
+            None => unreachable!("a session in hand is lent"),
+        }
     }
 
     /// The session, without what its last user left: see `session/handover.rs`.

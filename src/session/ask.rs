@@ -151,10 +151,21 @@ impl Session {
         answer: Kind,
         limit: Duration,
     ) -> Result<Vec<u8>> {
+        self.question_with_flags(kind, 0, first, answer, limit)
+    }
+
+    pub(super) fn question_with_flags(
+        &mut self,
+        kind: Kind,
+        flags: u8,
+        first: &[u8],
+        answer: Kind,
+        limit: Duration,
+    ) -> Result<Vec<u8>> {
         self.settle()?;
         self.ensure_usable(Moment::now())?;
         let (id, cap) = (self.next_request(), self.config.frame_cap);
-        let frame = protocol::encode(kind, id, first, b"", cap)
+        let frame = protocol::encode_with_flags(kind, flags, id, first, b"", cap)
             .ok_or(Error::RequestTooLarge { bytes: first.len(), cap })?;
         let bound = self.bound.clone();
         if bound.as_ref().is_some_and(CancelToken::is_cancelled) {

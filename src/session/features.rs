@@ -32,13 +32,16 @@ pub enum Feature {
     Fork = 512,
     /// Takes a request right behind a reset, and runs it only if that undid everything.
     OnlyIfClean = 1024,
+    /// Makes a copy of itself and goes on: [`fork`](crate::Session::fork),
+    /// [`checkpoint`](crate::Session::checkpoint).
+    Branch = 2048,
 }
 
 /// A set of features.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
-const NAMES: [(&str, Feature); 11] = [
+const NAMES: [(&str, Feature); 12] = [
     ("execute", Feature::Execute),
     ("call", Feature::Call),
     ("warm", Feature::Warm),
@@ -50,6 +53,7 @@ const NAMES: [(&str, Feature); 11] = [
     ("sigint", Feature::Sigint),
     ("fork", Feature::Fork),
     ("only_if_clean", Feature::OnlyIfClean),
+    ("branch", Feature::Branch),
 ];
 
 impl Features {

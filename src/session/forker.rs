@@ -1,72 +1,37 @@
 //! The process of a template: a worker that was told to freeze, and then only makes children.
-//!
-//! Requests and answers travel on its control socket, because descriptors must come along. Children are
-//! let go of (`reap`) without an answer, from any thread; only one thread at a time has it fork.
 
 use std::fmt;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use serde::Deserialize;
 
-use super::answer::decode_error;
 use super::features::Feature;
-use super::process::{ChildEnds, Parent};
-use super::transport::{Unstarted, WakeFd, timespec};
-use super::{Cause, Process, Session, SessionConfig, SessionId, WarmReport, start};
+use super::fork_line::{Child, ForkLine, Peer};
+use super::process::Parent;
+use super::{Cause, Memory, Process, Session, SessionConfig, WarmReport, start};
 use crate::cancel::CancelToken;
-use crate::clock::Moment;
-use crate::error::{Error, Result};
-use crate::protocol::{self, Frame, Kind};
-use crate::sync::Mutex;
+use crate::error::Result;
+use crate::protocol::Kind;
 
-/// How long a template has to collect its garbage and freeze.
+/// How long a worker has to collect its garbage and freeze.
 const FREEZE_LIMIT: Duration = Duration::from_secs(30);
-/// How long it has to fork: far beyond what the kernel needs, for a template of many GiB too.
-const FORK_LIMIT: Duration = Duration::from_secs(5);
 /// How long its end is waited for.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// Frames on the control socket are small.
-const FRAME_CAP: usize = 64 << 10;
+/// Flag of *freeze*: for one fork; then it is a session as before.
+const ONCE: u8 = 1;
 
 /// A frozen worker.
 pub(crate) struct Forker {
     /// `None` only while it is taken apart. It runs nothing any more: only its process and its control
     /// socket are used.
     session: Option<Box<Session>>,
-    /// Held while it makes a session.
-    talk: Mutex<Talk>,
-    /// Frames that it has not taken yet.
-    unsent: Mutex<Vec<u8>>,
+    line: ForkLine,
+    /// Whether its sessions have copies of the files in its directory.
+    with_files: bool,
     made: AtomicU64,
-}
-
-/// The conversation so far.
-#[derive(Default)]
-struct Talk {
-    /// The number of the last fork.
-    last: u64,
-    /// What it has said and nobody has looked at.
-    bytes: Vec<u8>,
-    /// That came along.
-    descriptor: Option<OwnedFd>,
-}
-
-/// What it says to a fork.
-#[derive(Debug)]
-enum Answer {
-    Forked(OwnedFd),
-    Refused(String),
-    Strange,
 }
 
 #[derive(Deserialize)]
@@ -81,135 +46,39 @@ impl Forker {
         config: &Arc<SessionConfig>,
         stop: Option<&CancelToken>,
     ) -> Result<Result<Forker, String>> {
-        let mut session = start::start(Arc::clone(config), stop.cloned())?;
+        let session = start::start(Arc::clone(config), stop.cloned())?;
         if !session.can(Feature::Fork) {
             return Ok(Err(
                 "this interpreter cannot make descriptors of processes (os.pidfd_open)".to_owned()
             ));
         }
-        if session.process().worker_id().is_none() {
-            return Ok(Err("its process cannot be seen from here".to_owned()));
-        }
-        let report = session.question(Kind::Freeze, b"", Kind::Frozen, FREEZE_LIMIT)?;
-        let FrozenReport { obstacles } = serde_json::from_slice(&report)
-            .map_err(|error| session.break_off(format!("a freeze report that cannot be read: {error}")))?;
+        Forker::of(session, false)
+    }
+
+    /// Has a session freeze, which ends its life as one.
+    pub(crate) fn of(mut session: Session, with_files: bool) -> Result<Result<Forker, String>> {
+        let obstacles = session.freeze(false)?;
         if !obstacles.is_empty() {
             return Ok(Err(obstacles.join("; ")));
         }
         session.bind(None);
         Ok(Ok(Forker {
             session: Some(Box::new(session)),
-            talk: Mutex::default(),
-            unsent: Mutex::default(),
+            line: ForkLine::default(),
+            with_files,
             made: AtomicU64::new(0),
         }))
     }
 
-    /// Has it make a process for a session, with its channels and in this directory; its limits are set.
-    pub(crate) fn fork(
-        self: &Arc<Forker>,
-        id: SessionId,
-        config: &SessionConfig,
-        directory: &Path,
-        (unstarted, ends): (&mut Unstarted, ChildEnds),
-        stop: Option<&CancelToken>,
-    ) -> Result<Process> {
-        let numbers = protocol::go_numbers(id.number(), config.frame_cap, config.history);
-        let (number, pidfd) = {
-            let mut talk = self.talk.lock();
-            talk.last += 1;
-            let path = directory.as_os_str().as_bytes();
-            let frame = protocol::encode(Kind::Fork, talk.last, &numbers, path, FRAME_CAP)
-                .ok_or_else(|| failed(Errno::NAMETOOLONG))?;
-            (talk.last, self.ask(&mut talk, &frame, (unstarted, &ends), stop))
-        };
-        let parent: Arc<dyn Parent> = Arc::<Forker>::clone(self);
-        let template_pid = self.process().worker_id();
-        let process =
-            pidfd.and_then(|pidfd| Process::forked(id, pidfd, (parent, number), template_pid, config));
-        if process.is_err() {
-            // Without its channels it ends by itself.
-            self.reap(number);
-        }
-        process
+    /// Whether its sessions have copies of the files in its directory.
+    pub(crate) fn is_with_files(&self) -> bool {
+        self.with_files
     }
 
-    fn ask(
-        &self,
-        talk: &mut Talk,
-        frame: &[u8],
-        channels: (&mut Unstarted, &ChildEnds),
-        stop: Option<&CancelToken>,
-    ) -> Result<OwnedFd> {
-        let wake = Arc::new(WakeFd::new().map_err(failed)?);
-        let _registration = stop.map(|stop| stop.register(Arc::<WakeFd>::clone(&wake)));
-        let answer = self.send_fork(frame, channels).and_then(|()| self.receive(talk, &wake, stop));
-        match answer {
-            Ok(Answer::Forked(pidfd)) => Ok(pidfd),
-            Ok(Answer::Refused(why)) => Err(failed(io::Error::other(why))),
-            // Its answer will come, and the next who asks drops it.
-            Err(Errno::CANCELED) => Err(Error::Cancelled),
-            Ok(Answer::Strange) => {
-                self.process().kill_group(Cause::Protocol("a strange answer to fork".to_owned()));
-                Err(failed(io::Error::new(io::ErrorKind::InvalidData, "its answer is none to a fork")))
-            }
-            Err(error) => {
-                self.process().kill_group(Cause::Retired);
-                Err(failed(error))
-            }
-        }
-    }
-
-    fn send_fork(
-        &self,
-        frame: &[u8],
-        (unstarted, ends): (&mut Unstarted, &ChildEnds),
-    ) -> rustix::io::Result<()> {
-        let mut unsent = self.unsent.lock();
-        flush(self.control(), &mut unsent);
-        if !unsent.is_empty() {
-            return Err(Errno::TIMEDOUT);
-        }
-        unstarted.send_ends(self.control(), frame, ends)
-    }
-
-    /// Waits for the answer to the last fork.
-    fn receive(
-        &self,
-        talk: &mut Talk,
-        wake: &WakeFd,
-        stop: Option<&CancelToken>,
-    ) -> rustix::io::Result<Answer> {
-        let deadline = Moment::after(FORK_LIMIT);
-        loop {
-            let left = deadline.saturating_since(Moment::now());
-            if left.is_zero() {
-                return Err(Errno::TIMEDOUT);
-            }
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.control(), PollFlags::IN),
-                PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.process().pidfd(), PollFlags::IN),
-            ];
-            match poll(&mut fds, Some(&timespec(left))) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-            if stop.is_some_and(CancelToken::is_cancelled) {
-                return Err(Errno::CANCELED);
-            }
-            let ended = !fds[2].revents().is_empty();
-            match receive_some(self.control(), talk) {
-                Err(Errno::AGAIN) if ended => return Err(Errno::PIPE),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    if let Some(answer) = talk.answer() {
-                        return Ok(answer);
-                    }
-                }
-            }
-        }
+    /// Has it make a process for a session; its limits are set.
+    pub(crate) fn fork(self: &Arc<Forker>, child: Child<'_>, stop: Option<&CancelToken>) -> Result<Process> {
+        let peer = Peer { control: self.control(), process: self.process() };
+        self.line.fork(peer, child, Arc::<Forker>::clone(self), stop)
     }
 
     fn session(&self) -> &Session {
@@ -236,6 +105,10 @@ impl Forker {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process().id()
+    }
+
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.process().memory_in_detail()
     }
 
     /// What came of the warm-up that all of its sessions have.
@@ -267,13 +140,24 @@ impl Forker {
     }
 }
 
+impl Session {
+    /// Has the worker get ready to fork: `once`, with the next frame that it is sent on its control socket, or
+    /// for good. If anything is in the way, it stays what it was.
+    pub(super) fn freeze(&mut self, once: bool) -> Result<Vec<String>> {
+        if self.process().worker_id().is_none() {
+            return Ok(vec!["its process cannot be seen from here".to_owned()]);
+        }
+        let flags = if once { ONCE } else { 0 };
+        let report = self.question_with_flags(Kind::Freeze, flags, b"", Kind::Frozen, FREEZE_LIMIT)?;
+        let report: FrozenReport = serde_json::from_slice(&report)
+            .map_err(|error| self.break_off(format!("a freeze report that cannot be read: {error}")))?;
+        Ok(report.obstacles)
+    }
+}
+
 impl Parent for Forker {
     fn reap(&self, child: u64) {
-        let Some(frame) = protocol::encode(Kind::Reap, child, b"", b"", FRAME_CAP) else { return };
-        let mut unsent = self.unsent.lock();
-        unsent.extend_from_slice(&frame);
-        // If it is gone, its children are waited for by `init`.
-        flush(self.control(), &mut unsent);
+        self.line.reap(self.control(), child);
     }
 }
 
@@ -289,110 +173,5 @@ impl Drop for Forker {
 impl fmt::Debug for Forker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forker").field("made", &self.made).finish_non_exhaustive()
-    }
-}
-
-fn failed(error: impl Into<io::Error>) -> Error {
-    Error::io("having a template make a session", error)
-}
-
-/// Sends what the socket takes now.
-fn flush(control: BorrowedFd<'_>, unsent: &mut Vec<u8>) {
-    while !unsent.is_empty() {
-        match send(control, unsent, SendFlags::NOSIGNAL) {
-            Ok(sent) => drop(unsent.drain(..sent)),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return,
-            Err(_) => unsent.clear(),
-        }
-    }
-}
-
-/// One read. The end of the stream is an error.
-fn receive_some(control: BorrowedFd<'_>, talk: &mut Talk) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0_u8; 1024];
-    let received =
-        recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-            talk.descriptor = fds.next().or(talk.descriptor.take());
-        }
-    }
-    if received.bytes == 0 {
-        return Err(Errno::PIPE);
-    }
-    talk.bytes.extend_from_slice(&bytes[..received.bytes]);
-    Ok(())
-}
-
-impl Talk {
-    /// The answer to the last fork, once it is there. Those to earlier ones, which were given up, are
-    /// dropped. (One read ends with the frame whose descriptor it brings: there is one at a time.)
-    fn answer(&mut self) -> Option<Answer> {
-        loop {
-            let (header, why, used) = match Frame::decode(&self.bytes, FRAME_CAP) {
-                Ok(None) => return None,
-                Err(_) => return Some(Answer::Strange),
-                Ok(Some((frame, used))) if frame.header.kind == Kind::Error => {
-                    let why = decode_error(frame.first).map_or_else(|flaw| flaw, |error| error.to_string());
-                    (frame.header, why, used)
-                }
-                Ok(Some((frame, used))) => (frame.header, String::new(), used),
-            };
-            self.bytes.drain(..used);
-            let descriptor = if header.kind == Kind::Forked { self.descriptor.take() } else { None };
-            if header.request < self.last {
-                continue;
-            }
-            return Some(match (header.kind, descriptor) {
-                _ if header.request > self.last => Answer::Strange,
-                (Kind::Forked, Some(pidfd)) => Answer::Forked(pidfd),
-                (Kind::Error, _) => Answer::Refused(why),
-                _ => Answer::Strange,
-            });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::File;
-
-    fn talk(frames: &[(Kind, u64)], descriptor: bool) -> Talk {
-        let error = br#"{"type":"OSError","message":"no more","traceback":""}"#;
-        let frame = |(kind, number): &(Kind, u64)| {
-            let first: &[u8] = if *kind == Kind::Error { error } else { b"" };
-            protocol::encode(*kind, *number, first, b"", FRAME_CAP).expect("small")
-        };
-        let file = || OwnedFd::from(File::open("/dev/null").expect("null"));
-        Talk { last: 2, bytes: frames.iter().flat_map(frame).collect(), descriptor: descriptor.then(file) }
-    }
-
-    #[test]
-    fn an_answer_to_a_fork_that_was_given_up_is_nobodys() {
-        assert!(matches!(talk(&[(Kind::Forked, 2)], true).answer(), Some(Answer::Forked(_))));
-        let mut late = talk(&[(Kind::Forked, 1)], true);
-        assert!(late.answer().is_none() && late.descriptor.is_none());
-        let refused = talk(&[(Kind::Error, 1), (Kind::Error, 2)], false).answer();
-        assert!(matches!(refused, Some(Answer::Refused(why)) if why.contains("no more")));
-        assert!(matches!(
-            talk(&[(Kind::Error, 1), (Kind::Forked, 2)], true).answer(),
-            Some(Answer::Forked(_))
-        ));
-    }
-
-    #[test]
-    fn what_is_no_answer_is_strange() {
-        for frames in [[(Kind::Pong, 2)], [(Kind::Forked, 2)], [(Kind::Forked, 3)]] {
-            assert!(matches!(talk(&frames, false).answer(), Some(Answer::Strange)), "{frames:?}");
-        }
-        let garbage = Talk { last: 1, bytes: vec![0xff; 64], descriptor: None }.answer();
-        assert!(matches!(garbage, Some(Answer::Strange)));
-        let mut cut = talk(&[(Kind::Forked, 2)], true);
-        cut.bytes.truncate(10);
-        assert!(cut.answer().is_none() && cut.descriptor.is_some());
     }
 }

@@ -18,12 +18,14 @@
 //! what comes meanwhile ([`output`], [`events`]), [`answer`] decodes what came back, [`ask`] is for
 //! requests without user code. [`interrupt`] stops it, [`accounting`] says what it used. [`reaper`]
 //! and [`watchdog`] see to the end, held together by [`keeper`]; [`lending`] is what a pool needs.
-//! [`template`] makes sessions by fork, with the process behind it in [`forker`].
+//! [`template`] makes sessions by fork, with the process behind it in [`forker`]; [`checkpoint`] copies
+//! live ones; [`fork_line`] is how both have a worker fork.
 
 mod accounting;
 mod answer;
 mod artefacts;
 mod ask;
+mod checkpoint;
 mod collector;
 mod config;
 #[cfg(any(test, fuzzing))]
@@ -33,6 +35,7 @@ mod exchange;
 mod execution;
 mod features;
 mod files;
+mod fork_line;
 mod forker;
 mod handover;
 mod info;
@@ -64,6 +67,7 @@ use std::time::{Duration, SystemTime};
 
 pub use artefacts::{Artefact, Artefacts};
 pub use ask::{Fingerprint, Name};
+pub use checkpoint::Checkpoint;
 pub use config::{SessionConfig, WorkDir};
 pub use events::{Attachment, Display, Event, Progress, Prompt};
 pub use execution::{
@@ -180,6 +184,8 @@ struct Worker {
     scratch: Option<Scratch>,
     /// Where it was started.
     directory: PathBuf,
+    /// Who answers for the copies that were made of it.
+    branches: Option<Arc<checkpoint::Branches>>,
     // Dropped last: the reaper must outlive the hand-over.
     keeper: Arc<Keeper>,
 }
@@ -400,14 +406,19 @@ impl Session {
         gone: impl FnOnce(PostMortem) + Send + 'static,
     ) -> Result<()> {
         let asks = Arc::clone(&self.asks);
-        let mut fresh = match &self.template {
+        let fresh = match &self.template {
             Some(template) => template.session(self.id, stop, asks)?,
-            None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, &Origin::Program)?,
+            None => start::start_as(self.id, Arc::clone(&self.config), stop, asks, Origin::Program)?,
         };
+        self.replace_by(fresh, gone);
+        Ok(())
+    }
+
+    /// Goes on as `fresh`; the old process is retired.
+    fn replace_by(&mut self, mut fresh: Session, gone: impl FnOnce(PostMortem) + Send + 'static) {
         fresh.witness = self.witness.take();
         let old = std::mem::replace(self, fresh);
         old.retire(Duration::ZERO, gone);
-        Ok(())
     }
 
     /// Asks the worker to leave by itself (Python runs its `atexit` functions), waits at most
@@ -453,7 +464,7 @@ impl Session {
             worker.process.kill_group(Cause::Retired);
         }
         let kill_at = if polite { Moment::after(grace) } else { Moment::FAR_FUTURE };
-        let Worker { process, transport, scratch, keeper, directory: _ } = worker;
+        let Worker { process, transport, scratch, keeper, directory: _, branches: _ } = worker;
         let transport = Some(transport);
         keeper.reaper.take(Ward { process, transport, scratch, kill_at, post_mortem, gone: Box::new(gone) });
     }

@@ -8,6 +8,7 @@ use super::answer::ReadyReport;
 use super::config::WorkDir;
 use super::exchange::END_PATIENCE;
 use super::features::{Feature, Features};
+use super::fork_line::Child;
 use super::forker::Forker;
 use super::interrupt::Asks;
 use super::ladder::Stops;
@@ -24,7 +25,7 @@ use crate::protocol::{self, Kind};
 /// Starts a session; `stop` gives the start up, and the session stays bound to it.
 pub(crate) fn start(config: Arc<SessionConfig>, stop: Option<CancelToken>) -> Result<Session> {
     config.validate()?;
-    start_as(next_id(), config, stop, Arc::default(), &Origin::Program)
+    start_as(next_id(), config, stop, Arc::default(), Origin::Program)
 }
 
 /// A number that no other session of this process has.
@@ -39,6 +40,8 @@ pub(super) enum Origin<'a> {
     Program,
     /// A copy of this, warm already.
     Template(&'a Arc<Forker>),
+    /// A copy of this as it is now.
+    Session(&'a mut Session),
 }
 
 /// Starts a process for the session with this number.
@@ -47,14 +50,14 @@ pub(crate) fn start_as(
     config: Arc<SessionConfig>,
     stop: Option<CancelToken>,
     asks: Arc<Asks>,
-    origin: &Origin<'_>,
+    origin: Origin<'_>,
 ) -> Result<Session> {
     let started = Moment::now();
     let deadline = started + config.start_timeout;
     let keeper = Keeper::get()?;
     let (directory, scratch) = work_dir(&config.work_dir)?;
     let open = |channels| Unstarted::open(channels).map_err(|error| Error::io("opening channels", error));
-    let (mut starting, transport) = match origin {
+    let (mut starting, transport, warm) = match origin {
         Origin::Program => {
             let launch = config.runtime.launch(config.start_timeout)?;
             let (unstarted, ends) = open(launch.channels)?;
@@ -64,15 +67,29 @@ pub(crate) fn start_as(
             starting.list(&directory)?;
             let transport =
                 unstarted.go(starting.process(), &launch.boot, (config.frame_cap, config.history), deadline);
-            (starting, transport)
+            (starting, transport, None)
         }
-        Origin::Template(forker) => {
+        Origin::Template(_) | Origin::Session(_) => {
             let (mut unstarted, ends) = open(Channels::Pipes)?;
-            let process = forker.fork(id, &config, &directory, (&mut unstarted, ends), stop.as_ref())?;
+            let child = |with_files| Child {
+                id,
+                config: &config,
+                directory: &directory,
+                with_files: with_files && scratch.is_some(),
+                channels: (&mut unstarted, ends),
+            };
+            let (process, warm) = match origin {
+                Origin::Template(forker) => {
+                    let child = child(forker.is_with_files());
+                    (forker.fork(child, stop.as_ref())?, forker.warm_report().clone())
+                }
+                Origin::Session(session) => (session.branch(child(true))?, session.warm.clone()),
+                Origin::Program => unreachable!("another arm"),
+            };
             let starting = Starting::of(process, scratch, keeper);
             starting.list(&directory)?;
             let transport = unstarted.watched(starting.process(), config.frame_cap);
-            (starting, transport)
+            (starting, transport, Some(warm))
         }
     };
     let transport = transport.map_err(|error| Error::io("sending a worker its channels", error))?;
@@ -86,6 +103,7 @@ pub(crate) fn start_as(
             transport,
             scratch: starting.scratch.take(),
             directory,
+            branches: None,
             keeper: Arc::clone(&starting.keeper),
         }),
         config,
@@ -110,9 +128,9 @@ pub(crate) fn start_as(
         witness: None,
     };
     session.wait_until_ready(deadline)?;
-    match origin {
-        Origin::Program => session.warm_up(deadline)?,
-        Origin::Template(forker) => session.warm = forker.warm_report().clone(),
+    match warm {
+        None => session.warm_up(deadline)?,
+        Some(report) => session.warm = report,
     }
     // Not before: a restart that fails leaves the handles to the old process.
     session.asks.end();

@@ -264,7 +264,7 @@ impl Shared {
 
     fn start_cold(&self, id: SessionId, stop: Option<CancelToken>, asks: Arc<Asks>) -> Result<Session> {
         self.cold_starts.fetch_add(1, Ordering::Relaxed);
-        start::start_as(id, Arc::clone(&self.config), stop, asks, &Origin::Program)
+        start::start_as(id, Arc::clone(&self.config), stop, asks, Origin::Program)
     }
 
     /// A session by fork; `None` if a cold start is to be tried. Errors are those that it would meet too.
@@ -276,7 +276,7 @@ impl Shared {
             Err(_) | Ok(None) => return Ok(None),
         };
         let (config, origin) = (Arc::clone(&self.config), Origin::Template(&forker));
-        match start::start_as(id, config, stop.cloned(), Arc::clone(asks), &origin) {
+        match start::start_as(id, config, stop.cloned(), Arc::clone(asks), origin) {
             Ok(session) => {
                 forker.count();
                 self.forked.fetch_add(1, Ordering::Relaxed);

@@ -12,6 +12,7 @@ mod scripted_server;
 mod support;
 
 mod browser;
+mod checkpoint;
 mod cli_exec;
 mod cli_kill;
 mod cli_run;
@@ -57,6 +58,7 @@ mod runtime_remote;
 mod session_abuse;
 mod session_basics;
 mod session_files;
+mod session_fork;
 mod session_hostile;
 mod session_interrupt;
 mod session_liars;

@@ -20,9 +20,16 @@ impl<S: Resource, W> State<S, W> {
         None
     }
 
-    /// A session in the hands of its user has a new process. False if the slot is not the user's any
-    /// more, or the pool is closed: nobody watches over that process.
+    /// A session in the hands of its user has a new process, because it could not be reset. False if the
+    /// slot is not the user's any more, or the pool is closed: nobody watches over that process.
     pub(crate) fn renewed(&mut self, slot: SlotId, handle: S::Handle, now: Moment) -> bool {
+        let renewed = self.restored(slot, handle, now);
+        self.counters.sessions_restarted += u64::from(renewed);
+        renewed
+    }
+
+    /// As [`renewed`](State::renewed), but its user has asked for it: a copy of a checkpoint.
+    pub(crate) fn restored(&mut self, slot: SlotId, handle: S::Handle, now: Moment) -> bool {
         let is_open = self.is_open();
         let Some(entry) = self.entry(slot).filter(|entry| is_open && matches!(entry.place, Place::Busy))
         else {
@@ -34,7 +41,6 @@ impl<S: Resource, W> State<S, W> {
             entry.due = None;
         }
         self.begin_life(slot.index, handle, now);
-        self.counters.sessions_restarted += 1;
         self.check();
         true
     }
@@ -95,7 +101,11 @@ mod tests {
             assert!(state.renewed(slot, handle, now));
             assert_eq!(state.outdated(), 0, "what was to be replaced has been");
         });
-        assert_eq!(model.state.counters().sessions_restarted, 1);
+        model.with(|state, now, _| {
+            let handle = state.handle(slot).expect("a busy slot");
+            assert!(state.restored(slot, handle, now));
+        });
+        assert_eq!(model.state.counters().sessions_restarted, 1, "its user asked for the second process");
         model.leases[0].session.executions = 0;
         model.with_lease(0, State::release);
         assert_eq!(model.state.counts().idle, 1);

@@ -69,6 +69,8 @@ def read_control():
                 break
             if control_bytes[4] == CANCEL:
                 hit = note_cancel(int.from_bytes(control_bytes[8:16], "little"), control_bytes[5]) or hit
+            elif control_bytes[4] == REAP:
+                let_go(int.from_bytes(control_bytes[8:16], "little"))
             control_bytes = control_bytes[HEADER + size:]
 
 

@@ -1,9 +1,9 @@
 
 
 # --- template -----------------------------------------------------------------------------------
-# After *freeze* this process runs no request any more. It waits on `control` for *fork*: each child is a
-# session with channels of its own. A child stays a zombie until the host is done
-# with its number (*reap*): nobody else can get it before.
+# After *freeze* this process runs no request any more, or none before it has forked once. It waits on
+# `control` for *fork*: each child is a session with channels of its own. A child stays a zombie until the
+# host is done with its number (*reap*): nobody else can get it before.
 
 forked = {}              # process numbers of children by the request that made them
 condemned = []           # of those that the host is done with, and that have not ended yet
@@ -11,7 +11,7 @@ ready_frame = b""        # what a child says first
 on_child = None          # the handler of SIGCHLD that the warm-up left
 
 
-def obstacles():
+def obstacles(who):
     """Why copies of this process would share what cannot be shared."""
     found = []
     threads = remaining_threads()
@@ -19,15 +19,15 @@ def obstacles():
         found.append("%d threads run; a fork copies only one, and their locks stay held for ever" % threads)
     running = children()
     if running:
-        found.append("the warm-up left child processes (%s)" % ", ".join(map(str, running)))
+        found.append("%s left child processes (%s)" % (who, ", ".join(map(str, running))))
     if any(_signal.getitimer(timer)[0] for timer in TIMERS):
-        found.append("the warm-up left a timer running")
+        found.append("%s left a timer running" % who)
     if event_loop is not None:
-        found.append("the warm-up left an event loop, whose descriptors all sessions would share")
+        found.append("%s left an event loop, whose descriptors all sessions would share" % who)
         return found
     for fd in sorted(open_fds() - {0, 1, 2}):
         if shares_badly(fd):
-            found.append("the warm-up left descriptor %s open, which all sessions would share" % name_of_fd(fd))
+            found.append("%s left descriptor %s open, which all sessions would share" % (who, name_of_fd(fd)))
     return found
 
 
@@ -54,7 +54,7 @@ def freeze(request):
     import gc
     prepare_requests()
     flush_output()
-    found = obstacles()
+    found = obstacles("the warm-up")
     answer = frame(FROZEN, 0, request, dump_json({"obstacles": found}))
     if found:
         return answer
@@ -77,6 +77,43 @@ def freeze(request):
     gc.freeze()
     send(answer)
     serve_forks()
+
+
+def freeze_once(request):
+    """Is a template for one fork, or answers why it cannot be. What follows is the next request: here, and in
+    the copy that has been made."""
+    global frozen, once, ready_frame, control_bytes
+    flush_output()
+    if event_loop is not None and not tasks_of_loop():
+        clean_loop()
+    found = obstacles("its code")
+    answer = frame(FROZEN, 0, request, dump_json({"obstacles": found}))
+    if found:
+        return answer
+    ready_frame = frame(READY, 0, 0, ready(True))
+    socket = own("_socket").socket(1, 1, 0, control)
+    try:
+        frozen = once = True
+        fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR)
+        while control_bytes:
+            # The handler has read a part of a frame; it is of a request that has ended.
+            control_bytes += read_exactly(control, 1)
+            if len(control_bytes) == HEADER + int.from_bytes(control_bytes[:4], "little"):
+                control_bytes = b""
+        send(answer)
+        kind = REAP
+        while kind is not None and kind != FORK:
+            kind = serve_control(socket)
+        if kind is None:
+            reseed()
+            return None
+    finally:
+        socket.detach()
+    fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR | posix.O_NONBLOCK | fcntl.FASYNC)
+    frozen = once = False
+    # What came before the signal was on.
+    on_signal(0, None)
+    return None
 
 
 def prepare_requests():
@@ -122,14 +159,19 @@ def serve_forks():
         condemned[:] = [pid for pid in condemned if not has_ended(pid)]
         if requests in ready:
             answer_as_template()
-        if control in ready and not serve_control(socket):
-            # The descriptor is one of the session's now.
-            socket.detach()
-            serve()
+        if control in ready:
+            kind = serve_control(socket)
+            if kind is None:
+                # The descriptor is one of the session's now.
+                socket.detach()
+                serve()
+            elif kind == FORK:
+                # For the next child: here it keeps nobody waiting.
+                reseed()
 
 
 def serve_control(socket):
-    """One frame of the host. False in the child that it made."""
+    """One frame of the host: returns its kind; None in the child that it made."""
     size = own("_socket").CMSG_SPACE(24)
     header, ancillary, _, _ = socket.recvmsg(HEADER, size, own("_socket").MSG_CMSG_CLOEXEC)
     if not header:
@@ -141,14 +183,18 @@ def serve_control(socket):
     body = read_exactly(control, length)
     fds = [int.from_bytes(data[i:i + 4], sys.byteorder) for _, _, data in ancillary for i in range(0, len(data), 4)]
     if kind == FORK:
-        return fork_session(socket, request, fds, body)
+        return kind if fork_session(socket, header[5], request, fds, body) else None
     for fd in fds:
         posix.close(fd)
-    if kind == REAP and request in forked:
-        pid = forked.pop(request)
-        if not has_ended(pid):
-            condemned.append(pid)
-    return True
+    if kind == REAP:
+        let_go(request)
+    return kind
+
+
+def let_go(request):
+    """The host is done with a child."""
+    pid = forked.pop(request, None)
+    condemned[:] = [pid for pid in (*condemned, *((pid,) if pid else ())) if not has_ended(pid)]
 
 
 def has_ended(pid):
@@ -158,7 +204,7 @@ def has_ended(pid):
         return True
 
 
-def fork_session(socket, request, fds, body):
+def fork_session(socket, flags, request, fds, body):
     """Forks, and answers with a descriptor of the child, made before anything could reap it. What the child
     has to do is little: each page that it touches is copied first."""
     global forking
@@ -171,7 +217,7 @@ def fork_session(socket, request, fds, body):
         forking = True
         pid = posix.fork()
         if pid == 0:
-            become_session(fds, numbers, directory)
+            become_session(fds, numbers, directory, flags & WITH_FILES)
             return False
         forked[request] = pid
         move_into_group(pid)
@@ -190,8 +236,6 @@ def fork_session(socket, request, fds, body):
         posix.close(fd)
     if pidfd >= 0:
         posix.close(pidfd)
-    # For the next child: here it keeps nobody waiting.
-    reseed()
     return True
 
 
@@ -211,19 +255,22 @@ def move_into_group(pid):
         pass
 
 
-def become_session(fds, numbers, directory):
+def become_session(fds, numbers, directory, with_files):
     """The child's start. The host goes on as soon as *ready* is there, so this does the rest meanwhile: it
     gives up what is the template's and takes its own channels, which come to lie where those of the
     template were. Fd 0 is empty already."""
     global PID, leads_group, in_child, forking, frozen, flag_view, control_bytes, reply_bytes, session_id
     global current, last_request, interrupted, polled, asked, held, questions, stopped, handling, again
-    global incoming_for
+    global incoming_for, once
     try:
         if directory:
-            posix.chdir(directory)
-    except OSError as error:
-        # Fd 2 is the template's yet, and nobody reads it.
-        posix.write(fds[2], text_bytes("remuda worker: " + brief(error) + "\n"))
+            move_into(directory, with_files)
+        if once:
+            # Before the parent runs on.
+            part_from_parent(fds)
+    except BaseException as error:
+        # Fd 2 is the parent's yet.
+        posix.write(fds[2], text_bytes("remuda worker: " + brief(error)[:1000] + "\n"))
         posix._exit(70)
     posix.write(fds[4], ready_frame)
     flush_output()
@@ -249,10 +296,88 @@ def become_session(fds, numbers, directory):
     # What came before the signal was on.
     on_signal(0, None)
     name_process(b"remuda-%d" % session_id)
-    warm.update(
-        cwd=posix.getcwd(), fds=tuple(map(identity, range(3))), children=frozenset(), open=open_fds(),
-        free_fd=lowest_free_fd(), fd_count=posix.stat("/proc/self/fd").st_size,
-    )
+    warm.update(fds=tuple(map(identity, range(3))), children=frozenset())
+    if once:
+        once = False
+    else:
+        part_from_parent(())
+    if open_fds() == warm["open"]:
+        accept_fds()
+    else:
+        # The copy of a live session has what its user opened: the next reset looks closer.
+        warm.update(free_fd=-1, fd_count=warm["fd_count"] and -1)
+
+
+def part_from_parent(channels):
+    """Has its own place in each file that is open to read."""
+    for fd in open_fds() - {0, 1, 2, *channels}:
+        if posix.fstat(fd).st_mode & 0o170000 == 0o100000:
+            own_fd = posix.open("/proc/self/fd/%d" % fd, fcntl.fcntl(fd, fcntl.F_GETFL) | posix.O_CLOEXEC)
+            posix.lseek(own_fd, posix.lseek(fd, 0, 1), 0)
+            posix.dup2(own_fd, fd, posix.get_inheritable(fd))
+            posix.close(own_fd)
+
+
+def move_into(directory, with_files):
+    """Goes to the place in this directory where the parent is in its own; to the same place if it is outside."""
+    global own_directory
+    old, here = own_directory, current_directory()
+    posix.chdir(directory)
+    own_directory = posix.getcwd()
+    if with_files and own_directory != old:
+        copy_files(old, own_directory)
+    warm["cwd"] = moved(warm["cwd"], old)
+    try:
+        posix.chdir(moved(here, old))
+    except OSError:
+        # It was made by the warm-up of a template, or is gone.
+        warm["cwd"] = own_directory
+
+
+def current_directory():
+    try:
+        return posix.getcwd()
+    except OSError:
+        return own_directory
+
+
+def moved(path, old):
+    return own_directory + path[len(old):] if path == old or path.startswith(old + "/") else path
+
+
+def copy_files(source, target):
+    """Files, directories and links; what is something else (a socket, a named pipe) is left out."""
+    with posix.scandir(source) as entries:
+        for entry in entries:
+            place = target + "/" + entry.name
+            if entry.is_symlink():
+                posix.symlink(posix.readlink(entry.path), place)
+            elif entry.is_dir(follow_symlinks=False):
+                posix.mkdir(place, 0o700)
+                copy_files(entry.path, place)
+                keep_status(entry, place)
+            elif entry.is_file(follow_symlinks=False):
+                copy_file(entry.path, place)
+                keep_status(entry, place)
+
+
+def copy_file(source, target):
+    source = posix.open(source, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+    try:
+        target = posix.open(target, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+        try:
+            while posix.sendfile(target, source, None, 1 << 30):
+                pass
+        finally:
+            posix.close(target)
+    finally:
+        posix.close(source)
+
+
+def keep_status(entry, place):
+    status = entry.stat(follow_symlinks=False)
+    posix.chmod(place, status.st_mode & 0o7777)
+    posix.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def answer_as_template():

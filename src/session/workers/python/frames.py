@@ -40,6 +40,9 @@ HEADER = 16
 ANSWERS_INPUT = 1
 MEASURE = 2
 ONLY_IF_CLEAN = 4
+# Flags of *freeze* and *fork*.
+ONCE = 1
+WITH_FILES = 1
 # Flags of *reset*.
 REQUEST_FOLLOWS = 1
 REQUEST_IS_HERE = 2
@@ -69,6 +72,7 @@ kept = ()                # private duplicates of fds 0, 1, 2, to mend what user 
 frame_cap = 64 << 20
 slots = 0                # entries that `In` and `Out` keep
 session_id = 0
+own_directory = ""       # where the session was started
 
 current = 0              # number of the running request; 0 when none may be interrupted
 last_request = 0
@@ -83,8 +87,9 @@ stopped = False          # the running request noticed its cancel
 masked = False           # the main thread is inside a frame: an interrupt waits
 held = 0                 # number of the request whose interrupt waits
 in_child = False         # this is a child that user code forked
-forking = False          # a template makes a session
-frozen = False           # this is a template
+forking = False          # a session is being made by fork
+frozen = False           # this is a template, for good or for one fork
+once = False             # for one fork
 
 writing = _thread.allocate_lock()
 events_used = False      # some thread may be sending an event: see `close_request`

@@ -277,6 +277,10 @@ def is_pipe(fd):
 
 def left_children(request_follows):
     """Whether children run that the warm-up did not start; those that have ended are reaped, or count."""
+    if forked or condemned:
+        # The host's copies of this process are not the user's, and the host has them reaped.
+        others = set(children()) - warm["children"]
+        return not all(not request_follows and has_ended(pid) for pid in others)
     try:
         if request_follows and not warm["children"]:
             posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
@@ -319,8 +323,11 @@ def accept_fds():
 
 
 def children():
-    """Process numbers of the children, those that are not reaped yet included."""
-    return descendants_of(PID, deep=False)
+    """Process numbers of the children, those that are not reaped yet included, but for the copies that the host
+    has had made."""
+    condemned[:] = [pid for pid in condemned if not has_ended(pid)]
+    copies = {*forked.values(), *condemned}
+    return [pid for pid in descendants_of(PID, deep=False) if pid not in copies]
 
 
 def descendants_of(pid, deep=True):

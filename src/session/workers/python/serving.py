@@ -109,12 +109,12 @@ def serve():
             else:
                 send(answer)
         else:
-            answer = answer_other(kind, request, first, second)
+            answer = answer_other(kind, flags, request, first, second)
             if answer:
                 send(answer)
 
 
-def answer_other(kind, request, first, second):
+def answer_other(kind, flags, request, first, second):
     """The answer to whatever does not run user code, if it has one."""
     if kind == PING:
         return frame(PONG, 0, request, b"")
@@ -130,7 +130,7 @@ def answer_other(kind, request, first, second):
     if kind == INSPECT:
         return inspect(request, first)
     if kind == FREEZE and not inline:
-        return freeze(request)
+        return freeze_once(request) if flags & ONCE else freeze(request)
     if kind == INPUT_REPLY or kind == CANCEL:
         # Nobody waits for it any more; and where cancels come in line, they were heard already.
         return None

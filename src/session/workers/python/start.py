@@ -11,7 +11,8 @@ def move_up(fd):
 
 def take_channels():
     """Moves the protocol away from fds 0 to 2 and gives user code an empty stdin."""
-    global control, kept
+    global control, kept, own_directory
+    own_directory = posix.getcwd()
     control = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     posix.dup2(null, 0)
@@ -118,7 +119,7 @@ def ready(of_child=False):
     if (leads_group or of_child) and not inline:
         features.append("sigint")
     if not inline and hasattr(posix, "pidfd_open"):
-        features.append("fork")
+        features.extend(("fork", "branch"))
     if not inline:
         features.append("only_if_clean")
     return (

@@ -111,7 +111,7 @@ def serve_inline():
         if kind == EXECUTE or kind == CALL:
             answer = execute(kind, request, flags, first, second)
         else:
-            answer = answer_other(kind, request, first, second)
+            answer = answer_other(kind, flags, request, first, second)
         if answer:
             send(answer)
 
