@@ -12,6 +12,7 @@ pub(super) const ROWS: &[(&str, Row)] = &[
     ("template: a frozen worker answers pings and runs nothing", runs_nothing),
     ("template: a frozen worker leaves when it is asked to", leaves),
     ("template: each fork is a worker with channels of its own", forks),
+    ("template: a worker that makes one copy goes on, and so does the copy", branches),
     ("template: what a fork needs and does not get is an error", incomplete),
 ];
 
@@ -50,20 +51,45 @@ fn leaves(subject: &Subject) -> Checked {
 fn forks(subject: &Subject) -> Checked {
     let mut driver = frozen(subject)?;
     for number in 1..=2 {
-        let failed = |error: rustix::io::Errno| Miss::failed("channels", error.to_string());
-        let (mut ends, of_child) = Ends::open(driver.channels, false).map_err(failed)?;
-        let numbers = protocol::go_numbers(number, driver.cap, 32);
-        driver.ends.fork(&encode(Kind::Fork, 0, number, &numbers, b"/"), &mut ends, of_child);
-        // From here on its host is talking to the child.
-        let template = std::mem::replace(&mut driver.ends, ends);
-        let ready = driver.frame("ready of the new worker")?;
-        expect((ready.kind, ready.request) == (Kind::Ready, 0), "ready of the new worker", || ready.tell())?;
-        driver.request = 0;
-        driver.run_small()?;
-        driver.ping()?;
-        driver.ends = template;
-        driver.ends.control().send(&encode(Kind::Reap, 0, number, b"", b""));
+        fork(&mut driver, number)?;
     }
+    driver.ping()
+}
+
+/// Has it make a worker that works, and lets that go.
+fn fork(driver: &mut Driver, number: u64) -> Checked {
+    let failed = |error: rustix::io::Errno| Miss::failed("channels", error.to_string());
+    let (mut ends, of_child) = Ends::open(driver.channels, false).map_err(failed)?;
+    let numbers = protocol::go_numbers(number, driver.cap, 32);
+    driver.ends.fork(&encode(Kind::Fork, 0, number, &numbers, b"/"), &mut ends, of_child);
+    // From here on its host is talking to the child.
+    let (parent, requests) = (std::mem::replace(&mut driver.ends, ends), driver.request);
+    let ready = driver.frame("ready of the new worker")?;
+    expect((ready.kind, ready.request) == (Kind::Ready, 0), "ready of the new worker", || ready.tell())?;
+    driver.request = 0;
+    driver.run_small()?;
+    driver.ping()?;
+    (driver.ends, driver.request) = (parent, requests);
+    driver.ends.control().send(&encode(Kind::Reap, 0, number, b"", b""));
+    Ok(())
+}
+
+fn branches(subject: &Subject) -> Checked {
+    if subject.channels != Channels::Pipes {
+        return Err(Miss::skipped("only with pipes"));
+    }
+    let mut driver = subject.start()?;
+    driver.needs("branch")?;
+    for number in 1..=2 {
+        driver.run_small()?;
+        let request = driver.next_request();
+        driver.send(Kind::Freeze, 1, request, b"", b"");
+        let report = driver.answer(request)?.frame;
+        let free = report.kind == Kind::Frozen && report.json()?["obstacles"] == serde_json::json!([]);
+        expect(free, "frozen without obstacles in a new worker", || report.tell())?;
+        fork(&mut driver, number)?;
+    }
+    driver.run_small()?;
     driver.ping()
 }
 
