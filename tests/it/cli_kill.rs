@@ -8,7 +8,7 @@ use remuda::{SessionClient, TrackerServer};
 use serde_json::{Value, json};
 
 use crate::cli_run::{outcome, remuda};
-use crate::scripted_server::{Reply, ScriptedServer, fine};
+use crate::scripted_server::{Reply, ScriptedServer, connected, fine};
 use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Http, Served, server};
 
@@ -24,7 +24,7 @@ fn run_at(url: &str, args: &[&str]) -> Outcome {
 }
 
 fn client(server: &TrackerServer) -> SessionClient {
-    SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())).start().unwrap()
+    connected(SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())))
 }
 
 isolated! {

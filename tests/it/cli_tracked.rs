@@ -50,6 +50,7 @@ impl Ordered {
         let args = ["run", "-j", "1", "--server", &url, "waits.py", "comes.py", "comes.py"];
         let mut run = start(dir, &args);
         let stderr = BufReader::new(run.stderr.take().unwrap());
+        eventually("the run is registered", || !server.store().get_all_sessions().unwrap().is_empty());
         Ordered { operator: TrackerOperator::new(&url).unwrap(), server, run, stderr }
     }
 
@@ -79,7 +80,7 @@ impl Ordered {
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).unwrap();
         let (code, stdout, _) = outcome(self.run.wait_with_output().unwrap());
-        assert_eq!(self.server.store().get_all_sessions().unwrap(), []);
+        eventually("it leaves the list", || self.server.store().get_all_sessions().unwrap().is_empty());
         (code, stdout, rest)
     }
 }
@@ -132,17 +133,18 @@ isolated! {
         dir.write("endless.py", LOOP);
         let (victim, other) =
             (start(&dir, &["run", "--server", &url, "endless.py"]), start(&dir, &["run", "--server", &url, "endless.py"]));
+        eventually("both are registered", || server.store().get_all_sessions().unwrap().len() == 2);
         let rows = server.store().get_all_sessions().unwrap();
         let of = |child: &Child| rows.iter().find(|row| row.pid == Some(child.id())).unwrap().session_id.clone();
         let other_id = of(&other);
         assert!(server.kill(&of(&victim)).unwrap());
         assert_eq!(outcome(victim.wait_with_output().unwrap()).0, Some(1));
+        eventually("it leaves the list", || server.store().get_all_sessions().unwrap().len() == 1);
         let rows = server.store().get_all_sessions().unwrap();
-        assert_eq!(rows.len(), 1);
         assert_eq!((&rows[0].session_id, &rows[0].status), (&other_id, &TrackedStatus::Running));
         assert!(server.kill(&other_id).unwrap());
         assert_eq!(outcome(other.wait_with_output().unwrap()).0, Some(1));
-        assert_eq!(server.store().get_all_sessions().unwrap(), []);
+        eventually("and the other one", || server.store().get_all_sessions().unwrap().is_empty());
         server.shutdown();
     }
 }

@@ -4,6 +4,7 @@ use remuda::{SessionClient, TrackerServer};
 use serde_json::{Value, json};
 
 use crate::browser::{Page, installed};
+use crate::scripted_server::connected;
 use crate::support::isolated;
 use crate::tracker_support::{Http, server};
 
@@ -14,7 +15,7 @@ pub(crate) fn url(server: &TrackerServer) -> String {
 }
 
 pub(crate) fn client(server: &TrackerServer, app: &str) -> SessionClient {
-    SessionClient::builder(app).server_url(url(server)).start().unwrap()
+    connected(SessionClient::builder(app).server_url(url(server)))
 }
 
 /// The row of a session.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{Page, installed};
 use crate::dashboard::{client, row, until_rows, url};
+use crate::scripted_server::connected;
 use crate::support::{GENEROUS, isolated};
 use crate::tracker_support::{Http, server};
 
@@ -18,7 +19,7 @@ fn until_report(page: &mut Page, beginning: &str) {
 }
 
 fn protected(app: &str, url: &str) -> SessionClient {
-    SessionClient::builder(app).server_url(url).protected(true).start().unwrap()
+    connected(SessionClient::builder(app).server_url(url).protected(true))
 }
 
 isolated! {

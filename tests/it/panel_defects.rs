@@ -8,13 +8,13 @@ use std::time::Duration;
 use remuda::{Request, Runtime, SessionClient, SessionPool, SharedPool, TrackerServer};
 use serde_json::{Value, json};
 
-use crate::scripted_server::{eventually, nobody};
+use crate::scripted_server::{connected, eventually, nobody};
 use crate::support::{GENEROUS, isolated};
 use crate::tracker_support::{Http, server};
 
 fn client(server: &TrackerServer) -> SessionClient {
     let url = format!("http://{}", server.local_addr());
-    SessionClient::builder("panel").server_url(url).start().unwrap()
+    connected(SessionClient::builder("panel").server_url(url))
 }
 
 isolated! {
@@ -22,7 +22,7 @@ isolated! {
         let server = server();
         let url = format!("http://{}", server.local_addr());
         let hourly = SessionClient::builder("panel").server_url(url).heartbeat_interval(Duration::from_secs(3_600));
-        let client = hourly.start().unwrap();
+        let client = connected(hourly);
         assert!(server.kill(&client.id()).unwrap());
         assert!(client.cancel_token().wait_timeout(GENEROUS));
     }
@@ -43,7 +43,9 @@ isolated! {
         drop((victim, other));
         for (id, reason, by) in [(victim_id, "killed", json!("ann")), (other_id, "left", Value::Null)] {
             let target = format!("/history?session={id}");
-            let entry = looking.borrow_mut().ok("GET", &target, &Value::Null)["history"][0].clone();
+            let last = || looking.borrow_mut().ok("GET", &target, &Value::Null)["history"][0].clone();
+            eventually("it is in the history", || !last().is_null());
+            let entry = last();
             assert_eq!((&entry["reason"], &entry["kill"]["requested_by"]), (&json!(reason), &by));
         }
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use remuda::{ClientConfig, SessionClient};
 use serde_json::{Value, json};
 
 use crate::support::{GENEROUS, poll};
@@ -154,8 +155,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let (mine, of_thread) = (stream.try_clone().unwrap(), Arc::clone(shared));
-        let thread = std::thread::spawn(move || serve(&stream, &of_thread));
-        shared.connections.lock().unwrap().push((mine, thread));
+        // Under the lock: whoever has seen a request finds its connection counted.
+        let mut connections = shared.connections.lock().unwrap();
+        connections.push((mine, std::thread::spawn(move || serve(&stream, &of_thread))));
     }
 }
 
@@ -364,4 +366,26 @@ pub(crate) fn nobody() -> SocketAddr {
 /// Waits for something that a client is to reach by itself.
 pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
     poll(done, || format!("{what}: not within {GENEROUS:?}"));
+}
+
+/// Starts a client and waits until its tracker knows it: the start waits a second for that, which may pass
+/// on a busy machine.
+pub(crate) fn connected(config: ClientConfig) -> SessionClient {
+    let client = config.start().unwrap();
+    eventually("the client is registered", || client.is_connected());
+    client
+}
+
+/// Runs what waits for the tracker's answer, then looks whether that was taken in. Whoever waits does so for
+/// a second at most, and after a wait in vain not again before the next answer: it may come later only then.
+pub(crate) fn takes_effect<T>(act: impl FnOnce() -> T, done: impl Fn() -> bool) -> T {
+    // In this process, which is that of one test.
+    static IN_VAIN: AtomicBool = AtomicBool::new(false);
+    let began = Instant::now();
+    let value = act();
+    let in_vain = began.elapsed() >= Duration::from_secs(1);
+    let in_vain = IN_VAIN.fetch_or(in_vain, Ordering::SeqCst) || in_vain;
+    assert!(done() || in_vain, "nobody has waited for the tracker");
+    eventually("the tracker takes it in", done);
+    value
 }

@@ -1,13 +1,13 @@
 //! A client and a tracker that behaves: registering, beating, tasks, kills, the end.
 
 use std::sync::{Arc, Weak, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remuda::{ClientConfig, SessionClient};
 use serde_json::json;
 
-use crate::scripted_server::{Memory, ScriptedServer, collect_log, eventually};
-use crate::support::{GENEROUS, isolated};
+use crate::scripted_server::{Memory, ScriptedServer, collect_log, connected, eventually, takes_effect};
+use crate::support::{GENEROUS, isolated, poll};
 
 /// Beats often, so that a tracker that parks nothing is heard soon.
 fn quick(server: &ScriptedServer) -> ClientConfig {
@@ -22,13 +22,9 @@ isolated! {
     fn a_client_registers_with_all_that_it_knows_of_itself_and_leaves_the_list_at_its_end() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = SessionClient::builder("my app / bücher")
-            .user_id("ada")
-            .label("room", "7")
-            .server_url(server.url())
-            .start()
-            .unwrap();
-        assert!(client.is_connected());
+        let config = SessionClient::builder("my app / bücher").user_id("ada").label("room", "7");
+        let start = || config.server_url(server.url()).start().unwrap();
+        let client = takes_effect(start, || !memory.ids().is_empty());
         let register = server.await_count(1, "POST", "/sessions");
         assert_eq!(register.body["app_name"], "my app / bücher");
         assert_eq!(register.body["user_id"], "ada");
@@ -40,8 +36,7 @@ isolated! {
         assert!(!register.headers.contains_key("origin") && !register.headers.contains_key("transfer-encoding"));
         // The first beat comes at once and is not parked for long: what is attached next follows soon.
         assert_eq!(server.await_count(1, "POST", "/heartbeat").wait(), Some(2));
-        drop(client);
-        assert_eq!(memory.ids(), [""; 0]);
+        takes_effect(|| drop(client), || memory.ids().is_empty());
         assert_eq!(server.count("POST", "/sessions"), 1);
     }
 }
@@ -50,8 +45,8 @@ isolated! {
     fn a_kill_is_heard_while_the_beat_is_parked() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
-        let other = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
+        let other = connected(parked(&server));
         let (heard, kills) = mpsc::channel();
         client.on_kill(move || heard.send(()).unwrap());
         server.await_count(2, "POST", "/heartbeat");
@@ -67,7 +62,7 @@ isolated! {
     fn a_kill_is_heard_with_the_next_beat_of_a_tracker_that_parks_none() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = quick(&server).start().unwrap();
+        let client = connected(quick(&server));
         let beat = server.await_count(3, "POST", "/heartbeat");
         assert_eq!(beat.wait(), None);
         memory.kill(client.id().as_str());
@@ -83,8 +78,8 @@ isolated! {
     fn beats_keep_to_the_interval_where_none_is_parked() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = parked(&server).start().unwrap();
-        let quick = quick(&server).start().unwrap();
+        let client = connected(parked(&server));
+        let quick = connected(quick(&server));
         // Many beats of the quick one, at most the first of the other, due within 30 s.
         server.await_count(50, "POST", "/heartbeat");
         let own = format!("/{}/heartbeat", client.id());
@@ -97,7 +92,7 @@ isolated! {
     fn beats_reuse_their_connection() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = quick(&server).start().unwrap();
+        let client = connected(quick(&server));
         server.await_count(20, "POST", "/heartbeat");
         assert_eq!(server.connections(), 1);
         drop(client);
@@ -108,19 +103,15 @@ isolated! {
     fn a_task_is_shown_from_its_start_to_its_end() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
         let row = || memory.row(client.id().as_str()).map(|row| (row.status, row.task)).unwrap();
         let idle = || ("idle".to_owned(), None);
         let running = |task: &str| ("running".to_owned(), Some(task.to_owned()));
         assert_eq!(row(), idle());
-        let outer = client.task("outer");
-        assert_eq!(row(), running("outer"));
-        let inner = client.task("inner");
-        assert_eq!(row(), running("inner"));
-        drop(outer);
-        assert_eq!(row(), running("inner"));
-        drop(inner);
-        assert_eq!(row(), idle());
+        let outer = takes_effect(|| client.task("outer"), || row() == running("outer"));
+        let inner = takes_effect(|| client.task("inner"), || row() == running("inner"));
+        takes_effect(|| drop(outer), || row() == running("inner"));
+        takes_effect(|| drop(inner), || row() == idle());
     }
 }
 
@@ -128,13 +119,13 @@ isolated! {
     fn a_task_ends_when_its_work_panics() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
         let work = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _task = client.task("doomed");
             panic!("on purpose");
         }));
         assert!(work.is_err());
-        assert_eq!(memory.row(client.id().as_str()).unwrap().status, "idle");
+        memory.await_row(client.id().as_str(), |row| row.status == "idle");
     }
 }
 
@@ -142,7 +133,7 @@ isolated! {
     fn callbacks_run_once_in_order_and_a_panic_stops_none() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
         let (ran, order) = mpsc::channel();
         for number in 0..4 {
             let ran = ran.clone();
@@ -167,7 +158,7 @@ isolated! {
     fn beats_go_on_while_a_callback_takes_its_time() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = quick(&server).start().unwrap();
+        let client = connected(quick(&server));
         let (entered, inside) = mpsc::channel();
         let (leave, left) = mpsc::channel::<()>();
         client.on_kill(move || {
@@ -186,13 +177,12 @@ isolated! {
     fn stop_runs_the_callbacks_while_the_session_is_still_on_the_list() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
         let (id, rows) = (client.id(), memory.clone());
         let (ran, order) = mpsc::channel();
         client.on_kill(move || ran.send(rows.row(id.as_str()).is_some()).unwrap());
-        client.stop();
+        takes_effect(|| client.stop(), || memory.ids().is_empty());
         assert_eq!(order.recv(), Ok(true));
-        assert_eq!(memory.ids(), [""; 0]);
         assert!(client.is_stopped() && !client.is_connected() && !client.is_killed());
         assert!(client.cancel_token().is_cancelled());
         client.stop();
@@ -206,7 +196,7 @@ isolated! {
     fn stop_inside_a_callback_does_not_deadlock_and_the_later_callbacks_run_before_the_end() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = Arc::new(parked(&server).start().unwrap());
+        let client = Arc::new(connected(parked(&server)));
         let (ran, order) = mpsc::channel();
         let (inside, id, rows) = (Arc::downgrade(&client), client.id(), memory.clone());
         client.on_kill(move || inside.upgrade().expect("it lives").stop());
@@ -223,7 +213,7 @@ isolated! {
     fn a_callback_may_drop_the_last_owner_of_its_client() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = Arc::new(parked(&server).start().unwrap());
+        let client = Arc::new(connected(parked(&server)));
         let (mine, id) = (Arc::clone(&client), client.id());
         client.on_kill(move || drop(mine));
         server.await_count(1, "POST", "/heartbeat");
@@ -237,7 +227,7 @@ isolated! {
     fn stopping_from_many_threads_runs_each_callback_once() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.parking());
-        let client = parked(&server).start().unwrap();
+        let client = connected(parked(&server));
         let (ran, order) = mpsc::channel();
         client.on_kill(move || ran.send(()).unwrap());
         // Before the first stop: that one takes the row away. The kill is heard while they stop.
@@ -270,7 +260,7 @@ isolated! {
         let same = SessionClient::get_tracker("a key", parked(&server).user_id("eve")).unwrap();
         assert!(Arc::ptr_eq(&same, &clients[0]) && same.config().user_id.is_none());
         assert_eq!(log.count("keeps its own user_id"), 1);
-        assert_eq!(memory.ids().len(), 2);
+        eventually("both are registered", || memory.ids().len() == 2);
         let gone: Weak<SessionClient> = Arc::downgrade(&other);
         drop(other);
         assert!(gone.upgrade().is_none(), "the registry keeps nobody alive");
@@ -284,7 +274,7 @@ isolated! {
         clients[0].stop();
         assert_ne!(answers.recv_timeout(GENEROUS), Ok(stopped));
         let next = SessionClient::get_tracker("a key", parked(&server)).unwrap();
-        assert!(!Arc::ptr_eq(&next, &clients[0]) && next.is_connected());
+        assert!(!Arc::ptr_eq(&next, &clients[0]) && !next.is_stopped());
     }
 }
 
@@ -293,7 +283,7 @@ isolated! {
         let log = collect_log();
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = quick(&server).start().unwrap();
+        let client = connected(quick(&server));
         assert!(server.await_count(1, "POST", "/heartbeat").body.get("attached").is_none());
         client.attach("pool", || json!({"idle": 1}));
         client.attach("pool", || json!({"idle": 2}));
@@ -310,11 +300,36 @@ isolated! {
     }
 }
 
+/// Takes longer to go than a client waits for anything at its end.
+struct Reluctant;
+
+impl Drop for Reluctant {
+    fn drop(&mut self) {
+        let began = Instant::now();
+        poll(|| began.elapsed() > Duration::from_millis(1_100), || "time stands still".to_owned());
+    }
+}
+
+isolated! {
+    fn the_farewell_is_said_however_long_the_end_takes() {
+        let memory = Memory::default();
+        let server = ScriptedServer::start(memory.parking());
+        let client = connected(parked(&server));
+        let reluctant = Reluctant;
+        client.attach("slow", move || {
+            let _goes_with_this = &reluctant;
+            json!(1)
+        });
+        drop(client);
+        eventually("the session leaves the list", || memory.ids().is_empty());
+    }
+}
+
 isolated! {
     fn a_snapshot_may_stop_its_client() {
         let memory = Memory::default();
         let server = ScriptedServer::start(memory.plain());
-        let client = Arc::new(quick(&server).start().unwrap());
+        let client = Arc::new(connected(quick(&server)));
         let inside = Arc::downgrade(&client);
         client.attach("last words", move || {
             inside.upgrade().inspect(|client| client.stop());

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use remuda::{ClientConfig, SessionClient};
 use serde_json::json;
 
-use crate::scripted_server::{Asked, Memory, Reply, ScriptedServer, collect_log, eventually, fine, nobody};
+use crate::scripted_server::{
+    Asked, Memory, Reply, ScriptedServer, collect_log, connected, eventually, fine, nobody,
+};
 use crate::support::{GENEROUS, isolated};
 
 fn parked(address: std::net::SocketAddr) -> ClientConfig {
@@ -43,7 +45,7 @@ isolated! {
         memory.kill(client.id().as_str());
         kills.recv_timeout(GENEROUS).expect("it can be killed now");
         drop(client);
-        assert_eq!(memory.ids(), [""; 0]);
+        eventually("it leaves the list", || memory.ids().is_empty());
     }
 }
 
@@ -74,7 +76,7 @@ isolated! {
         // The tracker has kept its list: no second registration.
         assert_eq!(server.count("POST", "/sessions"), 0);
         drop(task);
-        assert_eq!(memory.row(client.id().as_str()).unwrap().status, "idle");
+        memory.await_row(client.id().as_str(), |row| row.status == "idle");
         log.await_count(1, "back at");
         assert_eq!(log.count("offline"), 1, "{:?}", log.lines());
         assert_eq!(log.count("registered with"), 1);
@@ -120,7 +122,7 @@ isolated! {
         let memory = Memory::default();
         // Parks nothing: the next beat is up to half a minute away.
         let server = ScriptedServer::start(memory.plain());
-        let client = parked(server.address()).start().unwrap();
+        let client = connected(parked(server.address()));
         let id = client.id();
         memory.forget(id.as_str());
         let _task = client.task("work");
@@ -153,11 +155,11 @@ isolated! {
             Some(_) => fine(json!({"kill_requested": false})),
             None => memory.answer(asked, Some(60)),
         });
+        // Before the first one, which the test may see late.
+        let began = Instant::now();
         let client = parked(server.address()).start().unwrap();
-        server.await_count(1, "POST", "/heartbeat");
-        let first = Instant::now();
         server.await_count(2, "POST", "/heartbeat");
-        assert!(first.elapsed() > Duration::from_secs(1));
+        assert!(began.elapsed() > Duration::from_secs(1));
         assert!(client.is_connected());
     }
 }
@@ -205,6 +207,7 @@ isolated! {
         eventually("the client registers", || client.is_connected());
         assert_eq!(memory.ids(), [client.id().as_str()]);
         assert_eq!(log.count("offline"), 16, "{:?}", log.lines());
+        log.await_count(1, "back at");
         assert_eq!(log.count("back at"), 1);
     }
 }
@@ -237,6 +240,7 @@ isolated! {
         let first = client.task("one");
         drop(first);
         // The registration is still waiting for its answer, and nobody waited for that.
+        server.await_count(1, "POST", "/sessions");
         assert_eq!((server.count("POST", "/sessions"), server.given_up()), (1, 0));
         assert!(!client.is_connected());
         drop(client);
@@ -257,6 +261,7 @@ isolated! {
             drop(client.task("work"));
         }
         // A second for each of them would be far beyond the ten seconds of a request.
+        server.await_count(1, "PUT", "/status");
         assert_eq!((server.count("PUT", "/status"), server.given_up()), (1, 0));
         client.stop();
         assert!(client.is_stopped());
@@ -291,9 +296,11 @@ isolated! {
             "PUT" => fine(json!({"status": "updated"})),
             _ => fine(json!({"status": "deleted"})),
         });
-        let client = quick(server.address()).start().unwrap();
+        let client = connected(quick(server.address()));
         assert_eq!(client.id().as_str(), "row 7/ü");
-        drop(client.task("work"));
+        let task = client.task("work");
+        server.await_count(1, "PUT", "/sessions/row%207%2F%C3%BC/status");
+        drop(task);
         server.await_count(1, "POST", "/sessions/row%207%2F%C3%BC/heartbeat");
         server.await_count(2, "PUT", "/sessions/row%207%2F%C3%BC/status");
         drop(client);
@@ -309,8 +316,7 @@ isolated! {
         let memory = Memory::default();
         let server = ScriptedServer::at(address, memory.parking());
         // Its threads have ended, so nothing can come any more; a client that lives is heard.
-        let other = parked(address).start().unwrap();
-        assert!(other.is_connected());
+        let other = connected(parked(address));
         assert_eq!(server.count("POST", "/sessions"), 1);
         assert_eq!(memory.ids(), [other.id().as_str()]);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,8 +24,7 @@ struct Acknowledged {
 }
 
 /// Registers, beats, works, kills and deletes until the server is gone.
-fn load(address: SocketAddr, worker: usize, acknowledged: &Mutex<Acknowledged>, running: &AtomicBool) {
-    let mut http = Http::connect(address);
+fn load(mut http: Http, worker: usize, acknowledged: &Mutex<Acknowledged>) {
     for round in 0.. {
         let mut exchange = |method: &str, target: &str, body: &Value| -> Option<Value> {
             http.send(method, target, &body.to_string());
@@ -57,7 +56,6 @@ fn load(address: SocketAddr, worker: usize, acknowledged: &Mutex<Acknowledged>, 
             acknowledged.open.retain(|open| *open != id);
             Some(())
         };
-        running.store(true, Ordering::SeqCst);
         if step().is_none() {
             return;
         }
@@ -71,12 +69,11 @@ isolated! {
         for _ in 0..3 {
             let before = acknowledged.lock().unwrap().registered.len();
             let server = Served::start(directory.path(), "remuda.db");
-            let running = Arc::new(AtomicBool::new(false));
             let workers: Vec<_> = (0..4)
                 .map(|worker| {
-                    let (address, acknowledged, running) =
-                        (server.address, Arc::clone(&acknowledged), Arc::clone(&running));
-                    thread::Builder::new().spawn(move || load(address, worker, &acknowledged, &running)).unwrap()
+                    // Here: the others may have done all that is waited for before this thread begins.
+                    let (http, acknowledged) = (Http::connect(server.address), Arc::clone(&acknowledged));
+                    thread::Builder::new().spawn(move || load(http, worker, &acknowledged)).unwrap()
                 })
                 .collect();
             poll(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use remuda::{SessionClient, TrackedId, TrackedStatus, TrackerServer};
 use serde_json::json;
 
-use crate::scripted_server::eventually;
+use crate::scripted_server::{connected, eventually, takes_effect};
 use crate::support::{GENEROUS, ScratchDir, isolated};
 
 fn server() -> TrackerServer {
@@ -18,7 +18,7 @@ fn url(server: &TrackerServer) -> String {
 }
 
 fn client(server: &TrackerServer) -> SessionClient {
-    SessionClient::builder("pair").user_id("ada").server_url(url(server)).start().unwrap()
+    connected(SessionClient::builder("pair").user_id("ada").server_url(url(server)))
 }
 
 /// A thousand clients and their server hold four descriptors each.
@@ -33,18 +33,16 @@ isolated! {
         let server = server();
         let client = client(&server);
         client.attach("pool", || json!({"idle": 4}));
-        assert!(client.is_connected());
-        let task = client.task("work");
+        let status = || server.store().get_all_sessions().unwrap().remove(0).status;
+        let task = takes_effect(|| client.task("work"), || status() == TrackedStatus::Running);
         let rows = server.store().get_all_sessions().unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].session_id, client.id());
         assert_eq!((rows[0].app_name.as_str(), rows[0].user_id.as_deref()), ("pair", Some("ada")));
         assert_eq!((&rows[0].status, rows[0].current_task.as_deref()), (&TrackedStatus::Running, Some("work")));
         assert_eq!(rows[0].pid, Some(std::process::id()));
-        drop(task);
-        assert_eq!(server.store().get_all_sessions().unwrap()[0].status, TrackedStatus::Idle);
-        drop(client);
-        assert_eq!(server.store().get_all_sessions().unwrap(), []);
+        takes_effect(|| drop(task), || status() == TrackedStatus::Idle);
+        takes_effect(|| drop(client), || server.store().get_all_sessions().unwrap().is_empty());
         server.shutdown();
     }
 }
@@ -114,7 +112,7 @@ isolated! {
         let ended: std::collections::BTreeSet<_> = kills.try_iter().collect();
         assert_eq!(ended.len(), 999);
         assert!(!ended.contains(&victim));
-        assert_eq!(server.store().get_all_sessions().unwrap(), []);
+        eventually("they leave the list", || server.store().get_all_sessions().unwrap().is_empty());
         server.shutdown();
         drop(clients);
     }
@@ -136,9 +134,11 @@ isolated! {
         assert!(server.store().request_kill(&victim.id()).unwrap());
         assert!(victim.cancel_token().wait_timeout(GENEROUS));
         eventually("the other one is back", || other.is_connected());
-        let rows = server.store().get_all_sessions().unwrap();
-        let row = rows.iter().find(|row| row.session_id == other.id()).unwrap();
-        assert_eq!(row.current_task.as_deref(), Some("goes on"));
+        eventually("with its task", || {
+            let rows = server.store().get_all_sessions().unwrap();
+            let row = rows.iter().find(|row| row.session_id == other.id()).unwrap();
+            row.current_task.as_deref() == Some("goes on")
+        });
         assert!(!other.is_killed());
         drop((victim, other));
         server.shutdown();

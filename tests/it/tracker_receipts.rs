@@ -8,7 +8,7 @@ use remuda::testing::ManualClock;
 use remuda::{SessionClient, TrackerServer};
 use serde_json::{Value, json};
 
-use crate::scripted_server::eventually;
+use crate::scripted_server::{connected, eventually, takes_effect};
 use crate::support::{GENEROUS, ScratchDir, isolated, poll};
 use crate::tracker_support::{Http, server};
 
@@ -135,7 +135,7 @@ isolated! {
     fn a_client_acknowledges_delivery_then_its_callbacks_then_their_end() {
         let server = server();
         let client =
-            SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())).start().unwrap();
+            connected(SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())));
         let (begin, started) = mpsc::channel();
         let (let_go, gate) = mpsc::channel::<()>();
         client.on_kill(move || {
@@ -161,14 +161,13 @@ isolated! {
     fn a_client_without_callbacks_confirms_when_it_leaves_and_not_before() {
         let server = server();
         let client =
-            SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())).start().unwrap();
+            connected(SessionClient::builder("a").server_url(format!("http://{}", server.local_addr())));
         let http = RefCell::new(Http::connect(server.local_addr()));
         let opened = kill(&mut http.borrow_mut(), client.id().as_str(), &Value::Null);
         let state = || receipt(&mut http.borrow_mut(), &opened["kill_id"])["state"].clone();
         eventually("its token is cancelled", || state() == "stopping");
         assert!(client.cancel_token().is_cancelled());
-        drop(client);
-        assert_eq!(state(), "confirmed");
+        takes_effect(|| drop(client), || state() == "confirmed");
     }
 }
 

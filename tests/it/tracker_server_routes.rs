@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use remuda::testing::ManualClock;
 use remuda::{Error, TrackerServer};
 use serde_json::{Value, json};
 
@@ -223,17 +224,17 @@ isolated! {
 
 isolated! {
     fn silence_is_shown_then_moved_to_the_history_and_a_pending_kill_survives_that() {
-        let (stale, purge) = (Duration::from_millis(1), Duration::from_secs(1));
+        let clock = ManualClock::new();
         let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:");
-        let server = builder.stale_after(stale).purge_after(purge).start().unwrap();
+        let server = builder.clock(&clock).start().unwrap();
         let address = server.local_addr();
         let mut http = Http::connect(address);
         http.ok("POST", "/sessions", &json!({"app_name": "a", "session_id": UUID, "status": "running"}));
         http.ok("POST", &format!("/sessions/{UUID}/kill"), &Value::Null);
-        let silent = || {
-            Http::connect(address).row(UUID).is_none_or(|row| row["is_stale"] == true && row["status"] == "stale")
-        };
-        poll(silent, || "it is never stale".to_owned());
+        clock.advance(Duration::from_secs(120));
+        let row = http.row(UUID).unwrap();
+        assert_eq!((&row["is_stale"], &row["status"]), (&json!(true), &json!("stale")));
+        clock.advance(Duration::from_secs(480));
         poll(|| Http::connect(address).list().is_empty(), || "it is never removed".to_owned());
         assert_eq!(http.call("POST", &format!("/sessions/{UUID}/heartbeat"), "").status, 404);
         http.ok("POST", "/sessions", &json!({"app_name": "a", "session_id": UUID}));
@@ -249,25 +250,22 @@ isolated! {
 
 isolated! {
     fn when_all_of_many_fall_silent_they_are_kept_for_twice_the_time() {
-        let time = Duration::from_secs(2);
+        let clock = ManualClock::new();
+        let time = Duration::from_secs(600);
         let builder = TrackerServer::builder().listen("127.0.0.1:0").database(":memory:");
-        let server = builder.stale_after(time / 20).purge_after(time).start().unwrap();
-        let mut http = Http::connect(server.local_addr());
+        let server = builder.purge_after(time).clock(&clock).start().unwrap();
+        let address = server.local_addr();
+        let mut http = Http::connect(address);
         for _ in 0..20 {
             http.register("a");
         }
-        let http = std::cell::RefCell::new(http);
-        let seen_late = std::cell::Cell::new(false);
-        poll(
-            || {
-                let rows = http.borrow_mut().list();
-                let late = |row: &Value| row["beat_age_seconds"].as_f64().unwrap() > 1.5 * time.as_secs_f64();
-                seen_late.set(seen_late.get() || rows.iter().any(late));
-                rows.is_empty()
-            },
-            || "they are never removed".to_owned(),
-        );
-        assert!(seen_late.get(), "they were removed as early as a single one");
+        clock.advance(time / 2);
+        let is_held = || Http::connect(address).ok("GET", "/tracker", &Value::Null)["mass_silence"] != Value::Null;
+        poll(is_held, || "nobody notices".to_owned());
+        clock.advance(time);
+        assert_eq!(http.list().len(), 20, "they were removed as early as a single one");
+        clock.advance(time);
+        poll(|| Http::connect(address).list().is_empty(), || "they are never removed".to_owned());
     }
 }
 

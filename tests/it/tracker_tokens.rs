@@ -10,7 +10,9 @@ use remuda::{AccessToken, ClientConfig, SessionGroup, Tokens, TrackerOperator, T
 use serde_json::json;
 
 use crate::cli_run::{outcome, remuda};
-use crate::scripted_server::{Memory, Reply, ScriptedServer, collect_log, eventually};
+use crate::scripted_server::{
+    Memory, Reply, ScriptedServer, collect_log, connected, eventually, takes_effect,
+};
 use crate::support::{ScratchDir, isolated};
 use crate::tracker_support::{Http, Served};
 
@@ -171,14 +173,14 @@ isolated! {
     fn clients_and_operators_with_tokens_do_all_that_they_do_without() {
         let server = tracker();
         let url = format!("http://{}", server.local_addr());
-        let single = client(&server).token(access(APP)).start().unwrap();
+        let single = connected(client(&server).token(access(APP)));
         let group = SessionGroup::with_token(&url, access(APP)).unwrap();
         let member = group.start(client(&server)).unwrap();
-        assert!(single.is_connected() && member.is_connected());
+        eventually("the member is registered", || member.is_connected());
         assert_eq!((single.last_trouble(), member.last_trouble()), (None, None));
-        let task = single.task("work");
         let operator = TrackerOperator::new(&url).unwrap().with_token(&access(OPERATOR));
-        assert!(operator.sessions().unwrap().iter().any(|row| row.current_task.as_deref() == Some("work")));
+        let is_shown = || operator.sessions().unwrap().iter().any(|row| row.current_task.as_deref() == Some("work"));
+        let task = takes_effect(|| single.task("work"), is_shown);
         drop(task);
         assert_eq!(operator.kill_app("reports").unwrap(), 2);
         eventually("both hear their kill", || single.is_killed() && member.is_killed());
@@ -198,8 +200,9 @@ isolated! {
             config.token = token.map(access);
             assert!(!format!("{config:?}").contains("0123456789"), "{config:?}");
             let client = config.start().unwrap();
+            eventually("the registration is refused", || client.last_trouble().is_some());
             assert!(!client.is_connected() && !client.is_killed());
-            let trouble = client.last_trouble().expect("the registration was refused");
+            let trouble = client.last_trouble().unwrap();
             assert!(trouble.contains(said) && !trouble.contains("0123456789"), "{trouble}");
             drop(client.task("work"));
         }
@@ -230,8 +233,7 @@ isolated! {
             plain(asked)
         });
         let config = ClientConfig::new("reports").server_url(server.url()).token(access(APP));
-        let client = config.heartbeat_interval(Duration::from_millis(20)).start().unwrap();
-        assert!(client.is_connected());
+        let client = connected(config.heartbeat_interval(Duration::from_millis(20)));
         closed.store(true, Ordering::SeqCst);
         eventually("it is told", || client.last_trouble().is_some());
         assert!(!client.is_connected());

@@ -285,7 +285,9 @@ impl Shared {
     }
 
     fn say_farewell(&self, id: &TrackedId, deadline: Moment) {
-        let left = deadline.saturating_since(Moment::now());
+        // On a machine that stands still for a while, or with a snapshot that is slow to drop, there may be
+        // none left: the row would stay until it is stale.
+        let left = deadline.saturating_since(Moment::now()).max(PATIENCE / 10);
         match self.side.delete(id, left) {
             Ok(()) => log::info!(tracked_session = id.as_str(); "tracked session {id} has ended"),
             Err(trouble) => log::debug!("the tracker did not hear that {id} has ended: {trouble}"),

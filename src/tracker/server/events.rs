@@ -66,12 +66,12 @@ impl Tracker {
 
     /// Tells who has become stale since the last time, and who is not any more; `told` are the rows of
     /// those of whom it was told.
-    pub(super) fn tell_of_silence(&self, told: &mut HashSet<i64>) -> RemudaResult<()> {
-        let turned = self.store().turned(told, TURNED_AT_ONCE);
+    pub(super) fn tell_of_silence(&self, now: Moment, told: &mut HashSet<i64>) -> RemudaResult<()> {
+        let turned = self.store().turned(told, now, TURNED_AT_ONCE);
         let (stale, back) = (turned.stale.clone(), turned.back.clone());
         let rows = stale.iter().map(|(row, _)| row).chain(&back).copied().collect();
         self.store().tell_of(rows, move |names| {
-            let (at, mut events) = (now(), Told::default());
+            let (at, mut events) = (this_moment(), Told::default());
             for (row, silence) in stale {
                 if let Some((id, app_name)) = names.get(&row) {
                     let seconds = Some(silence.as_secs_f64());
@@ -92,11 +92,11 @@ impl Tracker {
 
     /// Tells that a mass silence has begun, for so long, or is over.
     pub(super) fn tell_of_mass_silence(&self, stale: usize, all: usize, lasts: Option<Duration>) {
-        self.store().feed().record(now().mass_silence(stale, all, lasts).into());
+        self.store().feed().record(this_moment().mass_silence(stale, all, lasts).into());
     }
 }
 
-fn now() -> At {
+fn this_moment() -> At {
     At { millis: civil::millis(wall()) }
 }
 
@@ -149,7 +149,7 @@ impl Follower {
         self.cursor = cursor;
         let id = self.feed.id_before(cursor);
         if let Begin::Reset(_) = begin {
-            let reset = Kept::new(now().reset());
+            let reset = Kept::new(this_moment().reset());
             write_event(&id, &reset, out);
         }
         out.extend_from_slice(format!("retry: {}\nid: {id}\n\n", RETRY.as_millis()).as_bytes());
@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn record(feed: &Feed, app: &str) {
-        feed.record(now().of_session(EventKind::Registered, &"s".into(), app).into());
+        feed.record(this_moment().of_session(EventKind::Registered, &"s".into(), app).into());
     }
 
     fn text(piece: Piece) -> String {

@@ -10,6 +10,7 @@ use super::kills::before;
 use super::replies::Refusal;
 use super::tracker::Tracker;
 use crate::Result as RemudaResult;
+use crate::clock::Moment;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{AuditAction, AuditResult, EndReason, HistoryPage, PURGE_AFTER, TrackerState};
 use crate::tracker::http::{Request, Response};
@@ -18,9 +19,8 @@ use crate::tracker::store::HistoryFilter;
 
 impl Tracker {
     /// Looks for a mass silence; while one is held, nobody is removed.
-    pub(super) fn look_for_mass_silence(&self, lasts: Duration) -> bool {
-        let (stale, all) = self.store().count_stale();
-        let now = self.store().clock().now();
+    pub(super) fn look_for_mass_silence(&self, now: Moment, lasts: Duration) -> bool {
+        let (stale, all) = self.store().count_stale(now);
         let (change, holds) = {
             let mut guard = self.guard.lock();
             (guard.look(now, stale, all, lasts), guard.holds(now))
@@ -78,8 +78,9 @@ impl Tracker {
     /// How the tracker itself is.
     pub(super) fn state(&self) -> TrackerState {
         let store = self.store();
-        let (stale, all) = store.count_stale();
-        let mass_silence = self.guard.lock().shown(store.clock().now());
+        let now = store.clock().now();
+        let (stale, all) = store.count_stale(now);
+        let mass_silence = self.guard.lock().shown(now);
         TrackerState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: store.uptime().as_secs_f64(),

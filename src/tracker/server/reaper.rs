@@ -74,8 +74,8 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
     let mut told = HashSet::new();
     let mut failing = false;
     loop {
-        let next = clock.after(period);
-        let pass = reap(tracker, purge_after, mass_silence, &mut told, &mut trim_at);
+        let now = clock.now();
+        let pass = reap(tracker, now, (purge_after, mass_silence), &mut told, &mut trim_at);
         match (&pass, failing) {
             (Err(error), false) => log::warn!("silent sessions cannot be removed: {error}"),
             (Ok(()), true) => log::info!("silent sessions are removed again"),
@@ -86,7 +86,7 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
         let _ = tracker.store().check();
         let mut requested = stop.requested.lock();
         while !*requested {
-            if wait_by(&clock, &stop.changed, &mut requested, Some(next)) {
+            if wait_by(&clock, &stop.changed, &mut requested, Some(now + period)) {
                 break;
             }
         }
@@ -97,20 +97,23 @@ fn run(tracker: &Tracker, purge_after: Duration, mass_silence: Duration, stop: &
 }
 
 /// One thing that fails keeps no other from its turn: the first error.
+///
+/// Who is stale is asked as of one moment, however long the pass takes: else the sessions of a mass silence
+/// that begins meanwhile would be told of before it is.
 fn reap(
     tracker: &Tracker,
-    purge_after: Duration,
-    mass_silence: Duration,
+    now: Moment,
+    (purge_after, mass_silence): (Duration, Duration),
     told: &mut HashSet<i64>,
     trim_at: &mut Moment,
 ) -> Result<()> {
-    let removed = remove(tracker, purge_after, mass_silence);
-    let told = tracker.tell_of_silence(told);
+    let removed = remove(tracker, now, purge_after, mass_silence);
+    let told = tracker.tell_of_silence(now, told);
     removed.and(told).and(expire(tracker)).and(trim(tracker, trim_at))
 }
 
-fn remove(tracker: &Tracker, purge_after: Duration, mass_silence: Duration) -> Result<()> {
-    if !tracker.look_for_mass_silence(mass_silence) {
+fn remove(tracker: &Tracker, now: Moment, purge_after: Duration, mass_silence: Duration) -> Result<()> {
+    if !tracker.look_for_mass_silence(now, mass_silence) {
         for id in tracker.clean_up(purge_after, EndReason::Silent, None)? {
             log::info!(session_id = id.as_str(); "a tracked session was silent for {purge_after:?} and is removed");
         }
@@ -142,7 +145,8 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
     use crate::tracker::TrackedId;
-    use crate::tracker::api::{PURGE_AFTER, STALE_AFTER};
+    use crate::tracker::api::{EventKind, PURGE_AFTER, STALE_AFTER};
+    use crate::tracker::events::{Filter, Kept};
     use crate::tracker::store::SessionStore;
 
     #[test]
@@ -156,17 +160,45 @@ mod tests {
         raw.execute_batch(&format!("CREATE TRIGGER stays {refuses}")).unwrap();
         let tracker = Tracker::new(store, Door::new(None), None);
         let (mut told, mut trim_at) = (HashSet::new(), tracker.store().clock().now());
+        let after = (PURGE_AFTER, PURGE_AFTER);
         hand.advance(PURGE_AFTER);
-        assert!(reap(&tracker, PURGE_AFTER, PURGE_AFTER, &mut told, &mut trim_at).is_err());
+        let now = tracker.store().clock().now();
+        assert!(reap(&tracker, now, after, &mut told, &mut trim_at).is_err());
         assert_eq!(told.len(), 1);
         assert_eq!(tracker.store().feed().recorded(), 2, "registered, stale");
         assert!(trim_at > tracker.store().clock().now(), "the history is trimmed too");
         raw.execute_batch("DROP TRIGGER stays").unwrap();
-        reap(&tracker, PURGE_AFTER, PURGE_AFTER, &mut told, &mut trim_at).unwrap();
+        reap(&tracker, now, after, &mut told, &mut trim_at).unwrap();
         assert_eq!((told.len(), tracker.store().feed().recorded()), (0, 3), "ended");
         drop(tracker);
         for end in ["", "-wal", "-shm", "-lock"] {
             let _ = std::fs::remove_file(format!("{}{end}", path.display()));
         }
+    }
+
+    #[test]
+    fn a_silence_that_becomes_one_of_all_during_a_pass_is_told_by_the_next_and_first_as_such() {
+        let hand = ManualClock::new();
+        let store =
+            SessionStore::open_with(":memory:".as_ref(), STALE_AFTER, Clock::manual(hand.clone())).unwrap();
+        for _ in 0..20 {
+            store.create_session("a", None).unwrap();
+        }
+        let tracker = Tracker::new(store, Door::new(None), None);
+        let now = || tracker.store().clock().now();
+        let (mut told, mut trim_at) = (HashSet::new(), now());
+        let mut pass = |at| reap(&tracker, at, (PURGE_AFTER, PURGE_AFTER), &mut told, &mut trim_at).unwrap();
+        let before = now();
+        hand.advance(STALE_AFTER);
+        pass(before);
+        pass(now());
+        let mut kinds = Vec::new();
+        let note = |_: &str, event: &Kept| {
+            kinds.push(event.kind);
+            true
+        };
+        tracker.store().feed().read(21, &Filter::default(), note).unwrap();
+        assert_eq!(kinds.len(), 21);
+        assert_eq!((kinds[0], kinds[1]), (EventKind::MassSilence, EventKind::Stale));
     }
 }

@@ -13,7 +13,7 @@ use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
 use super::{AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     Asker, AuditAction, AuditEntry, Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry,
@@ -122,15 +122,15 @@ impl SessionStore {
         self.moved("moving silent sessions to the history", Write::Purge { older_than, reason, asked_by })
     }
 
-    /// How many sessions are stale, and how many there are. Does not block.
-    pub(in crate::tracker) fn count_stale(&self) -> (usize, usize) {
-        looks::count_stale(&self.memory, self.thresholds, self.clock.now())
+    /// How many sessions are stale by then, and how many there are. Does not block.
+    pub(in crate::tracker) fn count_stale(&self, now: Moment) -> (usize, usize) {
+        looks::count_stale(&self.memory, self.thresholds, now)
     }
 
     /// Who has become stale since those were `told`, and who is stale no more; at most so many. Does
     /// not block.
-    pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, most: usize) -> Turned {
-        looks::turned(&self.memory, told, self.thresholds, self.clock.now(), most)
+    pub(in crate::tracker) fn turned(&self, told: &HashSet<i64>, now: Moment, most: usize) -> Turned {
+        looks::turned(&self.memory, told, self.thresholds, now, most)
     }
 
     /// Has `tell` say something of the sessions in these rows, as far as they are there, by their ids and

@@ -176,6 +176,9 @@ fn beats_reach_the_disk_by_themselves_in_one_batch() {
     let ids: Vec<TrackedId> = (0..50).map(|_| store.create_session("a", None).unwrap()).collect();
     let raw = directory.raw();
     raw.execute("UPDATE beats SET last_heartbeat = 0", []).unwrap();
+    // Nothing is written before the gate opens.
+    let (go, gate) = crossbeam_channel::bounded::<()>(0);
+    store.writer.send(Command::Read(Box::new(move |_| gate.recv().unwrap())));
     for id in ids.iter().cycle().take(500) {
         store.update_heartbeat(id);
     }
@@ -183,6 +186,7 @@ fn beats_reach_the_disk_by_themselves_in_one_batch() {
         raw.query_row("SELECT count(*) FROM beats WHERE last_heartbeat > 0", [], |row| row.get(0)).unwrap()
     };
     assert_eq!(written(), 0, "a beat does not wait for the disk");
+    go.send(()).unwrap();
     let deadline = Moment::after(Duration::from_secs(60));
     loop {
         match written() {

@@ -237,18 +237,22 @@ fn who_has_finished_sending_gets_the_end() {
 /// is waited for, others are served.
 #[test]
 fn who_takes_nothing_is_cut_off_while_others_are_served() {
-    let fixture = start(Limits { write_time: Duration::from_millis(300), ..endless() });
-    let (stream, ticket) = fixture.begin_stream();
-    for _ in 0..4_000 {
-        fixture.make(Piece::Some(vec![b'x'; 16 * 1024]));
+    let stuck = |limits| {
+        let fixture = start(limits);
+        let (stream, ticket) = fixture.begin_stream();
+        for _ in 0..4_000 {
+            fixture.make(Piece::Some(vec![b'x'; 16 * 1024]));
+        }
+        ticket.doorbell().ring();
+        (fixture, stream)
+    };
+    let (patient, _stream) = stuck(endless());
+    for _ in 0..10 {
+        assert!(answer(&patient.send("quick")).ends_with('1'));
     }
-    ticket.doorbell().ring();
-    let mut served = 0;
-    while fixture.cut() == 0 {
-        assert!(answer(&fixture.send("quick")).ends_with('1'));
-        served += 1;
-    }
-    assert!(served > 0);
+    assert_eq!((patient.cut(), patient.streams()), (0, 1));
+    let (fixture, stream) = stuck(Limits { write_time: SHORT, ..endless() });
+    await_that(|| fixture.cut() == 1);
     assert_eq!((fixture.cut(), fixture.streams()), (1, 0));
     assert!(!fixture.service.pieces.is_empty(), "64 MiB are more than the kernel holds for a connection");
     assert!(!rest(&stream).ends_with("0\r\n\r\n"), "a body that is cut off has no end");
