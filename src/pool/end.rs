@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::core::{Core, inside};
 use super::events::PoolEvent;
+use super::state::Effects;
 use crate::clock::Moment;
 use crate::session::Cause;
 
@@ -20,15 +21,21 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 impl Core {
     /// No sessions for anybody from here on; what nobody holds leaves, starts are given up.
     pub(super) fn close(self: &Arc<Core>) {
-        let was_open = self.with(|state, fx| {
+        let mut fx = Effects::none();
+        let (was_open, _) = self.gate.with(&mut fx, |state, fx| {
             let was_open = state.is_open();
             state.close(fx);
             was_open
         });
+        if was_open {
+            // Before its sessions leave: their ends are told after it, and the last one ends the telling.
+            self.emit(PoolEvent::Closed);
+            self.told_closed.store(true, Ordering::SeqCst);
+        }
+        self.carry_out(fx);
         if !was_open {
             return;
         }
-        self.emit(PoolEvent::Closed);
         self.gate.wake_all();
         self.monitor.stop();
         self.stop.cancel();

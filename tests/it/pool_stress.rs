@@ -2,6 +2,7 @@
 //! workers die, stop and are replaced, and the pool is resized, paused and short of what the system gives.
 //! Afterwards the counts add up and nothing is left.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -143,6 +144,10 @@ fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, ove
     }
     pool.resume();
     pool.resize(2, max).unwrap();
+    // What nobody has used since it was stopped would go to the first who looks whether all are well.
+    for row in pool.info().sessions {
+        let _ = kill_process(Pid::from_raw(row.pid.cast_signed()).unwrap(), Signal::CONT);
+    }
 }
 
 fn stressed(runtime: Runtime, max: usize) -> PoolConfig {
@@ -173,15 +178,19 @@ fn is_whole(pool: &SessionPool, tally: &Tally) {
         + metrics.acquisitions_cancelled
         + metrics.acquisitions_refused;
     assert_eq!(metrics.acquisition_attempts, answers);
+    // One look: a moment later the next session may be asked whether it answers.
+    let at_rest = Cell::new(None);
     poll(
         || {
             let info = pool.info();
             let counts = info.counts;
-            counts.idle == counts.total && counts.waiters == 0 && counts.idle >= 2
+            let rests = counts.idle == counts.total && counts.waiters == 0 && counts.idle >= 2;
+            at_rest.set(rests.then_some(info));
+            rests
         },
         || format!("{:#?}", pool.info()),
     );
-    let info = pool.info();
+    let info = at_rest.take().unwrap();
     assert_eq!(
         info.metrics.sessions_created - info.metrics.sessions_removed,
         info.counts.total as u64,
@@ -191,7 +200,8 @@ fn is_whole(pool: &SessionPool, tally: &Tally) {
     let mut all: Vec<_> =
         (0..info.config.max_sessions).map(|_| pool.acquire_timeout(GENEROUS).unwrap()).collect();
     for session in &mut all {
-        assert_eq!(session.execute("6 * 7").unwrap().value, 42);
+        let request = Request::code("6 * 7").time_limit(GENEROUS);
+        assert_eq!(session.execute(request).unwrap().value, 42);
     }
     assert!(matches!(pool.try_acquire(), Err(Error::AcquireTimeout { .. })));
 }
