@@ -69,10 +69,7 @@ impl Core {
         }
         // The kernel goes by no manual clock: by that one it is waited for without limit.
         let patience = (!self.clock().is_manual()).then(|| self.clock().after(KILL_PATIENCE));
-        self.gate.observe(patience, |state| {
-            let counts = state.counts();
-            counts.total == counts.busy
-        });
+        self.await_departures(patience);
         // Those in use are reaped when their holders let go; their processes end now.
         let busy = self.lock().state.busy_handles();
         for handle in busy {
@@ -81,7 +78,17 @@ impl Core {
             handle.process.exit();
         }
         self.join();
+        // What the last jobs gave back.
+        self.await_departures(patience);
         self.source.terminate();
+    }
+
+    /// Waits until all that is left are sessions in use.
+    fn await_departures(&self, patience: Option<Moment>) {
+        self.gate.observe(patience, |state| {
+            let counts = state.counts();
+            counts.total == counts.busy
+        });
     }
 
     fn join(&self) {

@@ -194,7 +194,7 @@ isolated! {
 
 isolated! {
     fn limits_and_tokens_stop_a_first_request() {
-        let pool = one().start().unwrap();
+        let pool = one().grace(GENEROUS).start().unwrap();
         let limit = Duration::from_millis(50);
         let run = hand_over(&pool, "1", |mut session, _| {
             session.execute(Request::code("while True: pass").time_limit(limit)).unwrap()

@@ -303,6 +303,8 @@ isolated! {
         let pool = pool()
             .min_idle(2)
             .max_sessions(2)
+            // A start of which nothing but the second session is left fails.
+            .pre_warm_on_start(false)
             .on_create(move |session| {
                 assert!(counted.fetch_add(1, Ordering::SeqCst) != 1, "on purpose");
                 session.execute("prepared = 42")?;

@@ -3,7 +3,7 @@
 //! Afterwards the counts add up and nothing is left.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -120,6 +120,7 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) -> bool {
 
 /// Kills, stops, resizes, pauses and replaces until it is `over`.
 fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, over: &AtomicBool) {
+    let mut killed = BTreeSet::new();
     while !over.load(Ordering::SeqCst) {
         let rows = pool.info().sessions;
         let victim = rows.get(usize::try_from(dice.roll(16)).unwrap());
@@ -129,7 +130,10 @@ fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, ove
             }
         };
         match dice.roll(16) {
-            0..=6 => signal(Signal::KILL),
+            0..=6 => {
+                signal(Signal::KILL);
+                killed.extend(victim.map(|row| row.pid));
+            }
             7 => signal(Signal::STOP),
             8 | 9 => pool.resize(1, max / 2 + usize::try_from(dice.roll(3)).unwrap()).unwrap(),
             10..=12 => pool.resize(2, max).unwrap(),
@@ -144,10 +148,13 @@ fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, ove
     }
     pool.resume();
     pool.resize(2, max).unwrap();
-    // What nobody has used since it was stopped would go to the first who looks whether all are well.
+    // What nobody has used since would go to the first who looks whether all are well: those that were
+    // stopped go on, and the pool notices the last kills.
     for row in pool.info().sessions {
         let _ = kill_process(Pid::from_raw(row.pid.cast_signed()).unwrap(), Signal::CONT);
     }
+    let noticed = || pool.info().sessions.iter().all(|row| !killed.contains(&row.pid));
+    poll(noticed, || format!("{killed:?} {:?}", pool.info()));
 }
 
 fn stressed(runtime: Runtime, max: usize) -> PoolConfig {
