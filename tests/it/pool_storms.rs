@@ -30,7 +30,7 @@ isolated! {
         let (done, died) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let over = AtomicBool::new(false);
         thread::scope(|threads| {
-            let killer = threads.spawn(|| {
+            let disturber = threads.spawn(|| {
                 let (mut turn, mut killed) = (0_usize, BTreeSet::new());
                 while !over.load(Ordering::SeqCst) {
                     // Whoever is there: idle, busy, resetting, or gone between this look and the kill.
@@ -64,7 +64,7 @@ isolated! {
             let ends: Vec<_> = users.into_iter().map(thread::ScopedJoinHandle::join).collect();
             over.store(true, Ordering::SeqCst);
             assert!(ends.iter().all(Result::is_ok), "a user failed");
-            let killed = killer.join().unwrap();
+            let killed = disturber.join().unwrap();
             // Until the pool has noticed the last kills, the dead look idle.
             let noticed = || pool.info().sessions.iter().all(|row| !killed.contains(&row.pid));
             poll(noticed, || format!("{killed:?} {:?}", pool.info()));

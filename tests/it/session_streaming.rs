@@ -38,7 +38,7 @@ isolated! {
 
 isolated! {
     fn dropping_a_running_execution_stops_its_code_and_keeps_the_session() {
-        let mut session = session();
+        let mut session = python().grace(GENEROUS).start().unwrap();
         let mut running = session.begin("print('go', flush=True)\nwhile True: pass").unwrap();
         assert!(running.next().is_some());
         drop(running);

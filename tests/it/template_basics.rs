@@ -89,7 +89,7 @@ isolated! {
 
 isolated! {
     fn the_flag_that_the_warm_up_has_polled_is_not_that_of_the_session() {
-        let template = template(&python().warmup_code("import remuda\nremuda.cancelled()"));
+        let template = template(&python().grace(GENEROUS).warmup_code("import remuda\nremuda.cancelled()"));
         let mut session = forked(&template);
         let polls = "import remuda\nwhile not remuda.cancelled(): pass\n'seen'";
         let run = session.execute(Request::code(polls).time_limit(Duration::from_millis(30))).unwrap();
