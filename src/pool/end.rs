@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::core::{Core, inside};
 use super::events::PoolEvent;
+use super::state::Effects;
 use crate::clock::Moment;
 use crate::session::Cause;
 
@@ -20,15 +21,21 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 impl Core {
     /// No sessions for anybody from here on; what nobody holds leaves, starts are given up.
     pub(super) fn close(self: &Arc<Core>) {
-        let was_open = self.with(|state, fx| {
+        let mut fx = Effects::none();
+        let (was_open, _) = self.gate.with(&mut fx, |state, fx| {
             let was_open = state.is_open();
             state.close(fx);
             was_open
         });
+        if was_open {
+            // Before its sessions leave: their ends are told after it, and the last one ends the telling.
+            self.emit(PoolEvent::Closed);
+            self.told_closed.store(true, Ordering::SeqCst);
+        }
+        self.carry_out(fx);
         if !was_open {
             return;
         }
-        self.emit(PoolEvent::Closed);
         self.gate.wake_all();
         self.monitor.stop();
         self.stop.cancel();
@@ -62,10 +69,7 @@ impl Core {
         }
         // The kernel goes by no manual clock: by that one it is waited for without limit.
         let patience = (!self.clock().is_manual()).then(|| self.clock().after(KILL_PATIENCE));
-        self.gate.observe(patience, |state| {
-            let counts = state.counts();
-            counts.total == counts.busy
-        });
+        self.await_departures(patience);
         // Those in use are reaped when their holders let go; their processes end now.
         let busy = self.lock().state.busy_handles();
         for handle in busy {
@@ -74,7 +78,17 @@ impl Core {
             handle.process.exit();
         }
         self.join();
+        // What the last jobs gave back.
+        self.await_departures(patience);
         self.source.terminate();
+    }
+
+    /// Waits until all that is left are sessions in use.
+    fn await_departures(&self, patience: Option<Moment>) {
+        self.gate.observe(patience, |state| {
+            let counts = state.counts();
+            counts.total == counts.busy
+        });
     }
 
     fn join(&self) {

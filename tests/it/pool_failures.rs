@@ -325,25 +325,25 @@ isolated! {
 
 isolated! {
     fn ensure_min_sessions_waits_for_the_attempt_that_follows_a_failure() {
-        let (broken, held) = (std::env::temp_dir().join("broken"), std::env::temp_dir().join("held"));
+        let [broken, held, whole] = ["broken", "held", "whole"].map(|name| std::env::temp_dir().join(name));
         std::fs::write(&broken, "").unwrap();
         let code = format!(
-            "import os, time\nassert not os.path.exists({broken:?})\nwhile os.path.exists({held:?}): time.sleep(0.005)"
+            "import os, time\nassert not os.path.exists({broken:?})\nopen({whole:?}, 'w').close()\n\
+             while os.path.exists({held:?}): time.sleep(0.005)"
         );
         let pool = pool().min_idle(1).pre_warm_on_start(false).warmup_code(code).start().unwrap();
         assert!(matches!(pool.ensure_min_sessions(), Err(Error::StartFailing { .. })));
         std::fs::write(&held, "").unwrap();
         std::fs::remove_file(&broken).unwrap();
-        // Attempts that began before the file was gone fail.
-        let probing = || {
-            let info = pool.info();
-            info.counts.starting == 1 && info.breaker.state == BreakerState::HalfOpen
-        };
         thread::scope(|threads| {
-            poll(probing, || format!("{:?}", pool.info()));
+            // Attempts that began before the file was gone fail; this one goes well.
+            poll(|| whole.exists(), || format!("{:?}", pool.info()));
+            let info = pool.info();
+            assert_eq!((info.counts.starting, info.breaker.state), (1, BreakerState::HalfOpen), "{info:?}");
             let asked = threads.spawn(|| pool.ensure_min_sessions());
             std::fs::remove_file(&held).unwrap();
             asked.join().unwrap().unwrap();
         });
+        std::fs::remove_file(&whole).unwrap();
     }
 }

@@ -209,6 +209,7 @@ isolated! {
         running.recv_timeout(GENEROUS).unwrap();
         let queued: Vec<Job> = (0..3).map(|_| pool.submit("1")).collect();
         pool.terminate();
+        assert_eq!(pool.info().counts.total, 0, "the session of the job has left, too");
         assert_eq!(first.wait().unwrap().outcome, Outcome::Died);
         for job in queued {
             assert!(matches!(job.wait(), Err(Error::Closed)));

@@ -1,5 +1,6 @@
 //! Many threads, many kills, many time-outs at once: at the end every session is where it belongs.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -29,8 +30,8 @@ isolated! {
         let (done, died) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let over = AtomicBool::new(false);
         thread::scope(|threads| {
-            threads.spawn(|| {
-                let mut turn = 0_usize;
+            let disturber = threads.spawn(|| {
+                let (mut turn, mut killed) = (0_usize, BTreeSet::new());
                 while !over.load(Ordering::SeqCst) {
                     // Whoever is there: idle, busy, resetting, or gone between this look and the kill.
                     let rows = pool.info().sessions;
@@ -39,9 +40,11 @@ isolated! {
                         && let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(row.pid).unwrap())
                     {
                         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                        killed.insert(row.pid);
                     }
                     thread::park_timeout(Duration::from_millis(15));
                 }
+                killed
             });
             let users: Vec<_> = (0..8)
                 .map(|_| {
@@ -61,6 +64,10 @@ isolated! {
             let ends: Vec<_> = users.into_iter().map(thread::ScopedJoinHandle::join).collect();
             over.store(true, Ordering::SeqCst);
             assert!(ends.iter().all(Result::is_ok), "a user failed");
+            let killed = disturber.join().unwrap();
+            // Until the pool has noticed the last kills, the dead look idle.
+            let noticed = || pool.info().sessions.iter().all(|row| !killed.contains(&row.pid));
+            poll(noticed, || format!("{killed:?} {:?}", pool.info()));
         });
         assert_eq!(done.into_inner() + died.into_inner(), 200);
         is_whole(&pool);

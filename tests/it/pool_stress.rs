@@ -2,7 +2,8 @@
 //! workers die, stop and are replaced, and the pool is resized, paused and short of what the system gives.
 //! Afterwards the counts add up and nothing is left.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -119,6 +120,7 @@ fn use_once(pool: &SessionPool, dice: &mut Dice, tally: &Tally) -> bool {
 
 /// Kills, stops, resizes, pauses and replaces until it is `over`.
 fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, over: &AtomicBool) {
+    let mut killed = BTreeSet::new();
     while !over.load(Ordering::SeqCst) {
         let rows = pool.info().sessions;
         let victim = rows.get(usize::try_from(dice.roll(16)).unwrap());
@@ -128,7 +130,10 @@ fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, ove
             }
         };
         match dice.roll(16) {
-            0..=6 => signal(Signal::KILL),
+            0..=6 => {
+                signal(Signal::KILL);
+                killed.extend(victim.map(|row| row.pid));
+            }
             7 => signal(Signal::STOP),
             8 | 9 => pool.resize(1, max / 2 + usize::try_from(dice.roll(3)).unwrap()).unwrap(),
             10..=12 => pool.resize(2, max).unwrap(),
@@ -143,6 +148,13 @@ fn disturb(pool: &SessionPool, max: usize, pause: Duration, dice: &mut Dice, ove
     }
     pool.resume();
     pool.resize(2, max).unwrap();
+    // What nobody has used since would go to the first who looks whether all are well: those that were
+    // stopped go on, and the pool notices the last kills.
+    for row in pool.info().sessions {
+        let _ = kill_process(Pid::from_raw(row.pid.cast_signed()).unwrap(), Signal::CONT);
+    }
+    let noticed = || pool.info().sessions.iter().all(|row| !killed.contains(&row.pid));
+    poll(noticed, || format!("{killed:?} {:?}", pool.info()));
 }
 
 fn stressed(runtime: Runtime, max: usize) -> PoolConfig {
@@ -173,15 +185,19 @@ fn is_whole(pool: &SessionPool, tally: &Tally) {
         + metrics.acquisitions_cancelled
         + metrics.acquisitions_refused;
     assert_eq!(metrics.acquisition_attempts, answers);
+    // One look: a moment later the next session may be asked whether it answers.
+    let at_rest = Cell::new(None);
     poll(
         || {
             let info = pool.info();
             let counts = info.counts;
-            counts.idle == counts.total && counts.waiters == 0 && counts.idle >= 2
+            let rests = counts.idle == counts.total && counts.waiters == 0 && counts.idle >= 2;
+            at_rest.set(rests.then_some(info));
+            rests
         },
         || format!("{:#?}", pool.info()),
     );
-    let info = pool.info();
+    let info = at_rest.take().unwrap();
     assert_eq!(
         info.metrics.sessions_created - info.metrics.sessions_removed,
         info.counts.total as u64,
@@ -191,7 +207,8 @@ fn is_whole(pool: &SessionPool, tally: &Tally) {
     let mut all: Vec<_> =
         (0..info.config.max_sessions).map(|_| pool.acquire_timeout(GENEROUS).unwrap()).collect();
     for session in &mut all {
-        assert_eq!(session.execute("6 * 7").unwrap().value, 42);
+        let request = Request::code("6 * 7").time_limit(GENEROUS);
+        assert_eq!(session.execute(request).unwrap().value, 42);
     }
     assert!(matches!(pool.try_acquire(), Err(Error::AcquireTimeout { .. })));
 }

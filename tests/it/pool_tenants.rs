@@ -113,10 +113,8 @@ isolated! {
             }
             other => panic!("{other:?}"),
         }
-        match pool.acquire_with(Acquire::new().tenant("bob").timeout(Duration::from_millis(5))) {
-            Ok(session) => drop(session),
-            Err(error) => panic!("{error}"),
-        }
+        // The other session may still be on its way back from its last user.
+        drop(pool.acquire_with(Acquire::new().tenant("bob").timeout(GENEROUS)).unwrap());
         drop(full);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remuda::{Exit, Outcome, Request, TimeLimit};
 
-use crate::support::{GENEROUS, is_running, isolated, poll, python, session};
+use crate::support::{GENEROUS, cancelled_when_busy, is_running, isolated, poll, python, session};
 
 isolated! {
     fn leaving_by_os_exit_is_a_death_with_its_code() {
@@ -138,8 +138,9 @@ isolated! {
 isolated! {
     fn a_stopped_worker_is_killed_when_its_time_is_up() {
         let mut session = session();
-        let code = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)";
-        let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
+        let pid = rustix::process::Pid::from_raw(session.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let run = session.execute(Request::code("1").time_limit(Duration::from_millis(100))).unwrap();
         assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true });
     }
 }
@@ -202,9 +203,9 @@ isolated! {
         let pid = session.pid();
         // The group of the host: a signal to the worker's first group reaches nobody any more.
         let code = "import os, signal\nos.setpgid(0, os.getpgid(os.getppid()))\n\
-                    for s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\nwhile True: pass";
-        let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true });
+                    for s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\n\
+                    print('go', flush=True)\nwhile True: pass";
+        assert_eq!(cancelled_when_busy(&mut session, code), Outcome::Cancelled { killed: true });
         poll(|| !is_running(pid), || "the worker has outlived its kill".to_owned());
     }
 }

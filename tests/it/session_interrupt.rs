@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use remuda::{Cause, Exit, InterruptHandle, Outcome, Request, Session, TimeLimit};
 
+use crate::hostile_worker::hostile;
 use crate::support::{GENEROUS, isolated, poll, python, session};
 
 /// Runs code and calls `stop` from another thread once the code has printed something.
@@ -122,12 +123,12 @@ isolated! {
 isolated! {
     fn a_soft_limit_comes_first_and_the_hard_limit_cuts_its_grace_short() {
         let mut session = python().grace(GENEROUS).start().unwrap();
-        let limits = |code: &'static str| {
-            Request::code(code).time_limit(Duration::from_millis(100)).hard_time_limit(Duration::from_secs(1))
-        };
-        let run = session.execute(limits("while True: pass").hard_time_limit(GENEROUS)).unwrap();
+        let limited = Request::code("while True: pass").time_limit(Duration::from_millis(100));
+        let run = session.execute(limited.hard_time_limit(GENEROUS)).unwrap();
         assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false });
-        let run = session.execute(limits("import time\ndef f():\n    while True:\n        try: time.sleep(600)\n        except BaseException: pass\nf()")).unwrap();
+        let mut deaf = hostile("ready()\nrequest(5)\nhang()").grace(GENEROUS).start().unwrap();
+        let limited = Request::code("1").time_limit(Duration::from_millis(100));
+        let run = deaf.execute(limited.hard_time_limit(Duration::from_secs(1))).unwrap();
         assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Hard, killed: true });
     }
 }

@@ -43,12 +43,12 @@ isolated! {
 isolated! {
     fn warm_up_code_that_takes_too_long_is_told_so() {
         let limited = |code: &str| python().warmup_code(code).warmup_time_limit(Duration::from_millis(200));
-        let error = limited("import time; time.sleep(600)").start().unwrap_err().to_string();
+        let error = limited("import time; time.sleep(600)").grace(GENEROUS).start().unwrap_err().to_string();
         assert!(error.contains("time limit of 200ms (KeyboardInterrupt)"), "{error}");
         let error = limited("import signal, time\nfor s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\ntime.sleep(600)");
         let error = error.start().unwrap_err().to_string();
         assert!(error.contains("did not end within 200ms"), "{error}");
-        let session = limited("while True: pass").ignore_warmup_errors(true).start().unwrap();
+        let session = limited("while True: pass").ignore_warmup_errors(true).grace(GENEROUS).start().unwrap();
         assert_eq!(session.warm_report().code_error.as_ref().unwrap().kind, "KeyboardInterrupt");
     }
 }

@@ -18,9 +18,14 @@ fn cancelled_while_running(session: &mut Session, code: &str) -> remuda::Executi
     session.execute(request).expect("a cancelled execution is an outcome")
 }
 
+/// A session that gives its code all the time to stop.
+fn patient() -> Session {
+    python().grace(GENEROUS).start().unwrap()
+}
+
 isolated! {
     fn a_time_limit_interrupts_and_the_session_lives() {
-        let mut session = session();
+        let mut session = patient();
         for code in ["while True: pass", "import time; time.sleep(600)", "import re; re.match('(a*)*b', 'a' * 64)"] {
             let run = session.execute(Request::code(code).time_limit(Duration::from_millis(100))).unwrap();
             assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, "{code}");
@@ -32,7 +37,7 @@ isolated! {
 
 isolated! {
     fn a_child_that_the_code_waits_for_is_interrupted_too() {
-        let mut session = session();
+        let mut session = patient();
         let run = cancelled_while_running(&mut session, "import subprocess; print('go', flush=True); subprocess.run(['sleep', '600'])");
         assert_eq!(run.outcome, Outcome::Cancelled { killed: false });
         assert_eq!(session.execute("2").unwrap().value, 2);
@@ -41,7 +46,7 @@ isolated! {
 
 isolated! {
     fn code_that_polls_for_its_cancel_ends_in_good_order() {
-        let mut session = session();
+        let mut session = patient();
         // Code that polls is not interrupted at once.
         let code = "import remuda, time\nremuda.cancelled()\nprint('go', flush=True)\nwhile not remuda.cancelled(): time.sleep(0.01)\nprint('tidy')\n'ended'";
         let run = cancelled_while_running(&mut session, code);
@@ -74,7 +79,7 @@ isolated! {
 
 isolated! {
     fn a_late_cancel_never_hits_the_next_request() {
-        let mut session = session();
+        let mut session = patient();
         for i in 0..300 {
             let token = CancelToken::new();
             let fire = token.clone();
@@ -109,7 +114,7 @@ isolated! {
 
 isolated! {
     fn encoding_a_value_can_be_interrupted() {
-        let mut session = session();
+        let mut session = patient();
         let code = "class E:\n    def __repr__(self):\n        print('go', flush=True)\n        while True: pass\nE()";
         let run = cancelled_while_running(&mut session, code);
         assert_eq!(run.outcome, Outcome::Cancelled { killed: false });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remuda::{Event, Outcome, Request, Stream, TimeLimit};
 
-use crate::support::{isolated, poll, python, session};
+use crate::support::{GENEROUS, isolated, poll, python, session};
 
 isolated! {
     fn an_iterator_hands_out_output_as_it_comes_and_ends_with_the_result() {
@@ -38,7 +38,7 @@ isolated! {
 
 isolated! {
     fn dropping_a_running_execution_stops_its_code_and_keeps_the_session() {
-        let mut session = session();
+        let mut session = python().grace(GENEROUS).start().unwrap();
         let mut running = session.begin("print('go', flush=True)\nwhile True: pass").unwrap();
         assert!(running.next().is_some());
         drop(running);
@@ -93,7 +93,7 @@ isolated! {
 
 isolated! {
     fn a_time_limit_holds_for_code_that_floods_its_output() {
-        let mut session = session();
+        let mut session = python().grace(GENEROUS).start().unwrap();
         let code = "import os\nwhile True: os.write(1, b'y' * 65536)";
         let run = session.execute(Request::code(code).time_limit(Duration::from_millis(200)).output_cap(1 << 20)).unwrap();
         assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: false });

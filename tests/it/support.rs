@@ -131,9 +131,9 @@ pub(crate) fn python() -> SessionConfig {
     SessionConfig::new(Runtime::python("python3"))
 }
 
-/// The options of a default pool of Python sessions.
+/// The options of a default pool of Python sessions, whose resets may take long on a slow machine.
 pub(crate) fn pool() -> PoolConfig {
-    SessionPool::builder(Runtime::python("python3"))
+    SessionPool::builder(Runtime::python("python3")).reset_timeout(GENEROUS)
 }
 
 /// The options of a pool whose workers are scripted: for what has nothing to do with a language.

@@ -9,7 +9,7 @@ use remuda::{
 };
 use serde_json::json;
 
-use crate::support::{GENEROUS, is_running, isolated, poll, python};
+use crate::support::{GENEROUS, cancelled_when_busy, is_running, isolated, poll, python};
 
 pub(crate) fn template(config: &SessionConfig) -> Template {
     let template = Template::start(config).expect("a template starts");
@@ -66,8 +66,8 @@ isolated! {
 
 isolated! {
     fn every_rung_of_the_ladder_reaches_a_session_of_a_template() {
-        let template = template(&python().grace(Duration::from_millis(200)));
-        let mut session = forked(&template);
+        let patient = template(&python().grace(GENEROUS));
+        let mut session = forked(&patient);
         // Each of its first requests: numbers that the template has used itself must mean nothing.
         for code in ["while True: pass", "import time\ntime.sleep(600)", "import subprocess\nsubprocess.run(['sleep', '600'])", "await __import__('asyncio').sleep(600)"] {
             let run = session.execute(Request::code(code).time_limit(Duration::from_millis(30))).unwrap();
@@ -76,9 +76,10 @@ isolated! {
         let polls = "import remuda\nwhile not remuda.cancelled(): pass\n'ended in good order'";
         let run = session.execute(Request::code(polls).time_limit(Duration::from_millis(30))).unwrap();
         assert_eq!((run.outcome, run.value), (Outcome::TimedOut { limit: TimeLimit::Soft, killed: false }, json!("ended in good order")));
-        let stubborn = "import signal\nfor n in signal.SIGINT, signal.SIGIO: signal.signal(n, signal.SIG_IGN)\nwhile True: pass";
-        let run = session.execute(Request::code(stubborn).time_limit(Duration::from_millis(30))).unwrap();
-        assert_eq!(run.outcome, Outcome::TimedOut { limit: TimeLimit::Soft, killed: true });
+        let template = template(&python().grace(Duration::from_millis(200)));
+        let mut session = forked(&template);
+        let stubborn = "import signal\nfor n in signal.SIGINT, signal.SIGIO: signal.signal(n, signal.SIG_IGN)\nprint('go', flush=True)\nwhile True: pass";
+        assert_eq!(cancelled_when_busy(&mut session, stubborn), Outcome::Cancelled { killed: true });
         let post_mortem = session.terminate();
         assert_eq!(post_mortem.exit, Exit::Signal(9));
         assert!(template.info().pid.is_some_and(is_running), "killing a session does nothing to its template");
@@ -88,7 +89,7 @@ isolated! {
 
 isolated! {
     fn the_flag_that_the_warm_up_has_polled_is_not_that_of_the_session() {
-        let template = template(&python().warmup_code("import remuda\nremuda.cancelled()"));
+        let template = template(&python().grace(GENEROUS).warmup_code("import remuda\nremuda.cancelled()"));
         let mut session = forked(&template);
         let polls = "import remuda\nwhile not remuda.cancelled(): pass\n'seen'";
         let run = session.execute(Request::code(polls).time_limit(Duration::from_millis(30))).unwrap();

@@ -22,7 +22,7 @@ fn pid_of(template: &Template) -> u32 {
 
 isolated! {
     fn sessions_outlive_the_death_of_their_template_and_the_next_one_gets_a_new_one() {
-        let template = template(&python().warmup_code("base = 40"));
+        let template = template(&python().grace(GENEROUS).warmup_code("base = 40"));
         let (mut first, mut second, third) = (forked(&template), forked(&template), forked(&template));
         let dead = pid_of(&template);
         signal(dead, Signal::KILL);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use remuda::{Error, Exit, Outcome, PoolConfig, Request, Reuse, SessionPool, TemplateInfo};
+use remuda::{CancelToken, Error, Exit, Outcome, PoolConfig, Request, Reuse, SessionPool, TemplateInfo};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -58,9 +58,11 @@ isolated! {
 isolated! {
     fn a_killed_session_is_replaced_by_a_fork_and_remembered_with_its_signal() {
         let pool = config().grace(Duration::from_millis(50)).start().unwrap();
-        let stubborn = "import signal\nfor n in signal.SIGINT, signal.SIGIO: signal.signal(n, signal.SIG_IGN)\nwhile True: pass";
-        let run = pool.acquire().unwrap().execute(Request::code(stubborn).time_limit(Duration::from_millis(30))).unwrap();
-        assert!(matches!(run.outcome, Outcome::TimedOut { killed: true, .. }), "{}", run.outcome);
+        let stubborn = "import signal\nfor n in signal.SIGINT, signal.SIGIO: signal.signal(n, signal.SIG_IGN)\nprint('go', flush=True)\nwhile True: pass";
+        let token = CancelToken::new();
+        let request = Request::code(stubborn).cancel_token(&token).on_output(|_, _| token.cancel());
+        let run = pool.acquire().unwrap().execute(request).unwrap();
+        assert_eq!(run.outcome, Outcome::Cancelled { killed: true });
         poll(|| !pool.info().post_mortems.is_empty() && pool.info().counts.idle >= 2, || format!("{:?}", pool.info()));
         assert_eq!(pool.info().post_mortems[0].exit, Exit::Signal(9));
         assert_eq!(info(&pool).cold_starts, 0);

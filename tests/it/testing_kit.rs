@@ -17,6 +17,11 @@ fn session(fake: &FakeWorker) -> Session {
     SessionConfig::new(fake.runtime()).start_timeout(GENEROUS).start().unwrap()
 }
 
+/// One that gives what is cancelled all the time to end.
+fn patient(fake: &FakeWorker) -> Session {
+    SessionConfig::new(fake.runtime()).start_timeout(GENEROUS).grace(GENEROUS).start().unwrap()
+}
+
 isolated! {
     fn a_scripted_worker_answers_prints_fails_and_remembers_what_it_was_asked() {
         let fake = FakeWorker::new()
@@ -67,7 +72,7 @@ isolated! {
     fn a_held_request_is_where_the_test_wants_it_and_goes_on_when_it_is_released() {
         let (hold, half) = (Hold::new(), Hold::new());
         let fake = FakeWorker::new().reply("slow", FakeReply::value(7).stdout("a").hold(&hold).stdout("b").hold(&half));
-        let mut session = session(&fake);
+        let mut session = patient(&fake);
         let other = {
             let (hold, half) = (hold.clone(), half.clone());
             thread::spawn(move || {
@@ -117,7 +122,7 @@ isolated! {
             .reply("hangs", FakeReply::hang().stdout("."))
             .reply("deaf", FakeReply::none().stdout("busy").hold(&hold).ignoring_cancels())
             .answer("1", 1);
-        let mut session = session(&fake);
+        let (mut hasty, mut session) = (session(&fake), patient(&fake));
         let outcome = |session: &mut Session, code: &str, token: &CancelToken| {
             session.execute(Request::code(code).cancel_token(token)).unwrap().outcome
         };
@@ -134,9 +139,9 @@ isolated! {
         assert_eq!(crate::support::cancelled_when_busy(&mut session, "hangs"), Outcome::Cancelled { killed: false });
         assert_eq!(session.execute("1").unwrap().value, 1, "it lives");
         assert!(fake.requests().iter().any(|request| request.kind == FakeKind::Cancel));
-        let pid = session.pid();
-        assert_eq!(crate::support::cancelled_when_busy(&mut session, "deaf"), Outcome::Cancelled { killed: true });
-        assert!(!session.is_alive());
+        let pid = hasty.pid();
+        assert_eq!(crate::support::cancelled_when_busy(&mut hasty, "deaf"), Outcome::Cancelled { killed: true });
+        assert!(!hasty.is_alive());
         eventually(|| !is_running(pid), || "its process lives".to_owned());
         eventually(|| hold.held() == 0, || "its thread is still held".to_owned());
     }
