@@ -30,9 +30,13 @@ far = subprocess.Popen(
 
 def copy(source, target):
     # Few bytes at a time: frames arrive in pieces.
-    while data := os.read(source, 1000):
-        while data:
-            data = data[os.write(target, trouble(target, data)):]
+    try:
+        while data := os.read(source, 1000):
+            while data:
+                data = data[os.write(target, trouble(target, data)):]
+    except BrokenPipeError:
+        # Whoever read it has ended, and says why on another stream.
+        pass
     os.close(target)
 
 
