@@ -29,6 +29,7 @@ pub(super) const BENCHES: &[Bench] = &[
         rows: &[("uss_pandas_kib", "KiB")],
         run: |context| unique(context, "uss_pandas_kib", Some("pandas")),
     },
+    Bench { rows: &[("fork_live", "ms"), ("restore", "ms")], run: copies },
 ];
 
 /// Forks for each byte that comes with a socket: the child says that it runs, the parent sends a
@@ -166,6 +167,27 @@ fn ready(context: &Context, row: &'static str, module: Option<&str>) -> Measured
     }
     forked_all(&template)?;
     Ok(vec![Row::of(row, "ms", &ours, Some(&floor))])
+}
+
+/// A copy of a live session, and the way back to a checkpoint, from the call until the session answers.
+fn copies(context: &Context) -> Measured {
+    let bare = Forks::start(&context.python, None)?;
+    let mut session = config(context, None).start()?;
+    session.execute("state = {'seen': list(range(1_000))}")?;
+    let checkpoint = session.checkpoint()?;
+    let [mut forks, mut restores, mut floor] = <[Samples; 3]>::default();
+    for _ in 0..context.times(200) {
+        let started = Instant::now();
+        let copy = session.fork()?;
+        forks.push(millis(started.elapsed()));
+        copy.terminate();
+        floor.push(millis(bare.fork()?));
+        let started = Instant::now();
+        session.restore(&checkpoint)?;
+        restores.push(millis(started.elapsed()));
+    }
+    let row = |name, samples| Row::of(name, "ms", samples, Some(&floor));
+    Ok(vec![row("fork_live", &forks), row("restore", &restores)])
 }
 
 /// A cold start in between would be measured as a fork.
