@@ -166,7 +166,8 @@ pub use session::{
 pub use tracker::{AccessToken, TrackedId, TrackedSession, TrackedStatus};
 #[cfg(feature = "client")]
 pub use tracker::{
-    ClientConfig, DeadMan, SessionClient, SessionGroup, SessionPages, TaskGuard, TrackerOperator,
+    ClientConfig, DeadMan, EventFollower, SessionClient, SessionGroup, TaskGuard, TrackerOperator,
+    TrackerPages,
 };
 #[cfg(feature = "server")]
 pub use tracker::{SessionStore, Tokens, TrackerServer, TrackerServerBuilder};

@@ -43,7 +43,7 @@ pub use client::{ClientConfig, DeadMan, SessionClient, SessionGroup, TaskGuard};
 #[cfg(all(fuzzing, feature = "server"))]
 pub(crate) use http::read_requests;
 #[cfg(feature = "client")]
-pub use operator::{SessionPages, TrackerOperator};
+pub use operator::{EventFollower, TrackerOperator, TrackerPages};
 pub use secret::AccessToken;
 #[cfg(feature = "server")]
 pub use server::{Tokens, TrackerServer, TrackerServerBuilder};

@@ -1,6 +1,9 @@
 //! The other side of a tracker: who looks at what runs and asks it to stop.
 
+mod events;
 mod list;
+mod pages;
+mod past;
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -8,9 +11,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ureq::{Agent, http};
+use ureq::{Agent, AsSendBody, http};
 
-pub use self::list::SessionPages;
+pub use self::events::EventFollower;
+pub use self::pages::TrackerPages;
 use super::api::{
     CleanupResponse, ErrorBody, HTTP_TIMEOUT, KillAllResponse, KillPreview, KillReceipt, KillRequest,
     KillResponse, OrderReply, SessionList, TrackerState, Verb, Whom,
@@ -58,16 +62,7 @@ impl TrackerOperator {
     /// [`Error::InvalidConfig`] if that is no address of a tracker.
     pub fn new(server_url: impl AsRef<str>) -> Result<TrackerOperator> {
         let base = parse_server_url(server_url.as_ref())?;
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            // The tracker is near; a proxy from the environment is meant for the web.
-            .proxy(None)
-            .user_agent(concat!("remuda/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(HTTP_TIMEOUT))
-            .build()
-            .new_agent();
-        Ok(TrackerOperator { agent, base, authorization: None })
+        Ok(TrackerOperator { agent: agent(HTTP_TIMEOUT), base, authorization: None })
     }
 
     /// The same, showing this access token: that of an operator, or of a viewer who only looks. Never
@@ -211,7 +206,7 @@ impl TrackerOperator {
 
     /// `None` stands for 404.
     fn call<T: DeserializeOwned>(&self, method: http::Method, path: &str) -> Result<Option<T>> {
-        self.request(method, path, None)
+        self.request(method, path, None, HTTP_TIMEOUT)
     }
 
     /// A POST. Without a body its length is announced all the same, as the HTTP client does not do by
@@ -219,7 +214,7 @@ impl TrackerOperator {
     fn post<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<Option<T>> {
         let bytes = body.map_or_else(|| Ok(Vec::new()), serde_json::to_vec);
         let bytes = bytes.map_err(|error| self.trouble(format!("the request cannot be written: {error}")))?;
-        self.request(http::Method::POST, path, Some(bytes))
+        self.request(http::Method::POST, path, Some(bytes), HTTP_TIMEOUT)
     }
 
     fn request<T: DeserializeOwned>(
@@ -227,9 +222,10 @@ impl TrackerOperator {
         method: http::Method,
         path: &str,
         body: Option<Vec<u8>>,
+        timeout: Duration,
     ) -> Result<Option<T>> {
         // The HTTP client starts a thread to look a name up and panics when it cannot.
-        let answer = shielded("a request to the tracker", || self.exchange(method, path, body));
+        let answer = shielded("a request to the tracker", || self.exchange(method, path, body, timeout));
         let (status, bytes) = match answer {
             Some(Ok(answer)) => answer,
             Some(Err(error)) => return Err(self.trouble(format!("it does not answer: {error}"))),
@@ -252,14 +248,19 @@ impl TrackerOperator {
         method: http::Method,
         path: &str,
         body: Option<Vec<u8>>,
+        timeout: Duration,
     ) -> std::result::Result<(u16, Vec<u8>), ureq::Error> {
         let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(authorization) = &self.authorization {
             request = request.header(http::header::AUTHORIZATION, authorization);
         }
         let mut response = match body {
-            Some(body) => self.agent.run(request.header("content-type", "application/json").body(body)?)?,
-            None => self.agent.run(request.body(())?)?,
+            Some(body) => self.agent.run(limited(
+                &self.agent,
+                request.header("content-type", "application/json").body(body)?,
+                timeout,
+            ))?,
+            None => self.agent.run(limited(&self.agent, request.body(())?, timeout))?,
         };
         let bytes = response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec()?;
         Ok((response.status().as_u16(), bytes))
@@ -280,6 +281,23 @@ impl fmt::Debug for TrackerOperator {
     }
 }
 
+fn agent(connect: Duration) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // The tracker is near; a proxy from the environment is meant for the web.
+        .proxy(None)
+        .user_agent(concat!("remuda/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(connect))
+        .build()
+        .new_agent()
+}
+
+/// A request that brings its answer, or fails, within `timeout`.
+fn limited<S: AsSendBody>(agent: &Agent, request: http::Request<S>, timeout: Duration) -> http::Request<S> {
+    agent.configure_request(request).timeout_global(Some(timeout)).build()
+}
+
 /// Whether the tracker ends, begins or cannot be reached.
 fn is_away(reason: &str) -> bool {
     ["it does not answer", "it answers 503"].iter().any(|beginning| reason.starts_with(beginning))
@@ -294,7 +312,7 @@ fn ordered(whom: &Whom, verb: &str) -> String {
     }
 }
 
-/// A name as one part of a path.
+/// A name as one part of a path, or the value of a parameter.
 fn encoded(name: &str) -> String {
     let mut part = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -306,4 +324,10 @@ fn encoded(name: &str) -> String {
         }
     }
     part
+}
+
+/// The parameters of a list, without those that say nothing.
+fn parameters<const N: usize>(limit: usize, named: [(&str, Option<String>); N]) -> String {
+    let named = named.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", encoded(&value?))));
+    format!("limit={limit}{}", named.collect::<String>())
 }

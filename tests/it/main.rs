@@ -86,6 +86,7 @@ mod tracker_life;
 mod tracker_metrics;
 mod tracker_openapi;
 mod tracker_operator_pages;
+mod tracker_operator_past;
 mod tracker_pages;
 mod tracker_pair;
 mod tracker_pools;

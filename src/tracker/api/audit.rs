@@ -2,11 +2,11 @@
 //!
 //! | route | body → answer |
 //! |---|---|
-//! | `GET /audit?limit=100&before=ENTRY` | → [`AuditPage`], newest first; also `&action=`, `&token=` (its name) |
+//! | `GET /audit?limit=100&before=ENTRY` | [`AuditQuery`] → [`AuditPage`], newest first; also `&action=`, `&token=` (its name) |
 
 use serde::{Deserialize, Serialize};
 
-use super::{Role, Verb};
+use super::{DEFAULT_PAGE, Role, Verb};
 use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
@@ -185,6 +185,58 @@ pub struct AuditEntry {
     /// The first 100 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub session_ids: Vec<TrackedId>,
+}
+
+/// Which entries of the audit to list. The fields are the parameters of `GET /audit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditQuery {
+    /// Entries on a page at most, from 1 to [`LONGEST_PAGE`](super::LONGEST_PAGE); default [`DEFAULT_PAGE`].
+    pub limit: usize,
+    /// Only those with a smaller number: a page's [`next_before`](AuditPage::next_before).
+    /// Default: from the newest on.
+    pub before: Option<u64>,
+    /// Of this action only.
+    pub action: Option<AuditAction>,
+    /// Only what was asked with the access token of this name.
+    pub token: Option<String>,
+}
+
+impl Default for AuditQuery {
+    fn default() -> AuditQuery {
+        AuditQuery { limit: DEFAULT_PAGE, before: None, action: None, token: None }
+    }
+}
+
+impl AuditQuery {
+    /// All of them, newest first.
+    pub fn new() -> AuditQuery {
+        AuditQuery::default()
+    }
+
+    /// Sets [`limit`](AuditQuery::limit).
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets [`before`](AuditQuery::before).
+    pub fn before(mut self, entry: u64) -> Self {
+        self.before = Some(entry);
+        self
+    }
+
+    /// Sets [`action`](AuditQuery::action).
+    pub fn action(mut self, action: AuditAction) -> Self {
+        self.action = Some(action);
+        self
+    }
+
+    /// Sets [`token`](AuditQuery::token).
+    pub fn token(mut self, name: impl Into<String>) -> Self {
+        self.token = Some(name.into());
+        self
+    }
 }
 
 /// The answer to `GET /audit`.

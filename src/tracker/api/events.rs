@@ -3,7 +3,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /events` with `Accept: text/event-stream` | a stream of server-sent events: `id`, `event` (the kind), `data` (a [`TrackerEvent`] in one line) |
-//! | `GET /events?after=ID&limit=100&wait=SECONDS` | → [`EventList`], at once or, if there is nothing, when something happens within `wait` |
+//! | `GET /events?after=ID&limit=100&wait=SECONDS` | [`EventPosition`], [`EventQuery`] → [`EventList`], at once or, if there is nothing, when something happens within `wait` |
 //!
 //! Both take `app=`, `session=` and `kind=` (several with commas between them) and tell the same.
 //!
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndReason, KillScope, Verb};
+use super::{DEFAULT_PAGE, EndReason, KillScope, Verb};
 use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
@@ -190,6 +190,70 @@ pub struct TrackerEvent {
     /// With mass silences: of how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
+}
+
+/// Which events are of interest. The fields are parameters of `GET /events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventQuery {
+    /// Events of one answer at most, from 1 to [`MAX_EVENTS`]; default [`DEFAULT_PAGE`].
+    pub limit: usize,
+    /// About this app and its sessions only.
+    pub app: Option<String>,
+    /// About this session only.
+    pub session: Option<TrackedId>,
+    /// Of these kinds only; default: of all.
+    pub kinds: Vec<EventKind>,
+}
+
+impl Default for EventQuery {
+    fn default() -> EventQuery {
+        EventQuery { limit: DEFAULT_PAGE, app: None, session: None, kinds: Vec::new() }
+    }
+}
+
+impl EventQuery {
+    /// All of them.
+    pub fn new() -> EventQuery {
+        EventQuery::default()
+    }
+
+    /// Sets [`limit`](EventQuery::limit).
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets [`app`](EventQuery::app).
+    pub fn app(mut self, app_name: impl Into<String>) -> Self {
+        self.app = Some(app_name.into());
+        self
+    }
+
+    /// Sets [`session`](EventQuery::session).
+    pub fn session(mut self, id: impl Into<TrackedId>) -> Self {
+        self.session = Some(id.into());
+        self
+    }
+
+    /// Sets [`kinds`](EventQuery::kinds).
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.kinds = kinds.into_iter().collect();
+        self
+    }
+}
+
+/// Where to begin among the events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventPosition {
+    /// With what happens from now on.
+    #[default]
+    Now,
+    /// With the first event that is still known.
+    Oldest,
+    /// Behind the event with this id: a [`TrackerEvent::id`], or [`EventList::last`].
+    After(String),
 }
 
 /// The answer to `GET /events`, unless a stream was asked for.

@@ -6,7 +6,7 @@
 //! | `POST /apps/{app_name}/kill-all` | nothing or [`KillRequest`] → [`KillAllResponse`](super::KillAllResponse) |
 //! | `POST /labels/{key}/{value}/kill-all` | nothing or [`KillRequest`] → [`KillAllResponse`](super::KillAllResponse) |
 //! | each of these with `"dry_run": true` or `?dry_run=1` | → [`KillPreview`], and nothing is done |
-//! | `GET /kills?limit=100&before=KILL_ID` | → [`ReceiptList`], newest first; also `&app=`, `&session=`, `&open=1` |
+//! | `GET /kills?limit=100&before=KILL_ID` | [`ReceiptQuery`] → [`ReceiptList`], newest first; also `&app=`, `&session=`, `&open=1` |
 //! | `GET /kills/{kill_id}` | → [`KillReceipt`] |
 //!
 //! # What a receipt promises
@@ -20,7 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Asker;
+use super::{Asker, DEFAULT_PAGE};
 use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
@@ -212,6 +212,66 @@ pub struct KillReceipt {
     pub confirmed_seconds: Option<f64>,
     /// From the request to `expired_at`.
     pub expired_seconds: Option<f64>,
+}
+
+/// Which receipts to list. The fields are the parameters of `GET /kills`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceiptQuery {
+    /// Receipts on a page at most, from 1 to [`LONGEST_PAGE`](super::LONGEST_PAGE); default [`DEFAULT_PAGE`].
+    pub limit: usize,
+    /// Only those with a smaller number: a page's [`next_before`](ReceiptList::next_before).
+    /// Default: from the newest on.
+    pub before: Option<u64>,
+    /// Of this app only.
+    pub app: Option<String>,
+    /// Of this session only.
+    pub session: Option<TrackedId>,
+    /// Open ones only: neither confirmed nor expired.
+    pub open: bool,
+}
+
+impl Default for ReceiptQuery {
+    fn default() -> ReceiptQuery {
+        ReceiptQuery { limit: DEFAULT_PAGE, before: None, app: None, session: None, open: false }
+    }
+}
+
+impl ReceiptQuery {
+    /// All of them, newest first.
+    pub fn new() -> ReceiptQuery {
+        ReceiptQuery::default()
+    }
+
+    /// Sets [`limit`](ReceiptQuery::limit).
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets [`before`](ReceiptQuery::before).
+    pub fn before(mut self, kill_id: u64) -> Self {
+        self.before = Some(kill_id);
+        self
+    }
+
+    /// Sets [`app`](ReceiptQuery::app).
+    pub fn app(mut self, app_name: impl Into<String>) -> Self {
+        self.app = Some(app_name.into());
+        self
+    }
+
+    /// Sets [`session`](ReceiptQuery::session).
+    pub fn session(mut self, id: impl Into<TrackedId>) -> Self {
+        self.session = Some(id.into());
+        self
+    }
+
+    /// Sets [`open`](ReceiptQuery::open).
+    pub fn open(mut self, open: bool) -> Self {
+        self.open = open;
+        self
+    }
 }
 
 /// The answer to `GET /kills`.

@@ -6,7 +6,7 @@
 //! | `POST /sessions/{id}/pause`, `/drain`, `/resume` | → [`OrderReply`] |
 //! | `POST /sessions/{id}/protect`, `/unprotect` | → [`OrderReply`] |
 //! | `POST /apps/{app_name}/pause-all` and so on, `POST /labels/{key}/{value}/pause-all` and so on | → [`OrderReply`] |
-//! | `GET /history?limit=100&before=ENTRY` | → [`HistoryPage`], newest first; also `&app=`, `&session=` |
+//! | `GET /history?limit=100&before=ENTRY` | [`HistoryQuery`] → [`HistoryPage`], newest first; also `&app=`, `&session=` |
 //! | `GET /tracker` | → [`TrackerState`] |
 //!
 //! # Verbs
@@ -25,7 +25,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{KillReceipt, KillStats};
+use super::{DEFAULT_PAGE, KillReceipt, KillStats};
 use crate::named::show_by_name;
 use crate::tracker::{TrackedId, TrackedStatus};
 
@@ -140,6 +140,58 @@ pub struct HistoryEntry {
     pub pid: Option<u32>,
     /// The version it said it was.
     pub version: Option<String>,
+}
+
+/// Which sessions that are no more to list. The fields are the parameters of `GET /history`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryQuery {
+    /// Entries on a page at most, from 1 to [`LONGEST_PAGE`](super::LONGEST_PAGE); default [`DEFAULT_PAGE`].
+    pub limit: usize,
+    /// Only those with a smaller number: a page's [`next_before`](HistoryPage::next_before).
+    /// Default: from the newest on.
+    pub before: Option<u64>,
+    /// Of this app only.
+    pub app: Option<String>,
+    /// What this session was only: it has several entries if it came back.
+    pub session: Option<TrackedId>,
+}
+
+impl Default for HistoryQuery {
+    fn default() -> HistoryQuery {
+        HistoryQuery { limit: DEFAULT_PAGE, before: None, app: None, session: None }
+    }
+}
+
+impl HistoryQuery {
+    /// All of them, newest first.
+    pub fn new() -> HistoryQuery {
+        HistoryQuery::default()
+    }
+
+    /// Sets [`limit`](HistoryQuery::limit).
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets [`before`](HistoryQuery::before).
+    pub fn before(mut self, entry: u64) -> Self {
+        self.before = Some(entry);
+        self
+    }
+
+    /// Sets [`app`](HistoryQuery::app).
+    pub fn app(mut self, app_name: impl Into<String>) -> Self {
+        self.app = Some(app_name.into());
+        self
+    }
+
+    /// Sets [`session`](HistoryQuery::session).
+    pub fn session(mut self, id: impl Into<TrackedId>) -> Self {
+        self.session = Some(id.into());
+        self
+    }
 }
 
 /// The answer to `GET /history`.

@@ -58,15 +58,17 @@ mod list;
 mod pools;
 
 pub use access::Role;
-pub use audit::{Asker, AuditAction, AuditEntry, AuditPage, AuditResult};
+pub use audit::{Asker, AuditAction, AuditEntry, AuditPage, AuditQuery, AuditResult};
 pub use batch::{BatchAnswer, BatchBeat, HeartbeatAnswers, HeartbeatBatch};
-pub use events::{EVENT_COMMENT, EventKind, EventList, MAX_EVENTS, TrackerEvent};
+pub use events::{EVENT_COMMENT, EventKind, EventList, EventPosition, EventQuery, MAX_EVENTS, TrackerEvent};
 pub use kills::{
     KillAcknowledgement, KillPreview, KillReceipt, KillRequest, KillScope, KillState, KillStats, KillStep,
-    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, StepLatency, Whom,
+    Neighbour, PreviewedLease, PreviewedSession, ReceiptList, ReceiptQuery, StepLatency, Whom,
 };
-pub use life::{Embargo, EndReason, HistoryEntry, HistoryPage, MassSilence, OrderReply, TrackerState, Verb};
-pub use pools::{AttachedPool, PoolPage};
+pub use life::{
+    Embargo, EndReason, HistoryEntry, HistoryPage, HistoryQuery, MassSilence, OrderReply, TrackerState, Verb,
+};
+pub use pools::{AttachedPool, PoolPage, PoolQuery};
 
 #[cfg(any(feature = "client", feature = "server"))]
 pub(super) use list::Glance;

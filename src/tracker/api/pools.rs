@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /pools?limit=100&after=ROW` | → [`PoolPage`], in the order of registration; also `&app=`, `&session=`, `&name=` |
+//! | `GET /pools?limit=100&after=ROW` | [`PoolQuery`] → [`PoolPage`], in the order of registration; also `&app=`, `&session=`, `&name=` |
 //!
 //! A client attaches a snapshot under a name: [`SessionClient::attach`](crate::SessionClient::attach), or
 //! [`Heartbeat::attached`](super::Heartbeat::attached). That of a pool is
@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::DEFAULT_PAGE;
 use crate::tracker::TrackedId;
 
 /// One snapshot of one session.
@@ -34,6 +35,66 @@ pub struct AttachedPool {
     pub snapshot: Value,
     /// When the session's last beat came: RFC 3339, UTC. The snapshot is no newer.
     pub last_heartbeat: String,
+}
+
+/// Which snapshots to list. The fields are the parameters of `GET /pools`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolQuery {
+    /// Sessions on a page at most, from 1 to [`LONGEST_PAGE`](super::LONGEST_PAGE); default [`DEFAULT_PAGE`]. A page
+    /// of heavy snapshots has fewer.
+    pub limit: usize,
+    /// A page's [`next_after`](PoolPage::next_after); default: from the beginning.
+    pub after: Option<u64>,
+    /// Of this app only.
+    pub app: Option<String>,
+    /// Of this session only.
+    pub session: Option<TrackedId>,
+    /// Those of this name only.
+    pub name: Option<String>,
+}
+
+impl Default for PoolQuery {
+    fn default() -> PoolQuery {
+        PoolQuery { limit: DEFAULT_PAGE, after: None, app: None, session: None, name: None }
+    }
+}
+
+impl PoolQuery {
+    /// All of them, in the order in which their sessions registered.
+    pub fn new() -> PoolQuery {
+        PoolQuery::default()
+    }
+
+    /// Sets [`limit`](PoolQuery::limit).
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets [`after`](PoolQuery::after).
+    pub fn after(mut self, row: u64) -> Self {
+        self.after = Some(row);
+        self
+    }
+
+    /// Sets [`app`](PoolQuery::app).
+    pub fn app(mut self, app_name: impl Into<String>) -> Self {
+        self.app = Some(app_name.into());
+        self
+    }
+
+    /// Sets [`session`](PoolQuery::session).
+    pub fn session(mut self, id: impl Into<TrackedId>) -> Self {
+        self.session = Some(id.into());
+        self
+    }
+
+    /// Sets [`name`](PoolQuery::name).
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
 }
 
 /// The answer to `GET /pools`.

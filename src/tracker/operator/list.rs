@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use ureq::http;
 
-use super::{TrackerOperator, encoded};
+use super::{TrackerOperator, TrackerPages, parameters};
 use crate::Result;
-use crate::tracker::TrackedSession;
 use crate::tracker::api::{Glance, SessionPage, SessionQuery, SortKey};
+use crate::tracker::{TrackedSession, TrackedStatus};
 
 impl TrackerOperator {
     /// A page of the tracked sessions that are asked for.
@@ -18,8 +18,8 @@ impl TrackerOperator {
     /// # Errors
     /// [`Error::Tracker`](crate::Error::Tracker), also if the query makes no sense.
     pub fn sessions_page(&self, query: &SessionQuery) -> Result<SessionPage> {
-        let path = format!("/sessions?{}", parameters(query));
-        let answer: Answer = self.call(http::Method::GET, &path)?.ok_or_else(|| self.no_tracker())?;
+        let answer = self.call::<Answer>(http::Method::GET, &address(query))?;
+        let answer = answer.ok_or_else(|| self.no_tracker())?;
         let Answer { sessions, next_cursor, total } = answer;
         Ok(match next_cursor {
             Value::Null => SessionPage { sessions, next_cursor: None, total },
@@ -45,34 +45,13 @@ impl TrackerOperator {
     /// assert_eq!(count, 5);
     /// # Ok::<(), remuda::Error>(())
     /// ```
-    pub fn session_pages(&self, query: SessionQuery) -> SessionPages<'_> {
-        SessionPages { operator: self, query: Some(query) }
-    }
-}
-
-/// Pages of sessions; see [`TrackerOperator::session_pages`].
-#[derive(Debug)]
-#[must_use = "nothing is asked before the first step"]
-pub struct SessionPages<'a> {
-    operator: &'a TrackerOperator,
-    /// Nothing behind the end.
-    query: Option<SessionQuery>,
-}
-
-impl Iterator for SessionPages<'_> {
-    type Item = Result<SessionPage>;
-
-    fn next(&mut self) -> Option<Result<SessionPage>> {
-        let mut query = self.query.take()?;
-        let page = self.operator.sessions_page(&query);
-        if let Ok(SessionPage { next_cursor: Some(cursor), .. }) = &page {
-            if query.cursor.as_ref() == Some(cursor) {
-                return Some(Err(self.operator.trouble("its list does not go on")));
-            }
-            query.cursor = Some(cursor.clone());
-            self.query = Some(query);
-        }
-        Some(page)
+    pub fn session_pages(&self, query: SessionQuery) -> TrackerPages<'_, SessionQuery, SessionPage> {
+        TrackerPages::new(self, query, TrackerOperator::sessions_page, |query, page| {
+            let next = page.next_cursor.clone()?;
+            let goes_on = query.cursor.as_ref() != Some(&next);
+            query.cursor = Some(next);
+            Some(goes_on)
+        })
     }
 }
 
@@ -92,11 +71,11 @@ fn no_pages() -> Value {
 }
 
 /// The query as an address has it.
-fn parameters(query: &SessionQuery) -> String {
+fn address(query: &SessionQuery) -> String {
     let SessionQuery { limit, cursor, app, user, status, state, label, id, search, sort } = query;
-    let word =
-        |status: &Option<crate::TrackedStatus>| status.as_ref().map(|status| status.as_str().to_owned());
+    let word = |status: &Option<TrackedStatus>| status.as_ref().map(|status| status.as_str().to_owned());
     let named = [
+        ("sort", Some(sort.to_string())),
         ("cursor", cursor.clone()),
         ("app", app.clone()),
         ("user", user.clone()),
@@ -106,8 +85,7 @@ fn parameters(query: &SessionQuery) -> String {
         ("id", id.clone()),
         ("q", search.clone()),
     ];
-    let named = named.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", encoded(&value?))));
-    format!("limit={limit}&sort={sort}{}", named.collect::<String>())
+    format!("/sessions?{}", parameters(*limit, named))
 }
 
 /// What a tracker that knows pages would have chosen.

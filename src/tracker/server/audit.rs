@@ -6,9 +6,8 @@ use super::kills::before;
 use super::replies::{Refusal, unprocessable};
 use super::routing::Route;
 use super::tracker::Tracker;
-use crate::tracker::api::{Asker, AuditAction, AuditPage, AuditResult, Whom};
+use crate::tracker::api::{Asker, AuditAction, AuditPage, AuditQuery, AuditResult, Whom};
 use crate::tracker::http::{Request, Response};
-use crate::tracker::store::AuditFilter;
 
 impl Caller {
     /// For receipts and the audit.
@@ -42,13 +41,13 @@ impl Tracker {
             AuditAction::named(word).ok_or_else(|| unprocessable("action: there is none of this name"))
         };
         let limit = limit(request)?;
-        let filter = AuditFilter {
+        let query = AuditQuery {
             before: before(request)?,
             limit,
             action: request.parameter("action").map(action).transpose()?,
             token: request.parameter("token").map(str::to_owned),
         };
-        let audit = self.store().audit(filter)?;
+        let audit = self.store().audit(query)?;
         let next_before = audit.last().filter(|_| audit.len() == limit).map(|last| last.entry);
         Ok(Response::json(&AuditPage { audit, next_before }))
     }

@@ -9,10 +9,10 @@ use crate::Result as RemudaResult;
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
     AuditAction, AuditResult, KillAllResponse, KillRequest, KillResponse, MAX_EMBARGO, OrderReply,
-    ReceiptList, Verb, Whom,
+    ReceiptList, ReceiptQuery, Verb, Whom,
 };
 use crate::tracker::http::{Request, Response};
-use crate::tracker::store::{KillOrder, Killed, NotKilled, ReceiptFilter};
+use crate::tracker::store::{KillOrder, Killed, NotKilled};
 
 /// Longest words of a kill, in bytes.
 const LONGEST_NAME: usize = 256;
@@ -110,14 +110,14 @@ impl Tracker {
 
     pub(super) fn answer_receipts(&self, request: &Request) -> Result<Response, Refusal> {
         let (limit, before) = (limit(request)?, before(request)?);
-        let filter = ReceiptFilter {
+        let query = ReceiptQuery {
             before,
             limit,
-            app_name: request.parameter("app").map(str::to_owned),
+            app: request.parameter("app").map(str::to_owned),
             session: request.parameter("session").map(TrackedId::from),
             open: flag(request, "open")?,
         };
-        let kills = self.store().receipts(filter)?;
+        let kills = self.store().receipts(query)?;
         let next_before = kills.last().filter(|_| kills.len() == limit).map(|last| last.kill_id);
         Ok(Response::json(&ReceiptList { kills, next_before }))
     }

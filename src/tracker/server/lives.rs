@@ -12,10 +12,11 @@ use super::tracker::Tracker;
 use crate::Result as RemudaResult;
 use crate::clock::Moment;
 use crate::tracker::TrackedId;
-use crate::tracker::api::{AuditAction, AuditResult, EndReason, HistoryPage, PURGE_AFTER, TrackerState};
+use crate::tracker::api::{
+    AuditAction, AuditResult, EndReason, HistoryPage, HistoryQuery, PURGE_AFTER, TrackerState,
+};
 use crate::tracker::http::{Request, Response};
 use crate::tracker::life::Change;
-use crate::tracker::store::HistoryFilter;
 
 impl Tracker {
     /// Looks for a mass silence; while one is held, nobody is removed.
@@ -64,13 +65,13 @@ impl Tracker {
 
     pub(super) fn answer_history(&self, request: &Request) -> Result<Response, Refusal> {
         let limit = limit(request)?;
-        let filter = HistoryFilter {
+        let query = HistoryQuery {
             before: before(request)?,
             limit,
-            app_name: request.parameter("app").map(str::to_owned),
+            app: request.parameter("app").map(str::to_owned),
             session: request.parameter("session").map(TrackedId::from),
         };
-        let history = self.store().history(filter)?;
+        let history = self.store().history(query)?;
         let next_before = history.last().filter(|_| history.len() == limit).map(|last| last.entry);
         Ok(Response::json(&HistoryPage { history, next_before }))
     }

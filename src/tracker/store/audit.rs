@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, params};
 
 use super::write::Now;
-use crate::tracker::api::{Asker, AuditAction, AuditEntry, AuditResult, Whom};
+use crate::tracker::api::{Asker, AuditAction, AuditEntry, AuditQuery, AuditResult, Whom};
 use crate::tracker::{TrackedId, civil};
 
 /// So many of the sessions that were hit are named.
@@ -29,15 +29,6 @@ pub(super) struct Deed<'a> {
     /// Nobody in particular: all who are silent.
     pub(super) whom: Option<&'a Whom>,
     pub(super) result: AuditResult,
-}
-
-/// Which entries to list.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct AuditFilter {
-    pub(in crate::tracker) before: Option<u64>,
-    pub(in crate::tracker) limit: usize,
-    pub(in crate::tracker) action: Option<AuditAction>,
-    pub(in crate::tracker) token: Option<String>,
 }
 
 /// Who asked, for a column.
@@ -90,7 +81,7 @@ pub(super) fn note<'a>(
 }
 
 /// Entries, newest first.
-pub(super) fn page(connection: &Connection, filter: &AuditFilter) -> rusqlite::Result<Vec<AuditEntry>> {
+pub(super) fn page(connection: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
     let mut statement = connection.prepare_cached(
         "SELECT entry, time, action, session_id, app_name, label, asked, requested_by, reason, result, sessions,
                 session_ids
@@ -98,10 +89,10 @@ pub(super) fn page(connection: &Connection, filter: &AuditFilter) -> rusqlite::R
          WHERE entry < ?1 AND (?2 IS NULL OR action = ?2) AND (?3 IS NULL OR asked ->> 'token' = ?3)
          ORDER BY entry DESC LIMIT ?4",
     )?;
-    let before = filter.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-    let action = filter.action.map(AuditAction::as_str);
-    statement.query_map(params![before, action, filter.token, limit], entry)?.collect()
+    let before = query.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    let action = query.action.map(AuditAction::as_str);
+    statement.query_map(params![before, action, query.token, limit], entry)?.collect()
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {

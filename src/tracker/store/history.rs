@@ -6,22 +6,13 @@ use rusqlite::{Connection, Row, params};
 
 use super::kills;
 use super::write::Now;
-use crate::tracker::api::{EndReason, HistoryEntry};
+use crate::tracker::api::{EndReason, HistoryEntry, HistoryQuery};
 use crate::tracker::{TrackedId, TrackedStatus, civil};
-
-/// Which entries to list.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct HistoryFilter {
-    pub(in crate::tracker) before: Option<u64>,
-    pub(in crate::tracker) limit: usize,
-    pub(in crate::tracker) app_name: Option<String>,
-    pub(in crate::tracker) session: Option<TrackedId>,
-}
 
 /// Entries, newest first.
 pub(super) fn page(
     connection: &Connection,
-    filter: &HistoryFilter,
+    query: &HistoryQuery,
     now: Now,
 ) -> rusqlite::Result<Vec<HistoryEntry>> {
     let mut statement = connection.prepare_cached(
@@ -31,10 +22,10 @@ pub(super) fn page(
          WHERE entry < ?1 AND (?2 IS NULL OR app_name = ?2) AND (?3 IS NULL OR session_id = ?3)
          ORDER BY entry DESC LIMIT ?4",
     )?;
-    let before = filter.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-    let session = filter.session.as_ref().map(TrackedId::as_str);
-    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![before, filter.app_name, session, limit], |row| {
+    let before = query.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let session = query.session.as_ref().map(TrackedId::as_str);
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![before, query.app, session, limit], |row| {
         Ok((entry(row)?, row.get::<_, Option<i64>>(15)?))
     })?;
     let mut entries = Vec::new();

@@ -9,7 +9,7 @@ use super::memory::{Held, Memory};
 use super::write::Now;
 use crate::sync::Mutex;
 use crate::tracker::TrackedId;
-use crate::tracker::api::{Asker, KillScope, MAX_EMBARGO, Whom};
+use crate::tracker::api::{Asker, KillScope, MAX_EMBARGO, ReceiptQuery, Whom};
 use crate::tracker::receipts::{End, Receipt};
 
 const COLUMNS: &str = "kill_id, session_id, app_name, scope, requested_by, reason, requested_at, told, \
@@ -42,16 +42,6 @@ pub(super) struct Target {
     pub(super) id: TrackedId,
     pub(super) app_name: String,
     pub(super) protected: bool,
-}
-
-/// Which receipts to list.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct ReceiptFilter {
-    pub(in crate::tracker) before: Option<u64>,
-    pub(in crate::tracker) limit: usize,
-    pub(in crate::tracker) app_name: Option<String>,
-    pub(in crate::tracker) session: Option<TrackedId>,
-    pub(in crate::tracker) open: bool,
 }
 
 /// Whom it means, in the order of their registration.
@@ -174,7 +164,7 @@ pub(super) fn numbered(connection: &Connection, kill_id: u64, now: Now) -> rusql
 /// Receipts, newest first.
 pub(super) fn page(
     connection: &Connection,
-    filter: &ReceiptFilter,
+    wanted: &ReceiptQuery,
     now: Now,
 ) -> rusqlite::Result<Vec<Receipt>> {
     let query = format!(
@@ -183,12 +173,12 @@ pub(super) fn page(
                AND (?4 = 0 OR outcome IS NULL)
          ORDER BY kill_id DESC LIMIT ?5"
     );
-    let before = filter.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-    let session = filter.session.as_ref().map(TrackedId::as_str);
-    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+    let before = wanted.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let session = wanted.session.as_ref().map(TrackedId::as_str);
+    let limit = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(&query)?;
     let rows = statement
-        .query_map(params![before, filter.app_name, session, filter.open, limit], |row| receipt(row, now))?;
+        .query_map(params![before, wanted.app, session, wanted.open, limit], |row| receipt(row, now))?;
     rows.collect()
 }
 

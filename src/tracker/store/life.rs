@@ -12,12 +12,12 @@ use super::looks::{self, Turned};
 use super::memory::Missed;
 use super::write::{Killed, NotKilled, Outcome, Write};
 use super::writer::Command;
-use super::{AuditFilter, HistoryFilter, KillOrder, ReceiptFilter, SessionStore, audit, history, kills};
+use super::{KillOrder, SessionStore, audit, history, kills};
 use crate::clock::{Clock, Moment};
 use crate::tracker::TrackedId;
 use crate::tracker::api::{
-    Asker, AuditAction, AuditEntry, Embargo, EndReason, Heartbeat, HeartbeatResponse, HistoryEntry,
-    KillAcknowledgement, KillReceipt, KillStats, Verb, Whom,
+    Asker, AuditAction, AuditEntry, AuditQuery, Embargo, EndReason, Heartbeat, HeartbeatResponse,
+    HistoryEntry, HistoryQuery, KillAcknowledgement, KillReceipt, KillStats, ReceiptQuery, Verb, Whom,
 };
 use crate::tracker::events::Told;
 use crate::tracker::feed::Feed;
@@ -208,9 +208,9 @@ impl SessionStore {
     }
 
     /// Receipts, newest first.
-    pub(in crate::tracker) fn receipts(&self, filter: ReceiptFilter) -> Result<Vec<KillReceipt>> {
+    pub(in crate::tracker) fn receipts(&self, query: ReceiptQuery) -> Result<Vec<KillReceipt>> {
         let now = self.now();
-        let mut found = self.read("listing receipts", move |tables| kills::page(tables, &filter, now))?;
+        let mut found = self.read("listing receipts", move |tables| kills::page(tables, &query, now))?;
         let memory = self.memory.lock();
         for receipt in &mut found {
             memory.fill_in(receipt);
@@ -220,9 +220,9 @@ impl SessionStore {
     }
 
     /// Sessions that are gone, newest first.
-    pub(in crate::tracker) fn history(&self, filter: HistoryFilter) -> Result<Vec<HistoryEntry>> {
+    pub(in crate::tracker) fn history(&self, query: HistoryQuery) -> Result<Vec<HistoryEntry>> {
         let now = self.now();
-        self.read("listing the history", move |tables| history::page(tables, &filter, now))
+        self.read("listing the history", move |tables| history::page(tables, &query, now))
     }
 
     /// Notes what somebody was not let do. Does not wait for the disk.
@@ -238,8 +238,8 @@ impl SessionStore {
     }
 
     /// What operators have asked for, newest first.
-    pub(in crate::tracker) fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>> {
-        self.read("listing the audit", move |tables| audit::page(tables, &filter))
+    pub(in crate::tracker) fn audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>> {
+        self.read("listing the audit", move |tables| audit::page(tables, &query))
     }
 
     /// Forgets what is in the history for longer than `age`, and all but the last `most`.

@@ -42,13 +42,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub(super) use self::attached::AttachedFilter;
-pub(super) use self::audit::AuditFilter;
 pub(super) use self::batch::News;
 use self::census::BeatCounts;
 pub(super) use self::census::{BeatOutcome, Census};
-pub(super) use self::history::HistoryFilter;
-pub(super) use self::kills::{KillOrder, ReceiptFilter};
+pub(super) use self::kills::KillOrder;
 use self::memory::Memory;
 pub(super) use self::memory::Missed;
 use self::trouble::Trouble;
