@@ -15,6 +15,7 @@ mod browser;
 mod checkpoint;
 mod cli_exec;
 mod cli_kill;
+mod cli_past;
 mod cli_run;
 mod cli_samples;
 mod cli_stop;

@@ -11,13 +11,14 @@ use remuda::ClientConfig;
 use remuda::tracker::api::Verb;
 
 use crate::help::Topic;
+use crate::past_args::{self, AuditArgs, EventsArgs, HistoryArgs};
 use crate::tracker_args::{self, CleanupArgs, KillArgs, OrderArgs, PsArgs, ServeArgs, Tracker};
 
 /// Fewer sessions than this serve nobody: scripts wait for more than the processor.
 const LEAST_JOBS: usize = 4;
 
-const COMMANDS: &str = "run, exec, serve, token, ps, kill, pause, drain, resume, protect, unprotect, cleanup, bench, \
-                        protocol";
+const COMMANDS: &str = "run, exec, serve, token, ps, kill, pause, drain, resume, protect, unprotect, cleanup, history, \
+                        events, audit, bench, protocol";
 
 /// What the command line asks for.
 pub(crate) enum Command {
@@ -30,6 +31,9 @@ pub(crate) enum Command {
     Kill(KillArgs),
     Order(OrderArgs),
     Cleanup(CleanupArgs),
+    History(HistoryArgs),
+    Events(EventsArgs),
+    Audit(AuditArgs),
     /// The benchmarks read their own arguments.
     Bench(Parser),
     /// So does what is about the protocol.
@@ -116,6 +120,9 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, UsageError> {
         "ps" => tracker_args::ps(parser),
         "kill" => tracker_args::kill(parser),
         "cleanup" => tracker_args::cleanup(parser),
+        "history" => past_args::history(parser),
+        "events" => past_args::events(parser),
+        "audit" => past_args::audit(parser),
         "bench" => Ok(Command::Bench(parser)),
         "protocol" => Ok(Command::Protocol(parser)),
         "help" => help(&mut parser),
@@ -142,6 +149,9 @@ fn help(parser: &mut Parser) -> Result<Command, UsageError> {
             Some("kill") => Topic::Kill,
             Some(verb) if Verb::named(verb).is_some() => Topic::Order,
             Some("cleanup") => Topic::Cleanup,
+            Some("history") => Topic::History,
+            Some("events") => Topic::Events,
+            Some("audit") => Topic::Audit,
             Some("bench") => Topic::Bench,
             Some("protocol") => Topic::Protocol,
             _ => {

@@ -12,6 +12,9 @@ pub(crate) enum Topic {
     Kill,
     Order,
     Cleanup,
+    History,
+    Events,
+    Audit,
     Bench,
     Protocol,
 }
@@ -29,6 +32,9 @@ impl Topic {
             Topic::Kill => "remuda help kill",
             Topic::Order => "remuda help pause",
             Topic::Cleanup => "remuda help cleanup",
+            Topic::History => "remuda help history",
+            Topic::Events => "remuda help events",
+            Topic::Audit => "remuda help audit",
             Topic::Bench => "remuda help bench",
             Topic::Protocol => "remuda help protocol",
         }
@@ -46,6 +52,9 @@ impl Topic {
             Topic::Kill => KILL,
             Topic::Order => ORDER,
             Topic::Cleanup => CLEANUP,
+            Topic::History => HISTORY,
+            Topic::Events => EVENTS,
+            Topic::Audit => AUDIT,
             Topic::Bench => crate::bench::HELP,
             Topic::Protocol => crate::protocol::HELP,
         }
@@ -67,6 +76,9 @@ Usage:
                                                have them take no new task for now, or leave after this one
   remuda protect|unprotect ID... | --app NAME  keep them out of reach of kill --app
   remuda cleanup                               remove silent tracked sessions
+  remuda history [OPTIONS]                     list the tracked sessions that are no more
+  remuda events [--follow] [OPTIONS]           tell what happens to tracked sessions
+  remuda audit [OPTIONS]                       list who has asked for what
   remuda bench [OPTIONS] [SUITE]               measure this machine
   remuda protocol check [OPTIONS] -- PROGRAM [ARG...]
                                                check a worker program against the protocol
@@ -265,4 +277,73 @@ Options:
   -h, --help                show this
 
 Exit status: 0; 1 if the tracker does not answer, or refuses; 2 if the command line is wrong.
+";
+
+const HISTORY: &str = "\
+Lists the tracked sessions that are no more, newest first.
+
+Usage: remuda history [OPTIONS]
+
+OUTCOME tells how one went: ended (it left by itself), or lost (it was silent for too long), and why: left,
+killed, silent or cleaned_up.
+
+Options:
+      --app NAME         only those of this app
+      --session ID       only what this session was; the whole ID
+      --limit N          at most so many
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
+  -h, --help             show this
+
+Exit status: 0; 1 if the tracker does not answer, refuses, or keeps no history; 2 if the command line is
+wrong.
+";
+
+const EVENTS: &str = "\
+Tells what has happened to the tracked sessions as far as the tracker still knows it, oldest first: some
+10 000 events since its start. With --follow: what happens from now on, as it happens.
+
+Usage: remuda events [OPTIONS]
+
+Options:
+  -f, --follow           tell what happens from now on, until Ctrl-C; also when the tracker was away
+                         meanwhile
+      --kind KIND        only events of this kind; may be repeated
+      --app NAME         only those about this app and its sessions
+      --session ID       only those about this session; the whole ID
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
+  -h, --help             show this
+
+Kinds: registered, status, kill_requested, kill_delivered, kill_stopping, kill_confirmed, kill_expired,
+ordered, ended, stale, back, embargo, mass_silence, mass_silence_over, store_failing, store_ready.
+What the tracker does not know any more is missing, and a line on standard error says so.
+
+Exit status: 0; 1 if the tracker does not answer when this begins, refuses, or tells no events; 2 if the
+command line is wrong; with --follow 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads the output.
+";
+
+const AUDIT: &str = "\
+Lists what operators have asked the tracker for, and what became of it, newest first. Where the tracker
+asks for access tokens, this takes one of an operator.
+
+Usage: remuda audit [OPTIONS]
+
+TOKEN and ADDRESS are what the tracker knows of who has asked; ASKED BY is what he said himself.
+
+Options:
+      --action ACTION    only this: kill, pause, drain, resume, protect, unprotect, clean_up or remove
+      --by NAME          only what was asked with the access token of this name
+      --limit N          at most so many
+      --json             print one JSON object for each, on a line of its own
+      --server URL       the tracker [default: http://localhost:8000]
+      --token-file FILE  the access token for it, in a file that only its owner may read
+                         [default: the variable REMUDA_TOKEN]
+  -h, --help             show this
+
+Exit status: 0; 1 if the tracker does not answer, refuses, or keeps no audit; 2 if the command line is wrong.
 ";

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use remuda::tracker::api::{KillAllResponse, KillPreview, KillReceipt, KillState, SessionQuery, Whom};
 use remuda::{Result, TrackedSession, TrackerOperator};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::order::name;
-use crate::ps::{failed, plain};
+use crate::ps::failed;
+use crate::table::{line, plain};
 use crate::tracker_args::{Chosen, KillArgs};
 use crate::{TIMED_OUT, complain, say};
 
@@ -227,8 +227,4 @@ fn holder(holder: &Value) -> Option<String> {
     let said = names.iter().filter_map(|(word, name)| Some((word, holder.get(name)?.as_str()?)));
     let said: Vec<String> = said.map(|(word, text)| format!("{word} {}", plain(text))).collect();
     (!said.is_empty()).then(|| format!(", held by {}", said.join(", ")))
-}
-
-fn line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).map_or_else(|_| String::new(), |json| json + "\n")
 }

@@ -1,12 +1,16 @@
 //! The `remuda` program: a thin user of the library.
 
 mod args;
+mod audit;
 mod bench;
+mod events;
 mod exec;
 mod help;
+mod history;
 mod kill;
 mod lines;
 mod order;
+mod past_args;
 mod progress;
 mod protocol;
 mod ps;
@@ -15,6 +19,7 @@ mod run;
 mod script;
 mod serve;
 mod signals;
+mod table;
 mod tracked;
 mod tracker_args;
 
@@ -46,6 +51,9 @@ fn main() -> ExitCode {
         Command::Kill(args) => kill::main(&args),
         Command::Order(args) => order::main(&args),
         Command::Cleanup(args) => ps::clean_up(&args),
+        Command::History(args) => history::main(&args),
+        Command::Events(args) => events::main(&args),
+        Command::Audit(args) => audit::main(&args),
         Command::Bench(args) => bench::main(args),
         Command::Protocol(args) => protocol::main(args),
         Command::Help(topic) => say(topic.text()),

@@ -9,6 +9,7 @@ use remuda::{AccessToken, TrackedStatus, TrackerOperator};
 
 use crate::args::{Command, UsageError};
 use crate::help::Topic;
+use crate::table::Rows;
 
 /// `remuda serve`.
 #[derive(Debug, Default, PartialEq)]
@@ -57,9 +58,7 @@ impl Tracker {
 pub(crate) struct PsArgs {
     pub(crate) tracker: Tracker,
     pub(crate) query: SessionQuery,
-    /// At most so many.
-    pub(crate) limit: Option<usize>,
-    pub(crate) json: bool,
+    pub(crate) rows: Rows,
 }
 
 /// `remuda kill`.
@@ -125,12 +124,11 @@ pub(crate) fn token(mut parser: Parser) -> Result<Command, UsageError> {
 pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
     let usage = |error: lexopt::Error| UsageError::new(error.to_string(), Topic::Ps);
     let refused = |message: String| UsageError::new(message, Topic::Ps);
-    let mut args =
-        PsArgs { tracker: Tracker::default(), query: SessionQuery::new(), limit: None, json: false };
+    let mut args = PsArgs { tracker: Tracker::default(), query: SessionQuery::new(), rows: Rows::default() };
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Ps)),
-            Arg::Long("json") => args.json = true,
+            Arg::Long("json") => args.rows.json = true,
             Arg::Long("server") => args.tracker.server = string(&mut parser, Topic::Ps)?,
             Arg::Long("token-file") => args.tracker.token_file = Some(parser.value().map_err(usage)?.into()),
             Arg::Long("app") => args.query.app = Some(string(&mut parser, Topic::Ps)?),
@@ -151,13 +149,7 @@ pub(crate) fn ps(mut parser: Parser) -> Result<Command, UsageError> {
                 let word = string(&mut parser, Topic::Ps)?;
                 args.query.sort = word.parse().map_err(|error| refused(format!("--sort {word}: {error}")))?;
             }
-            Arg::Long("limit") => {
-                let value = string(&mut parser, Topic::Ps)?;
-                let limit = value.parse().ok().filter(|&limit| limit > 0);
-                args.limit = Some(
-                    limit.ok_or_else(|| refused(format!("--limit {value}: a number from 1 is wanted")))?,
-                );
-            }
+            Arg::Long("limit") => args.rows.limit = Some(limit(&mut parser, Topic::Ps)?),
             other => return Err(usage(other.unexpected())),
         }
     }
@@ -312,9 +304,16 @@ pub(crate) fn cleanup(mut parser: Parser) -> Result<Command, UsageError> {
     Ok(Command::Cleanup(args))
 }
 
-fn string(parser: &mut Parser, topic: Topic) -> Result<String, UsageError> {
+pub(crate) fn string(parser: &mut Parser, topic: Topic) -> Result<String, UsageError> {
     let value = parser.value().and_then(ValueExt::string);
     value.map_err(|error| UsageError::new(error.to_string(), topic))
+}
+
+/// The most rows that are wanted.
+pub(crate) fn limit(parser: &mut Parser, topic: Topic) -> Result<usize, UsageError> {
+    let value = string(parser, topic)?;
+    let limit = value.parse().ok().filter(|&limit| limit > 0);
+    limit.ok_or_else(|| UsageError::new(format!("--limit {value}: a number from 1 is wanted"), topic))
 }
 
 /// KEY=VALUE.
@@ -357,7 +356,7 @@ mod tests {
         assert_eq!(args.hosts, ["a", "b"]);
         let Ok(Command::Ps(args)) = parsed(&["ps", "--json"]) else { panic!("not understood") };
         let (tracker, query) = (Tracker::default(), SessionQuery::new());
-        assert_eq!(args, PsArgs { tracker, query, limit: None, json: true });
+        assert_eq!(args, PsArgs { tracker, query, rows: Rows { limit: None, json: true } });
         assert_eq!(Tracker::default().server, "http://localhost:8000");
         for line in [
             &["ps", "--token-file", "t"][..],
@@ -380,7 +379,7 @@ mod tests {
         };
         let query = SessionQuery::new().app("a").user("u").state(TrackedStatus::Late).search("x");
         let query = query.sort("-app".parse().unwrap()).label("k", "v=w");
-        assert_eq!((args.query, args.limit), (query, Some(7)));
+        assert_eq!((args.query, args.rows.limit), (query, Some(7)));
         let Ok(Command::Kill(args)) = parsed(&["kill", "--server=u", "a", "b"]) else {
             panic!("not understood")
         };
