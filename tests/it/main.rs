@@ -31,6 +31,7 @@ mod node_abuse;
 mod node_basics;
 mod node_state;
 mod node_stop;
+mod opentelemetry;
 mod panel_defects;
 mod pool_abuse;
 mod pool_basics;

@@ -1,4 +1,5 @@
-//! The worker of the tests `native_*`: an example of this package, built before the first of them.
+//! The worker of the tests `native_*`, and another program that tests run: examples of this package, built
+//! before the first of them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +9,7 @@ use remuda::{Runtime, SessionConfig};
 
 use crate::support::isolated_child;
 
-/// As `isolated!`, with the native worker built before.
+/// As `isolated!`, with the programs built before.
 macro_rules! native {
     (fn $name:ident() $body:block) => {
         #[test]
@@ -73,8 +74,12 @@ pub(crate) fn build() {
             None => panic!("{} names no profile", directory.display()),
         };
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--offline", "--quiet", "--example", "native_test_worker", "--example"])
-            .args(["native_worker", "--profile", profile, "--target-dir"])
+            .args(["build", "--offline", "--quiet", "--profile", profile])
+            .args(
+                ["native_test_worker", "native_worker", "opentelemetry"]
+                    .map(|name| format!("--example={name}")),
+            )
+            .arg("--target-dir")
             .arg(directory.parent().unwrap())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
