@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_PAGE, EndReason, KillScope, Verb};
+use super::{DEFAULT_PAGE, EndReason, KillScope, Verb, known};
 use crate::named::show_by_name;
 use crate::tracker::TrackedId;
 
@@ -166,7 +166,7 @@ pub struct TrackerEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_id: Option<u64>,
     /// With kills: what was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub scope: Option<KillScope>,
     /// With kills and embargoes: who asked for it, if that was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,10 +175,10 @@ pub struct TrackerEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// With [`Ordered`](EventKind::Ordered): the order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub verb: Option<Verb>,
     /// With [`Ended`](EventKind::Ended): why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub ended: Option<EndReason>,
     /// With the steps of a kill: since it was requested. With embargoes and silences: how long it lasts.
     /// With [`Stale`](EventKind::Stale): since its last beat.
@@ -280,5 +280,22 @@ mod tests {
         }
         assert_eq!(EventKind::named("unknown"), None);
         assert_eq!(serde_json::from_str::<EventKind>("\"something_new\"").unwrap(), EventKind::Unknown);
+    }
+
+    #[test]
+    fn an_event_of_a_newer_tracker_is_understood_as_far_as_it_can_be() {
+        let read = |ended: &str, verb: &str| {
+            let text =
+                format!(r#"{{"time": "t", "kind": "new", "ended": {ended}, "verb": {verb}, "more": []}}"#);
+            serde_json::from_str::<TrackerEvent>(&text)
+                .map(|event| (event.kind, event.ended, event.verb))
+                .ok()
+        };
+        assert_eq!(
+            read("\"left\"", "\"pause\""),
+            Some((EventKind::Unknown, Some(EndReason::Left), Some(Verb::Pause)))
+        );
+        assert_eq!(read("\"moved\"", "null"), Some((EventKind::Unknown, None, None)));
+        assert_eq!(read("7", "null"), None);
     }
 }

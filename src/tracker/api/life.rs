@@ -25,7 +25,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_PAGE, KillReceipt, KillStats};
+use super::{DEFAULT_PAGE, KillReceipt, KillStats, known};
 use crate::named::show_by_name;
 use crate::tracker::{TrackedId, TrackedStatus};
 
@@ -125,6 +125,7 @@ pub struct HistoryEntry {
     /// [`Ended`](TrackedStatus::Ended) or [`Lost`](TrackedStatus::Lost).
     pub outcome: TrackedStatus,
     /// Why; absent for what an older tracker has noted.
+    #[serde(default, deserialize_with = "known")]
     pub reason: Option<EndReason>,
     /// Its last status, as it said itself.
     pub status: TrackedStatus,

@@ -44,7 +44,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{IntoDeserializer as _, value};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{TrackedId, TrackedSession};
 
@@ -295,6 +296,16 @@ pub struct ErrorBody {
     /// `unauthorized`, on 403 because of the access token `forbidden`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Reads a word that a newer tracker may say: one that this version does not know is as if it was not there.
+fn known<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let word = Option::<String>::deserialize(deserializer)?;
+    Ok(word.and_then(|word| T::deserialize(word.into_deserializer()).map_err(|_: value::Error| ()).ok()))
 }
 
 /// Whether lists and objects in an attachment are nested deeper than [`MAX_ATTACHED_DEPTH`].
