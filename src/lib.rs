@@ -114,6 +114,7 @@ mod guide {
         Checkpoints: "docs/guide/checkpoints.md",
         Operating: "docs/guide/operating.md",
         Killing: "docs/guide/killing.md",
+        Api: "docs/guide/api.md",
         Security: "docs/guide/security.md",
         Sizing: "docs/guide/sizing.md",
         Metrics: "docs/guide/metrics.md",

@@ -302,8 +302,8 @@ wrong.
 ";
 
 const EVENTS: &str = "\
-Tells what has happened to the tracked sessions as far as the tracker still knows it, oldest first: some
-10 000 events since its start. With --follow: what happens from now on, as it happens.
+Tells what has happened to the tracked sessions as far as the tracker still knows it, oldest first: the last
+10 000 events or so since its start. With --follow: what happens from now on, as it happens.
 
 Usage: remuda events [OPTIONS]
 
