@@ -21,17 +21,15 @@ use super::gate::{Gate, Inner, Waiter};
 use super::monitor::Monitor;
 use super::recorder::Recorder;
 use super::runners::Jobs;
+use super::source::Source;
 use super::spawner;
 use super::state::{Bounds, Departure, Effects, Lease, Opened, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
-use super::template::Source;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::session::{
-    Cause, Checkpoint, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId,
-};
+use crate::session::{Cause, Checkpoint, Feature, Keeper, PostMortem, Process, Session, SessionId};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Post-mortems that a pool remembers.
@@ -43,7 +41,6 @@ pub(super) type Fx = Effects<Box<Pooled>, Arc<Waiter>>;
 /// One pool.
 pub(super) struct Core {
     pub(super) config: PoolConfig,
-    pub(super) session_config: Arc<SessionConfig>,
     pub(super) source: Source,
     pub(super) gate: Gate<Box<Pooled>>,
     pub(super) monitor: Monitor,
@@ -176,7 +173,6 @@ impl Core {
         let hands_over = config.on_create.is_none() && config.validate.is_none();
         let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
-            session_config: Arc::new(config.session.clone()),
             source: Source::new(&config)?,
             jobs: Jobs::new(clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
@@ -430,6 +426,7 @@ impl Core {
         }
         let core = Arc::clone(self);
         replace(session, Box::new(move |end| as_insider(|| core.remember(end))))?;
+        self.source.note(session);
         // Without that nobody would learn of its end.
         self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
         let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };

@@ -174,6 +174,21 @@ pub enum PoolEvent {
         /// How many.
         removed: usize,
     },
+    /// A session could not be started at one of the [`placements`](crate::PoolConfig::placements), where the last one
+    /// could: others take its part.
+    #[non_exhaustive]
+    PlacementFailed {
+        /// Its name.
+        placement: String,
+        /// Why.
+        cause: String,
+    },
+    /// Sessions start again at a placement.
+    #[non_exhaustive]
+    PlacementRecovered {
+        /// Its name.
+        placement: String,
+    },
     /// A template process is ready: sessions are forked from it.
     #[non_exhaustive]
     TemplateStarted {
@@ -350,6 +365,14 @@ impl PoolEvent {
             PoolEvent::Closed => log::info!(target: TARGET, pool; "pool closed"),
             PoolEvent::HealthPass { removed } => {
                 log::info!(target: TARGET, pool, removed; "health pass removed sessions");
+            }
+            PoolEvent::PlacementFailed { placement, cause } => {
+                let (placement, reason) = (placement.as_str(), cause.as_str());
+                log::warn!(target: TARGET, pool, placement, reason; "no sessions start at a placement");
+            }
+            PoolEvent::PlacementRecovered { placement } => {
+                let placement = placement.as_str();
+                log::info!(target: TARGET, pool, placement; "sessions start again at a placement");
             }
             // The template itself has said so, louder, but does not know the pool.
             PoolEvent::TemplateStarted { pid } => log::debug!(target: TARGET, pool, pid; "template started"),

@@ -1,20 +1,26 @@
-//! A pool's template, if it has one: where its sessions come from.
+//! Where a pool's sessions come from: its runtime, several places, or a template.
 //!
-//! Its process starts with the first session, on a spawner's thread, is no session of the pool and counts
-//! as none. It ends after the last of them, or with the pool's last thread.
+//! The process of a template starts with the first session, on a spawner's thread, is no session of the pool
+//! and counts as none. It ends after the last of them, or with the pool's last thread.
 
 use std::sync::Arc;
 
 use super::config::PoolConfig;
 use super::events::PoolEvent;
+use super::placement::{PlacementRow, Placements, Turn};
 use crate::cancel::CancelToken;
+use crate::clock::{Clock, Moment};
 use crate::error::Result;
-use crate::session::{Session, SessionConfig, Template, TemplateInfo};
+use crate::session::{Process, Session, SessionConfig, Template, TemplateInfo};
 use crate::sync::Mutex;
 
-/// Starts sessions: by fork, or cold.
+/// Starts sessions.
 pub(super) struct Source {
+    config: Arc<SessionConfig>,
+    /// By fork, or cold.
     template: Option<Template>,
+    /// At these places instead of the runtime's own.
+    placements: Option<Placements>,
     told: Mutex<Told>,
 }
 
@@ -28,19 +34,57 @@ struct Told {
 impl Source {
     pub(super) fn new(config: &PoolConfig) -> Result<Source> {
         let template = config.template.then(|| Template::lazy(&config.session)).transpose()?;
-        Ok(Source { template, told: Mutex::default() })
+        let places = &config.placements;
+        let placements = (!places.is_empty()).then(|| Placements::new(places, &config.session));
+        let config = Arc::new(config.session.clone());
+        Ok(Source { config, template, placements, told: Mutex::default() })
+    }
+
+    /// Whether sessions can be started at all, as far as that is known without starting one.
+    pub(super) fn check(config: &PoolConfig) -> Result<()> {
+        let limit = config.session.start_timeout;
+        if config.placements.is_empty() {
+            return config.session.runtime.launch(limit).map(drop);
+        }
+        Placements::check_programs(&config.placements, limit)
     }
 
     /// A new session; `stop` gives its start up.
-    pub(super) fn start(&self, config: &Arc<SessionConfig>, stop: &CancelToken) -> Result<Session> {
-        match &self.template {
-            Some(template) => template.session_unless(stop),
-            None => Session::start_unless(config, stop),
+    pub(super) fn start(&self, clock: &Clock, stop: &CancelToken) -> Result<Session> {
+        match (&self.template, &self.placements) {
+            (Some(template), _) => template.session_unless(stop),
+            (None, Some(placements)) => placements.start(clock, stop),
+            (None, None) => Session::start_unless(&self.config, stop),
         }
     }
 
-    /// What has happened to the template since this was asked the last time.
+    /// A session that came from here has a new process.
+    pub(super) fn note(&self, session: &Session) {
+        if let Some(placements) = &self.placements {
+            placements.note(session);
+        }
+    }
+
+    /// The place where this process runs, if there are several.
+    pub(super) fn place_of(&self, process: &Arc<Process>) -> Option<String> {
+        self.placements.as_ref()?.of(process)
+    }
+
+    pub(super) fn placements(&self, now: Moment) -> Vec<PlacementRow> {
+        self.placements.as_ref().map_or_else(Vec::new, |placements| placements.rows(now))
+    }
+
+    /// What has happened to the template, and to the places, since this was asked the last time.
     pub(super) fn news(&self) -> Vec<PoolEvent> {
+        let turns = self.placements.as_ref().map_or_else(Vec::new, Placements::news);
+        let turned = turns.into_iter().map(|turn| match turn {
+            Turn::Failed { placement, cause } => PoolEvent::PlacementFailed { placement, cause },
+            Turn::Recovered { placement } => PoolEvent::PlacementRecovered { placement },
+        });
+        turned.chain(self.news_of_template()).collect()
+    }
+
+    fn news_of_template(&self) -> Vec<PoolEvent> {
         let Some(template) = &self.template else { return Vec::new() };
         let info = template.info();
         let mut told = self.told.lock();
