@@ -52,8 +52,6 @@ pub(super) struct Core {
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
     pub(super) killing: AtomicBool,
-    /// Set once the listener was told that the pool is closed.
-    pub(super) told_closed: AtomicBool,
     pub(super) threads: Mutex<Vec<Background>>,
     /// Held while threads are joined, so that each `shutdown` returns after the join.
     pub(super) joining: Mutex<()>,
@@ -183,7 +181,6 @@ impl Core {
             monitor: Monitor::new()?,
             stop: CancelToken::new(),
             killing: AtomicBool::new(false),
-            told_closed: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             joining: Mutex::new(()),
             hands_over,
@@ -267,8 +264,7 @@ impl Core {
             state.retired(slot, now, fx);
             !state.is_open() && state.counts().total == 0
         });
-        // Whoever closes the pool looks whether it is empty once he has told of that.
-        if ended && self.told_closed.load(Ordering::SeqCst) {
+        if ended {
             self.outlet.finish();
         }
     }

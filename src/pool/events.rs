@@ -442,18 +442,21 @@ impl Outlet {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn send(&self, event: PoolEvent, pool: &str) {
-        let Some(queue) = &self.queue else { return };
-        if !queue.ended.load(Ordering::SeqCst) {
+    /// Queues an event; neither waits nor logs. Whether the log is to say now that events are dropped.
+    pub(super) fn put(&self, event: PoolEvent) -> bool {
+        let Some(queue) = &self.queue else { return false };
+        let ended = queue.ended.load(Ordering::SeqCst);
+        if !ended {
             match queue.sender.try_send(event) {
-                Ok(()) => return queue.losing.store(false, Ordering::Relaxed),
+                Ok(()) => {
+                    queue.losing.store(false, Ordering::Relaxed);
+                    return false;
+                }
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-            }
-            if !queue.losing.swap(true, Ordering::Relaxed) {
-                log::warn!(target: TARGET, pool; "the listener is too slow: events are dropped");
             }
         }
         self.dropped.fetch_add(1, Ordering::Relaxed);
+        !ended && !queue.losing.swap(true, Ordering::Relaxed)
     }
 
     /// Has the thread end once it has told the listener what is queued. What comes later is dropped.
@@ -470,7 +473,21 @@ impl Core {
     pub(super) fn emit(&self, event: PoolEvent) {
         let pool = &self.config.name;
         event.log(pool);
-        self.outlet.send(event, pool);
+        let losing = self.outlet.put(event);
+        complain(losing, pool);
+    }
+
+    /// Logs that the pool is closed, which is queued for the listener already.
+    pub(super) fn log_closed(&self, losing: bool) {
+        let pool = &self.config.name;
+        PoolEvent::Closed.log(pool);
+        complain(losing, pool);
+    }
+}
+
+fn complain(losing: bool, pool: &str) {
+    if losing {
+        log::warn!(target: TARGET, pool; "the listener is too slow: events are dropped");
     }
 }
 
@@ -521,12 +538,12 @@ mod tests {
     fn a_full_queue_drops_and_counts() {
         let outlet = Outlet::new(Some(&Listener::new(|_| ())));
         for _ in 0..QUEUE + 3 {
-            outlet.send(PoolEvent::Paused, "test");
+            outlet.put(PoolEvent::Paused);
         }
         assert_eq!(outlet.dropped(), 3);
         outlet.finish();
         outlet.finish();
-        outlet.send(PoolEvent::Paused, "test");
+        outlet.put(PoolEvent::Paused);
         assert_eq!(outlet.dropped(), 4, "nobody listens after the end");
     }
 
