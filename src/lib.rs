@@ -112,6 +112,7 @@ mod guide {
         Tenants: "docs/guide/tenants.md",
         Templates: "docs/guide/templates.md",
         Checkpoints: "docs/guide/checkpoints.md",
+        Placements: "docs/guide/placements.md",
         Operating: "docs/guide/operating.md",
         Killing: "docs/guide/killing.md",
         Api: "docs/guide/api.md",
@@ -151,10 +152,10 @@ pub use histogram::{HistogramBucket, HistogramSnapshot};
 pub use pool::{
     Acquire, Advice, Advisor, Arrival, AsCompleted, BreakerInfo, BreakerState, ConfigSummary,
     ExecutionCounts, Explanation, Foresight, HolderRow, IdleOrder, Job, JobId, Listener, MemoryInfo, Miss,
-    MissCount, MissReason, NestedAcquire, PlaceName, PoolConfig, PoolCounts, PoolEvent, PoolInfo,
-    PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason, Removal,
-    RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool, StartCause,
-    StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
+    MissCount, MissReason, NestedAcquire, PlaceName, Placement, PlacementRow, PoolConfig, PoolCounts,
+    PoolEvent, PoolInfo, PoolMetrics, PooledSession, Quota, QuotaRow, Recording, RefusalCount, RefusalReason,
+    Removal, RemovalCount, Replay, Reuse, Scope, SessionPool, SessionRow, SharedHandle, SharedPool,
+    StartCause, StartWay, Target, WaitReason, WaiterRow, WarmImportStats, as_completed,
 };
 pub use session::{
     Artefact, Artefacts, Attachment, Call, Cause, Channels, Checkpoint, Display, Event, Execution,

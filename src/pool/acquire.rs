@@ -218,6 +218,10 @@ impl Core {
                 patience = Patience::For(limit.saturating_sub(self.clock().now().saturating_since(began)));
             }
         }
+        if token.is_some_and(CancelToken::is_cancelled) {
+            // The check may have failed because of that.
+            return Err(Error::Cancelled);
+        }
         Err(Error::Unfit { refused: MOST_REFUSALS })
     }
 

@@ -16,6 +16,7 @@ use super::SessionPool;
 use super::acquire::NestedAcquire;
 use super::events::Listener;
 use super::foresight::Foresight;
+use super::placement::{self, Placement};
 use super::quota::{Quota, check_name};
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
@@ -97,6 +98,11 @@ pub struct PoolConfig {
     /// `max_sessions`; where it cannot fork, sessions start cold. Python on this machine only. Default:
     /// false.
     pub template: bool,
+    /// Where sessions run, instead of with the runtime that the pool was made with: each new one at the place
+    /// that is least loaded for its [`weight`](Placement::weight). Where a start fails, none is tried for a second,
+    /// doubled up to a minute, and the session starts at the next place; only if all fail has the
+    /// start failed. Not with a [`template`](PoolConfig::template). Default: none.
+    pub placements: Vec<Placement>,
     /// So many of the last acquires are recorded, with their moment, wait and length, for an
     /// [`Advisor`](crate::Advisor). Each then reads the precise clock three times and takes a lock twice.
     /// Default: 0, which costs nothing.
@@ -224,6 +230,7 @@ impl PoolConfig {
             nested_acquire: NestedAcquire::Warn,
             retire_grace: Duration::from_millis(250),
             template: false,
+            placements: Vec::new(),
             record_arrivals: 0,
             foresight: Foresight::Off,
             idle_order: IdleOrder::Lifo,
@@ -257,7 +264,11 @@ impl PoolConfig {
         self.session.validate()?;
         if self.template {
             check_template(&self.session)?;
+            if !self.placements.is_empty() {
+                return Err(Error::config("placements", "a template makes its sessions here; leave one out"));
+            }
         }
+        placement::check(&self.placements, &self.session, self.max_sessions)?;
         if self.max_sessions == 0 {
             return Err(Error::config(
                 "max_sessions",

@@ -21,17 +21,15 @@ use super::gate::{Gate, Inner, Waiter};
 use super::monitor::Monitor;
 use super::recorder::Recorder;
 use super::runners::Jobs;
+use super::source::Source;
 use super::spawner;
 use super::state::{Bounds, Departure, Effects, Lease, Opened, Removal, Resource, SlotId, State};
 use super::tallies::Tallies;
-use super::template::Source;
 use crate::background::Background;
 use crate::cancel::{CancelToken, Wake};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::session::{
-    Cause, Checkpoint, Feature, Keeper, PostMortem, Process, Session, SessionConfig, SessionId,
-};
+use crate::session::{Cause, Checkpoint, Feature, Keeper, PostMortem, Process, Session, SessionId};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Post-mortems that a pool remembers.
@@ -43,7 +41,6 @@ pub(super) type Fx = Effects<Box<Pooled>, Arc<Waiter>>;
 /// One pool.
 pub(super) struct Core {
     pub(super) config: PoolConfig,
-    pub(super) session_config: Arc<SessionConfig>,
     pub(super) source: Source,
     pub(super) gate: Gate<Box<Pooled>>,
     pub(super) monitor: Monitor,
@@ -55,8 +52,6 @@ pub(super) struct Core {
     pub(super) stop: CancelToken,
     /// Set when nothing is given time to leave any more.
     pub(super) killing: AtomicBool,
-    /// Set once the listener was told that the pool is closed.
-    pub(super) told_closed: AtomicBool,
     pub(super) threads: Mutex<Vec<Background>>,
     /// Held while threads are joined, so that each `shutdown` returns after the join.
     pub(super) joining: Mutex<()>,
@@ -176,7 +171,6 @@ impl Core {
         let hands_over = config.on_create.is_none() && config.validate.is_none();
         let state = State::new(bounds, clock.seed()).with_quotas(config.quota, quotas);
         let core = Arc::new(Core {
-            session_config: Arc::new(config.session.clone()),
             source: Source::new(&config)?,
             jobs: Jobs::new(clock.clone()),
             outlet: Outlet::new(config.listener.as_ref()),
@@ -187,7 +181,6 @@ impl Core {
             monitor: Monitor::new()?,
             stop: CancelToken::new(),
             killing: AtomicBool::new(false),
-            told_closed: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             joining: Mutex::new(()),
             hands_over,
@@ -271,8 +264,7 @@ impl Core {
             state.retired(slot, now, fx);
             !state.is_open() && state.counts().total == 0
         });
-        // Whoever closes the pool looks whether it is empty once he has told of that.
-        if ended && self.told_closed.load(Ordering::SeqCst) {
+        if ended {
             self.outlet.finish();
         }
     }
@@ -430,6 +422,7 @@ impl Core {
         }
         let core = Arc::clone(self);
         replace(session, Box::new(move |end| as_insider(|| core.remember(end))))?;
+        self.source.note(session);
         // Without that nobody would learn of its end.
         self.monitor.watch(slot, session).inspect_err(|_| session.process().kill_group(Cause::Retired))?;
         let handle = Handle { id: session.id(), process: Arc::clone(session.process()) };

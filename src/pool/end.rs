@@ -22,18 +22,18 @@ impl Core {
     /// No sessions for anybody from here on; what nobody holds leaves, starts are given up.
     pub(super) fn close(self: &Arc<Core>) {
         let mut fx = Effects::none();
-        let (was_open, _) = self.gate.with(&mut fx, |state, fx| {
+        let (closed, _) = self.gate.with(&mut fx, |state, fx| {
             let was_open = state.is_open();
             state.close(fx);
-            was_open
+            // Under the lock: the ends of its sessions are told after it, and whoever finds the pool closed
+            // may end the telling.
+            was_open.then(|| self.outlet.put(PoolEvent::Closed))
         });
-        if was_open {
-            // Before its sessions leave: their ends are told after it, and the last one ends the telling.
-            self.emit(PoolEvent::Closed);
-            self.told_closed.store(true, Ordering::SeqCst);
+        if let Some(losing) = closed {
+            self.log_closed(losing);
         }
         self.carry_out(fx);
-        if !was_open {
+        if closed.is_none() {
             return;
         }
         self.gate.wake_all();

@@ -174,6 +174,21 @@ pub enum PoolEvent {
         /// How many.
         removed: usize,
     },
+    /// A session could not be started at one of the [`placements`](crate::PoolConfig::placements), where the last one
+    /// could: others take its part.
+    #[non_exhaustive]
+    PlacementFailed {
+        /// Its name.
+        placement: String,
+        /// Why.
+        cause: String,
+    },
+    /// Sessions start again at a placement.
+    #[non_exhaustive]
+    PlacementRecovered {
+        /// Its name.
+        placement: String,
+    },
     /// A template process is ready: sessions are forked from it.
     #[non_exhaustive]
     TemplateStarted {
@@ -351,6 +366,14 @@ impl PoolEvent {
             PoolEvent::HealthPass { removed } => {
                 log::info!(target: TARGET, pool, removed; "health pass removed sessions");
             }
+            PoolEvent::PlacementFailed { placement, cause } => {
+                let (placement, reason) = (placement.as_str(), cause.as_str());
+                log::warn!(target: TARGET, pool, placement, reason; "no sessions start at a placement");
+            }
+            PoolEvent::PlacementRecovered { placement } => {
+                let placement = placement.as_str();
+                log::info!(target: TARGET, pool, placement; "sessions start again at a placement");
+            }
             // The template itself has said so, louder, but does not know the pool.
             PoolEvent::TemplateStarted { pid } => log::debug!(target: TARGET, pool, pid; "template started"),
             PoolEvent::TemplateFellBack { cause } => {
@@ -419,18 +442,21 @@ impl Outlet {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn send(&self, event: PoolEvent, pool: &str) {
-        let Some(queue) = &self.queue else { return };
-        if !queue.ended.load(Ordering::SeqCst) {
+    /// Queues an event; neither waits nor logs. Whether the log is to say now that events are dropped.
+    pub(super) fn put(&self, event: PoolEvent) -> bool {
+        let Some(queue) = &self.queue else { return false };
+        let ended = queue.ended.load(Ordering::SeqCst);
+        if !ended {
             match queue.sender.try_send(event) {
-                Ok(()) => return queue.losing.store(false, Ordering::Relaxed),
+                Ok(()) => {
+                    queue.losing.store(false, Ordering::Relaxed);
+                    return false;
+                }
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-            }
-            if !queue.losing.swap(true, Ordering::Relaxed) {
-                log::warn!(target: TARGET, pool; "the listener is too slow: events are dropped");
             }
         }
         self.dropped.fetch_add(1, Ordering::Relaxed);
+        !ended && !queue.losing.swap(true, Ordering::Relaxed)
     }
 
     /// Has the thread end once it has told the listener what is queued. What comes later is dropped.
@@ -447,7 +473,21 @@ impl Core {
     pub(super) fn emit(&self, event: PoolEvent) {
         let pool = &self.config.name;
         event.log(pool);
-        self.outlet.send(event, pool);
+        let losing = self.outlet.put(event);
+        complain(losing, pool);
+    }
+
+    /// Logs that the pool is closed, which is queued for the listener already.
+    pub(super) fn log_closed(&self, losing: bool) {
+        let pool = &self.config.name;
+        PoolEvent::Closed.log(pool);
+        complain(losing, pool);
+    }
+}
+
+fn complain(losing: bool, pool: &str) {
+    if losing {
+        log::warn!(target: TARGET, pool; "the listener is too slow: events are dropped");
     }
 }
 
@@ -498,12 +538,12 @@ mod tests {
     fn a_full_queue_drops_and_counts() {
         let outlet = Outlet::new(Some(&Listener::new(|_| ())));
         for _ in 0..QUEUE + 3 {
-            outlet.send(PoolEvent::Paused, "test");
+            outlet.put(PoolEvent::Paused);
         }
         assert_eq!(outlet.dropped(), 3);
         outlet.finish();
         outlet.finish();
-        outlet.send(PoolEvent::Paused, "test");
+        outlet.put(PoolEvent::Paused);
         assert_eq!(outlet.dropped(), 4, "nobody listens after the end");
     }
 

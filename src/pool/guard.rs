@@ -134,7 +134,7 @@ impl PooledSession {
     /// The session, without what its last user left: see `session/handover.rs`.
     fn settled(&mut self) -> Result<&mut Session> {
         if let Err(failure) = self.session_mut().settle() {
-            if !self.session_mut().reset_has_failed() {
+            if matches!(failure, Error::Cancelled) || !self.session_mut().reset_has_failed() {
                 return Err(failure);
             }
             self.renew(&failure)?;

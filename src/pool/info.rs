@@ -33,6 +33,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
     let row = |row: Row<Handle>| SessionRow {
         id: row.handle.id,
         pid: row.handle.process.id(),
+        placement: core.source.place_of(&row.handle.process),
         state: row.place,
         since: row.since,
         age: row.age,
@@ -58,6 +59,7 @@ pub(super) fn of(core: &Core) -> PoolInfo {
         breaker: BreakerInfo { state, failures, retry_in, last_error },
         quotas: tenants.iter().map(QuotaRow::new).collect(),
         template: core.source.info(),
+        placements: core.source.placements(now),
         removals: counted(&Removal::ALL, &counters.removed_because, |reason, count| RemovalCount {
             reason,
             count,

@@ -9,6 +9,7 @@ use super::breaker::BreakerState;
 use super::config::ConfigSummary;
 use super::events::RefusalReason;
 use super::explain::MissCount;
+use super::placement::PlacementRow;
 use super::quota::Quota;
 use super::state::{Claim, Refusal, Removal, TenantRow};
 use super::tallies::{ExecutionCounts, WarmImportStats};
@@ -194,6 +195,8 @@ pub struct PoolInfo {
     pub quotas: Vec<QuotaRow>,
     /// Where its sessions come from, with [`PoolConfig::template`](crate::PoolConfig::template).
     pub template: Option<TemplateInfo>,
+    /// The [`placements`](crate::PoolConfig::placements), in their order.
+    pub placements: Vec<PlacementRow>,
     /// Why sessions left, and how many for which reason; reasons that never held are left out.
     pub removals: Vec<RemovalCount>,
     /// Why callers were refused; reasons that never held are left out.
@@ -247,6 +250,8 @@ pub struct SessionRow {
     pub id: SessionId,
     /// Its process.
     pub pid: u32,
+    /// On which of the [`placements`](crate::PoolConfig::placements) it runs, if there are any.
+    pub placement: Option<String>,
     /// Where it is.
     pub state: PlaceName,
     /// How long it has been there, in seconds.

@@ -22,15 +22,16 @@ mod metrics;
 mod monitor;
 mod openmetrics;
 mod operate;
+mod placement;
 mod quota;
 mod recorder;
 mod runners;
 mod scope;
 mod shared;
+mod source;
 mod spawner;
 mod state;
 mod tallies;
-mod template;
 mod threads;
 
 use std::fmt;
@@ -50,6 +51,7 @@ pub use metrics::{
     BreakerInfo, HolderRow, MemoryInfo, PlaceName, PoolCounts, PoolInfo, PoolMetrics, QuotaRow, RefusalCount,
     RemovalCount, SessionRow,
 };
+pub use placement::{Placement, PlacementRow};
 pub use quota::Quota;
 pub use recorder::{Arrival, Recording};
 pub use scope::Scope;
@@ -59,6 +61,7 @@ pub use tallies::{ExecutionCounts, WarmImportStats};
 
 use self::acquire::Patience;
 use self::core::Core;
+use self::source::Source;
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::session::{Request, Runtime};
@@ -118,7 +121,7 @@ impl SessionPool {
     /// ready. No process and no thread is left then.
     pub fn start(config: PoolConfig) -> Result<SessionPool> {
         config.validate()?;
-        config.session.runtime.launch(config.session.start_timeout)?;
+        Source::check(&config)?;
         let pre_warm = config.pre_warm_on_start;
         let pool = SessionPool { handle: Arc::new(Handle { core: Core::new(config)? }) };
         let core = &pool.handle.core;

@@ -10,6 +10,7 @@ use super::breaker::BreakerState;
 use super::events::RefusalReason;
 use super::explain::MissReason;
 use super::metrics::PoolInfo;
+use super::placement::PlacementRow;
 use super::state::Removal;
 use crate::histogram::HistogramSnapshot;
 use crate::openmetrics::{Family, Form, Kind, Text, float};
@@ -225,6 +226,14 @@ fn lives(text: &mut PoolText, pools: &[PoolInfo]) {
     text.counters("remuda_pool_leaks_suspected", help, pools, |pool| pool.metrics.leaks);
 }
 
+fn placements<V: Display>(mut family: PoolFamily<'_>, pools: &[PoolInfo], of: impl Fn(&PlacementRow) -> V) {
+    for pool in pools {
+        for row in &pool.placements {
+            family.value(pool, &[("placement", &row.name)], of(row));
+        }
+    }
+}
+
 fn starts(text: &mut PoolText, pools: &[PoolInfo]) {
     let help = "Time that starts took which brought a session, warm-up included.";
     text.histograms("remuda_pool_start_duration_seconds", help, pools, |pool| &pool.start_duration);
@@ -244,6 +253,14 @@ fn starts(text: &mut PoolText, pools: &[PoolInfo]) {
     }
     let help = "Times that the breaker opened.";
     text.counters("remuda_pool_breaker_opened", help, pools, |pool| pool.metrics.breaker_opened);
+    let help = "Processes at each placement.";
+    placements(text.family(Kind::Gauge, "remuda_pool_placement_sessions", help), pools, |row| row.sessions);
+    let help = "Whether the last start at a placement succeeded.";
+    let family = text.family(Kind::Gauge, "remuda_pool_placement_up", help);
+    placements(family, pools, |row| u8::from(row.last_error.is_none()));
+    let help = "Starts that failed at a placement.";
+    let family = text.family(Kind::Counter, "remuda_pool_placement_start_failures", help);
+    placements(family, pools, |row| row.failed);
     let help = "Time of warm imports.";
     let mut family = text.family(Kind::Summary, "remuda_pool_warm_import_duration_seconds", help);
     for pool in pools {

@@ -72,7 +72,7 @@ impl Reservation<'_> {
             core.emit(PoolEvent::BreakerHalfOpen);
         }
         let started = shielded("starting a session", || {
-            let mut session = Pooled::new(core.source.start(&core.session_config, &core.stop)?, slot);
+            let mut session = Pooled::new(core.source.start(core.clock(), &core.stop)?, slot);
             if let Some(hook) = &core.config.on_create {
                 let id = session.id();
                 // The state knows no process yet that it could kill: what the hook executes ends with the pool.

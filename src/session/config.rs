@@ -77,6 +77,11 @@ pub enum WorkDir {
 }
 
 impl SessionConfig {
+    /// The same with another runtime.
+    pub(crate) fn with_runtime(&self, runtime: Runtime) -> SessionConfig {
+        SessionConfig { runtime, ..self.clone() }
+    }
+
     /// The defaults, for this runtime.
     pub fn new(runtime: Runtime) -> SessionConfig {
         SessionConfig {

@@ -36,11 +36,13 @@ enum Ahead {
     /// The worker is clean, and its answer is read.
     Clean,
     /// The worker was clean and runs the request, as the memory file tells; its answer comes with the next.
+    /// (Both also of one that was killed because the request is cancelled, and had got this far.)
     Begun,
     /// Not clean, for this reason: the request is not run.
     Failed(Error),
     /// Killed, but the request may have begun.
     Lost,
+    /// Killed because nobody wants the request any more, which has not begun.
     Cancelled,
 }
 
@@ -128,7 +130,7 @@ impl Session {
             Err(error) => return Err(channel_error(error)),
         }
         let next_look = Moment::after(BEGIN_PAUSE);
-        let ahead = self.await_clean(id, tokens, watched.then_some(next_look), limit);
+        let ahead = self.await_clean(id, (tokens, along), watched.then_some(next_look), limit);
         if !matches!(ahead, Ahead::Failed(_)) {
             self.owed = None;
         }
@@ -140,7 +142,7 @@ impl Session {
                 Ok(Rest { unsent: if along { Vec::new() } else { request }, answer, began })
             }
             // Asked to stop what has not begun.
-            Ahead::Failed(_) if self.asks.asked_now().is_some() => Err(Error::Cancelled),
+            Ahead::Failed(_) if self.asks.asked_now().is_some() || cancelled(tokens) => Err(Error::Cancelled),
             Ahead::Failed(error) => Err(error),
             Ahead::Cancelled => Err(Error::Cancelled),
             Ahead::Lost => {
@@ -153,7 +155,7 @@ impl Session {
     fn await_clean(
         &mut self,
         id: u64,
-        tokens: &[Option<CancelToken>; 2],
+        (tokens, along): (&[Option<CancelToken>; 2], bool),
         mut look_at: Option<Moment>,
         limit: Duration,
     ) -> Ahead {
@@ -180,9 +182,7 @@ impl Session {
                 transport.look_again();
                 return Ahead::Begun;
             }
-            if tokens.iter().flatten().any(CancelToken::is_cancelled)
-                || self.asks.asked_now() >= Some(Ask::Cancel)
-            {
+            if cancelled(tokens) || self.asks.asked_now() >= Some(Ask::Cancel) {
                 break Why::Cancelled;
             }
             let now = Moment::now();
@@ -199,14 +199,26 @@ impl Session {
         };
         let cause = match &why {
             Why::Broken(reason) => Cause::Protocol(reason.clone()),
-            Why::Late | Why::Ended | Why::Cancelled => Cause::Retired,
+            Why::Late | Why::Ended => Cause::Retired,
+            Why::Cancelled => Cause::Cancelled,
         };
+        #[cfg(test)]
+        tests::meanwhile(self);
         // Once the process has ended, its last words tell whether the request can have begun.
         self.process().kill_group(cause);
         self.process().ends_within(END_PATIENCE);
         let Some(Worker { transport, .. }) = &mut self.worker else { return Ahead::Lost };
-        if transport.has_marked(id) || matches!(read_clean(transport, id), Ok(Some(Ahead::Clean))) {
-            return Ahead::Lost;
+        let begun = transport.has_marked(id);
+        if begun || matches!(read_clean(transport, id), Ok(Some(Ahead::Clean))) {
+            match why {
+                // Whoever runs the request finds its token cancelled and its worker at the end.
+                Why::Cancelled if along => {
+                    transport.look_again();
+                    return if begun { Ahead::Begun } else { Ahead::Clean };
+                }
+                Why::Cancelled => {}
+                _ => return Ahead::Lost,
+            }
         }
         self.bury(String::new(), None);
         Ahead::Failed(match why {
@@ -216,6 +228,10 @@ impl Session {
             Why::Broken(reason) => Error::Protocol { session: self.id, reason },
         })
     }
+}
+
+fn cancelled(tokens: &[Option<CancelToken>; 2]) -> bool {
+    tokens.iter().flatten().any(CancelToken::is_cancelled)
 }
 
 /// Reads the answer to a reset; `Ok(None)` while it is not complete.
@@ -245,4 +261,119 @@ fn read_clean(transport: &mut Transport, id: u64) -> Result<Option<Ahead>, Why> 
     } else {
         Ahead::Failed(Error::io("resetting a worker", io::Error::other(taint.join(", "))))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::thread;
+
+    use super::*;
+    use crate::session::execution::Outcome;
+    use crate::session::transport::Ready;
+    use crate::session::{Request, Runtime, scratch};
+
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    type Between = Box<dyn FnOnce(&mut Session)>;
+
+    thread_local! {
+        /// Happens once, after a reset was given up and before its worker is killed.
+        static MEANWHILE: RefCell<Option<Between>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn meanwhile(session: &mut Session) {
+        if let Some(between) = MEANWHILE.take() {
+            between(session);
+        }
+    }
+
+    fn session() -> Session {
+        Session::start(&Session::builder(Runtime::python("python3"))).expect("starts")
+    }
+
+    fn until(there: impl Fn() -> bool) {
+        let deadline = Moment::after(GENEROUS);
+        while !there() {
+            assert!(Moment::now() < deadline, "it does not come");
+            thread::yield_now();
+        }
+    }
+
+    fn transport(session: &Session) -> &Transport {
+        &session.worker.as_ref().expect("not given up yet").transport
+    }
+
+    /// Has `ask` bring along a reset. While that is under way the token is cancelled, and the reset is done
+    /// as `has_come` tells after the last look for its answer.
+    fn cancelled_too_late<T>(
+        has_come: fn(&Session) -> bool,
+        ask: impl FnOnce(&mut Session, &CancelToken) -> Result<T>,
+    ) -> Result<T> {
+        let directory = scratch::Scratch::create().expect("a directory");
+        let [reached, gate] = ["reached", "gate"].map(|name| directory.path().join(name));
+        let mut session = session();
+        let code = format!(
+            "import os\nclass Slow:\n    def __del__(self, os=os, open=open):\n        open({reached:?}, 'w')\n\
+             \x20       while not os.path.exists({gate:?}): pass\nkept = Slow()"
+        );
+        session.execute(code).expect("runs");
+        session.owe_reset(Some(GENEROUS));
+        let token = CancelToken::new();
+        MEANWHILE.set(Some(Box::new(move |session| {
+            std::fs::write(gate, "").expect("opens");
+            until(|| has_come(session));
+        })));
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                until(|| reached.exists());
+                token.cancel();
+            });
+            ask(&mut session, &token)
+        })
+    }
+
+    fn has_answered(session: &Session) -> bool {
+        transport(session).look().is_ok_and(Ready::replies)
+    }
+
+    #[test]
+    fn a_request_that_began_when_it_was_cancelled_is_told_as_cancelled() {
+        let has_begun = |session: &Session| transport(session).has_marked(session.requests - 1);
+        let run = cancelled_too_late(has_begun, |session, token| {
+            let run = session.execute(Request::code("while True: pass").cancel_token(token));
+            let end = session.post_mortem();
+            assert!(end.is_some_and(|end| end.cause == Cause::Cancelled), "{end:?}");
+            run
+        });
+        assert_eq!(run.expect("it has run").outcome, Outcome::Cancelled { killed: true });
+    }
+
+    #[test]
+    fn what_was_not_sent_when_it_was_cancelled_is_told_as_cancelled() {
+        let large = format!("1 # {}", "x".repeat(ALONG));
+        let sent_later = cancelled_too_late(has_answered, |session, token| {
+            session.execute(Request::code(large).cancel_token(token))
+        });
+        assert!(matches!(sent_later, Err(Error::Cancelled)), "{sent_later:?}");
+        let asked_later = cancelled_too_late(has_answered, |session, token| {
+            session.bind(Some(token.clone()));
+            session.names()
+        });
+        assert!(matches!(asked_later, Err(Error::Cancelled)), "{asked_later:?}");
+    }
+
+    #[test]
+    fn a_reset_that_fails_when_its_request_is_cancelled_is_told_as_cancelled() {
+        let mut session = session();
+        let left = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()";
+        session.execute(left).expect("runs");
+        session.owe_reset(Some(GENEROUS));
+        let token = CancelToken::new();
+        token.cancel();
+        // As if it had been cancelled at the same time: nobody is woken.
+        let id = session.next_request();
+        let ahead = session.reset_ahead(id, Vec::new(), &[Some(token), None], false);
+        assert!(matches!(ahead, Err(Error::Cancelled)), "{:?}", ahead.err());
+    }
 }

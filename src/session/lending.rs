@@ -29,6 +29,11 @@ impl Session {
         Ok(session)
     }
 
+    /// Whether these are its options, and not a copy of them.
+    pub(crate) fn is_made_of(&self, config: &Arc<SessionConfig>) -> bool {
+        Arc::ptr_eq(&self.config, config)
+    }
+
     /// [`restart`](Session::restart) that `stop` gives up; `gone` hears of the old process's end.
     pub(crate) fn restart_unless(
         &mut self,

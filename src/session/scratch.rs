@@ -1,13 +1,16 @@
 //! A session's own temporary directory.
 
-use std::fs::{DirBuilder, DirEntry, File, Metadata, read_dir, remove_dir_all, symlink_metadata};
+use std::fs::{DirBuilder, DirEntry, File, Metadata, read_dir, remove_dir, remove_dir_all, symlink_metadata};
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::sync::Mutex;
 
 /// First part of the name of every scratch directory; the watchdog removes nothing else.
 pub(crate) const PREFIX: &str = "remuda-";
@@ -72,11 +75,39 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        match remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("cannot remove the session directory {}: {error}", self.path.display());
-            }
-            _ => {}
-        }
+        remove_or_keep(mem::take(&mut self.path));
+        let kept = mem::take(&mut *KEPT.lock());
+        kept.into_iter().for_each(remove_or_keep);
+    }
+}
+
+/// Directories that could not be removed for want of descriptors or memory: tried again with the next.
+static KEPT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn remove_or_keep(path: PathBuf) {
+    use rustix::io::Errno;
+    // An empty one, as after a start that failed, goes without a descriptor.
+    let removed = remove_dir(&path).or_else(|_| remove_dir_all(&path));
+    let Err(error) = removed else { return };
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) => {}
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => KEPT.lock().push(path),
+        _ => log::warn!("cannot remove the session directory {}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_kept_goes_with_the_next() {
+        let kept = Scratch::create().expect("a directory");
+        let path = kept.path().to_owned();
+        std::fs::write(path.join("file"), "x").expect("a file");
+        mem::forget(kept);
+        KEPT.lock().push(path.clone());
+        drop(Scratch::create().expect("another"));
+        assert!(!path.exists());
     }
 }

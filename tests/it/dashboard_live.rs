@@ -71,7 +71,8 @@ isolated! {
         );
         page.choose("#interval", "2");
         until_live(&mut page);
-        assert_ne!(page.value("window.waiting.size"), 0);
+        // While it asks, it waits for no time.
+        page.until("window.waiting.size !== 0");
         let hide = |page: &mut Page, hidden: bool| {
             page.value(&format!("Object.defineProperty(document, 'hidden', {{value: {hidden}, configurable: true}})"));
             page.value("document.dispatchEvent(new Event('visibilitychange'))");

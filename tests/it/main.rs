@@ -42,6 +42,7 @@ mod pool_handover;
 mod pool_metrics;
 mod pool_observed;
 mod pool_operate;
+mod pool_placements;
 mod pool_probes;
 mod pool_review;
 mod pool_scope;

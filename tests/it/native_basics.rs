@@ -149,7 +149,7 @@ native! {
     fn a_pool_lends_native_sessions_and_takes_a_new_process_for_what_cannot_be_reset() {
         for reuse in [Reuse::Keep, Reuse::Reset] {
             let runtime = Runtime::native(program("native_test_worker"), [""; 0]);
-            let pool = SessionPool::builder(runtime).warm_import("counter").reuse(reuse).min_idle(0).max_sessions(1).start().unwrap();
+            let pool = SessionPool::builder(runtime).warm_import("counter").reuse(reuse).reset_timeout(GENEROUS).min_idle(0).max_sessions(1).start().unwrap();
             let lease = |function: &str| {
                 let mut session = pool.acquire().unwrap();
                 session.execute(Call::new(function)).unwrap();

@@ -7,6 +7,12 @@ use serde_json::json;
 use crate::node_basics::{config, session};
 use crate::support::{GENEROUS, isolated};
 
+/// A pool of one process, whose resets may take long on a busy machine.
+fn pool() -> SessionPool {
+    let builder = SessionPool::builder(Runtime::node("node")).min_idle(1).max_sessions(1);
+    builder.reset_timeout(GENEROUS).start().unwrap()
+}
+
 isolated! {
     fn results_come_whatever_names_user_code_has_taken() {
         for code in [
@@ -69,7 +75,7 @@ isolated! {
         if config().is_none() {
             return;
         }
-        let pool = SessionPool::builder(Runtime::node("node")).min_idle(1).max_sessions(1).start().unwrap();
+        let pool = pool();
         let mut first = pool.acquire().unwrap();
         let pid = first.pid();
         let code = "const { Worker } = require('worker_threads');\nconst ended = new Worker('', { eval: true });\nawait new Promise((done) => ended.on('exit', done));\nconst left = new Worker('setInterval(() => {}, 1000)', { eval: true });\nleft.unref();\nawait new Promise((done) => left.on('online', done))";
@@ -88,7 +94,7 @@ isolated! {
         if config().is_none() {
             return;
         }
-        let pool = SessionPool::builder(Runtime::node("node")).min_idle(1).max_sessions(1).start().unwrap();
+        let pool = pool();
         let mut first = pool.acquire().unwrap();
         let pid = first.pid();
         let code = "process.stdout.write = () => { throw new Error('taken') }; process.exit = null; process.nextTick = null; process.left = 1; console.left = 1; console.log = null; require('util').inspect.defaultOptions.depth = 0; 1";

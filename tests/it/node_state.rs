@@ -48,7 +48,11 @@ isolated! {
 /// A pool of one Node process.
 fn pool(reuse: Reuse) -> Option<SessionPool> {
     config()?;
-    let builder = SessionPool::builder(Runtime::node("node")).min_idle(1).max_sessions(1).reuse(reuse);
+    let builder = SessionPool::builder(Runtime::node("node"))
+        .min_idle(1)
+        .max_sessions(1)
+        .reuse(reuse)
+        .reset_timeout(GENEROUS);
     Some(builder.warmup_code("const base = { n: 1 }; globalThis.rounds = 0").start().unwrap())
 }
 

@@ -1,7 +1,7 @@
 //! Node sessions: limits, cancels, late cancels, the end of the host.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remuda::{CancelToken, Execution, Outcome, Request, Session, TimeLimit};
 use serde_json::json;
@@ -93,11 +93,19 @@ isolated! {
         let run = cancelled_while_running(&mut session, code);
         assert_eq!((run.outcome, run.stdout.as_str(), run.value), (Outcome::Cancelled { killed: false }, "go\ntidy\n", json!("ended")));
         assert_eq!(value(&mut session, "remuda.cancelled()"), false);
-        // The second attempt does not ask any more.
-        let mut session = config().unwrap().grace(Duration::from_secs(2)).start().unwrap();
-        let run = cancelled_while_running(&mut session, "remuda.cancelled(); console.log('go'); while (true) {}");
-        assert_eq!(run.outcome, Outcome::Cancelled { killed: false });
-        assert_eq!(value(&mut session, "2"), 2);
+        // The second attempt does not ask any more. It comes a second before the kill, which a busy machine may
+        // take to obey.
+        let began = Instant::now();
+        loop {
+            let mut session = config().unwrap().grace(Duration::from_secs(2)).start().unwrap();
+            let run = cancelled_while_running(&mut session, "remuda.cancelled(); console.log('go'); while (true) {}");
+            if run.outcome == (Outcome::Cancelled { killed: false }) {
+                assert_eq!(value(&mut session, "2"), 2);
+                break;
+            }
+            assert_eq!(run.outcome, Outcome::Cancelled { killed: true });
+            assert!(began.elapsed() < GENEROUS, "it is killed each time");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -303,6 +303,55 @@ isolated! {
         session.execute("import os; os._exit(3)").unwrap();
         let died = log.one("session died");
         assert_eq!([&died.keys["session"], &died.keys["pid"], &died.keys["exit"]], [&id, &pid, "exit code 3"]);
+    }
+}
+
+/// Whoever says this stops there for a while.
+struct Stops {
+    message: &'static str,
+    before: Barrier,
+    after: Barrier,
+}
+
+impl log::Log for Stops {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.args().to_string() == self.message {
+            self.before.wait();
+            self.after.wait();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn has_thread(name: &str) -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.flatten().any(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    })
+}
+
+isolated! {
+    fn of_two_who_end_a_pool_the_second_does_not_keep_the_end_from_the_listener() {
+        let stops = Stops { message: "pool closed", before: Barrier::new(2), after: Barrier::new(2) };
+        let stops: &'static Stops = Box::leak(Box::new(stops));
+        log::set_logger(stops).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        let (config, heard) = listening(pool().min_idle(0).max_sessions(1));
+        let pool = config.start().unwrap();
+        thread::scope(|threads| {
+            threads.spawn(|| pool.terminate());
+            stops.before.wait();
+            threads.spawn(|| pool.terminate());
+            // Whoever comes second need not wait for the first one to end the telling.
+            poll(|| !has_thread("remuda-events"), || "the telling does not end".to_owned());
+            stops.after.wait();
+        });
+        assert_eq!(names(&heard), ["closed"]);
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use remuda::testing::{FakeWorker, ManualClock};
 use remuda::{
     Advisor, Error, Foresight, MissReason, PlaceName, Removal, Request, Reuse, SessionPool, WaitReason,
 };
 use serde_json::Value;
 
-use crate::support::{ANCESTOR_METRICS, GENEROUS, isolated, poll, pool};
+use crate::support::{ANCESTOR_METRICS, GENEROUS, isolated, poll, pool, scripted};
 
 fn await_rest(pool: &SessionPool) {
     let moving = || {
@@ -183,21 +184,47 @@ isolated! {
 }
 
 isolated! {
-    fn a_replay_of_what_a_pool_recorded_comes_near_what_happened() {
-        const ROUNDS: u64 = 30;
-        let pool = pool().min_idle(2).max_sessions(2).reuse(Reuse::Keep).recycle_after_executions(None);
-        let pool = pool.record_arrivals(1_000).start().unwrap();
-        // Three come at once, two find a session, the third waits.
-        let together = Barrier::new(3);
+    fn a_replay_of_what_a_pool_recorded_is_what_happened() {
+        const ROUNDS: u64 = 10;
+        let (clock, fake) = (ManualClock::new(), FakeWorker::new());
+        let config = scripted(&fake).clock(&clock).min_idle(2).max_sessions(2).reuse(Reuse::Keep);
+        let pool = config.recycle_after_executions(None).record_arrivals(1_000).start().unwrap();
+        let (all, holders, step) = (Barrier::new(4), Barrier::new(3), Duration::from_millis(5));
+        // Three come at once, two find a session, the third waits for a step and keeps it for another one.
         thread::scope(|threads| {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 threads.spawn(|| {
                     for _ in 0..ROUNDS {
-                        together.wait();
-                        let mut session = pool.acquire_timeout(GENEROUS).unwrap();
-                        session.execute("import time; time.sleep(0.005)").unwrap();
+                        let session = pool.acquire().unwrap();
+                        all.wait();
+                        holders.wait();
+                        drop(session);
+                        all.wait();
+                        all.wait();
+                        all.wait();
                     }
                 });
+            }
+            threads.spawn(|| {
+                for _ in 0..ROUNDS {
+                    all.wait();
+                    let session = pool.acquire().unwrap();
+                    all.wait();
+                    all.wait();
+                    drop(session);
+                    all.wait();
+                }
+            });
+            for _ in 0..ROUNDS {
+                all.wait();
+                poll(|| pool.metrics().waiting == 1, || format!("{:?}", pool.metrics()));
+                clock.advance(step);
+                holders.wait();
+                all.wait();
+                clock.advance(step);
+                all.wait();
+                // What was kept is given back; the next ones come at this moment.
+                all.wait();
             }
         });
         let (recording, metrics) = (pool.recording(), pool.metrics());
@@ -205,12 +232,18 @@ isolated! {
         assert!(recording.arrivals.iter().all(|arrival| arrival.served && arrival.hold.is_some()));
         let advisor = Advisor::new(&recording);
         let replay = advisor.replay(2, 2);
-        assert_eq!(replay.hits + replay.misses, 3 * ROUNDS);
-        let apart = replay.hits.abs_diff(metrics.pool_hits);
-        assert!(apart <= ROUNDS / 2, "{} hits happened, {} are replayed", metrics.pool_hits, replay.hits);
+        assert_eq!((metrics.pool_hits, replay.hits, replay.misses), (2 * ROUNDS, 2 * ROUNDS, ROUNDS));
+        assert_eq!((replay.wait_max, replay.timeouts), (step, 0));
         // With one more nobody would have waited; with one less only the first of each round would not.
         assert_eq!(advisor.replay(3, 3).hits, 3 * ROUNDS);
         assert!(advisor.replay(1, 1).hits < replay.hits, "{:?}", advisor.replay(1, 1));
+    }
+}
+
+isolated! {
+    fn a_recording_tells_what_a_session_costs() {
+        let pool = pool().min_idle(1).max_sessions(1).record_arrivals(1).start().unwrap();
+        let recording = pool.recording();
         assert!(recording.start_time.unwrap() > Duration::ZERO && recording.memory_per_session.unwrap() > 1 << 20);
     }
 }

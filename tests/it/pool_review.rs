@@ -1,6 +1,6 @@
 //! What an adversary found in the pool: user code at the wrong moment, and workers that are stuck.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -118,6 +118,22 @@ isolated! {
             assert!(matches!(job.wait(), Err(Error::Closed)));
         }
         drop(lease);
+    }
+}
+
+isolated! {
+    fn a_job_that_is_cancelled_during_its_last_check_is_told_as_cancelled() {
+        let (fake, token, checks) = (FakeWorker::new(), CancelToken::new(), AtomicUsize::new(0));
+        let cancel = token.clone();
+        let config = scripted(&fake).min_idle(1).max_sessions(1).validate_with(move |_| {
+            if checks.fetch_add(1, Ordering::SeqCst) == 2 {
+                cancel.cancel();
+            }
+            false
+        });
+        let pool = config.start().unwrap();
+        let result = pool.scope(&token).submit("1").wait();
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
 }
 

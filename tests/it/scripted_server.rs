@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use remuda::{ClientConfig, SessionClient};
 use serde_json::{Value, json};
 
-use crate::support::{GENEROUS, poll};
+use crate::support::{GENEROUS, own_loopback, poll};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ struct Shared {
 
 impl ScriptedServer {
     pub(crate) fn start(handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> ScriptedServer {
-        ScriptedServer::at("127.0.0.1:0".parse().unwrap(), handler)
+        ScriptedServer::at(own_loopback().parse().unwrap(), handler)
     }
 
     /// Serves at an address that another one has had.
@@ -121,6 +121,11 @@ impl ScriptedServer {
 
     pub(crate) fn count(&self, method: &str, end: &str) -> usize {
         self.asked().iter().filter(|asked| asked.is(method, end)).count()
+    }
+
+    /// Waits until more requests have come than these.
+    pub(crate) fn await_more(&self, count: usize) {
+        poll(|| self.asked().len() > count, || format!("nothing after {:?}", self.asked()));
     }
 
     /// Waits until this many such requests have come; returns the last of them.
@@ -358,9 +363,9 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
-/// An address where nobody listens, and nobody will unless asked to.
+/// An address where nobody listens, and nobody will unless this process does.
 pub(crate) fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a port on loopback").local_addr().unwrap()
+    TcpListener::bind(own_loopback()).expect("a port on loopback").local_addr().unwrap()
 }
 
 /// Waits for something that a client is to reach by itself.

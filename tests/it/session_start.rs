@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use remuda::testing::{FakeReply, FakeWorker};
 use remuda::{Error, Exit, Limits, Request, Runtime, SessionConfig, WorkDir};
 use serde_json::json;
 
@@ -45,8 +46,10 @@ isolated! {
         let limited = |code: &str| python().warmup_code(code).warmup_time_limit(Duration::from_millis(200));
         let error = limited("import time; time.sleep(600)").grace(GENEROUS).start().unwrap_err().to_string();
         assert!(error.contains("time limit of 200ms (KeyboardInterrupt)"), "{error}");
-        let error = limited("import signal, time\nfor s in (signal.SIGINT, signal.SIGIO): signal.signal(s, signal.SIG_IGN)\ntime.sleep(600)");
-        let error = error.start().unwrap_err().to_string();
+        // Deaf from its first moment on, which code that first has to ignore signals is not.
+        let fake = FakeWorker::new().reply("deaf", FakeReply::hang().ignoring_cancels());
+        let config = SessionConfig::new(fake.runtime()).warmup_code("deaf");
+        let error = config.warmup_time_limit(Duration::from_millis(200)).start().unwrap_err().to_string();
         assert!(error.contains("did not end within 200ms"), "{error}");
         let session = limited("while True: pass").ignore_warmup_errors(true).grace(GENEROUS).start().unwrap();
         assert_eq!(session.warm_report().code_error.as_ref().unwrap().kind, "KeyboardInterrupt");

@@ -126,6 +126,15 @@ pub(crate) fn installed(program: &str) -> bool {
     found
 }
 
+/// An address of loopback that only this process has (127.64.0.0 and up, by its number), with a port that
+/// is free. A port there that is given back, and perhaps used again, is taken by no other test in between;
+/// and no connection to nobody meets itself, as its own end is at 127.0.0.1.
+pub(crate) fn own_loopback() -> String {
+    let [zero, high, middle, low] = std::process::id().to_be_bytes();
+    assert!(zero == 0 && high < 64, "Linux has no longer process numbers");
+    format!("127.{}.{middle}.{low}:0", high + 64)
+}
+
 /// A default Python session's options.
 pub(crate) fn python() -> SessionConfig {
     SessionConfig::new(Runtime::python("python3"))

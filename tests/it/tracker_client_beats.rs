@@ -1,7 +1,7 @@
 //! What a client's beats carry, what it hears in the answers, and on how many connections.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remuda::tracker::api::Verb;
 use remuda::{ClientConfig, SessionClient, TrackerServer};
@@ -45,6 +45,7 @@ isolated! {
             Some(_) => fine(json!({"kill_requested": false, "verbs_number": asked.body["beat_number"]})),
             _ => rows.answer(asked, Some(60)),
         });
+        let began = Instant::now();
         let client = SessionClient::builder("app").server_url(server.url()).start().unwrap();
         // Another client is at the same time heard as often as it likes.
         let other = connected(quick(&server));
@@ -52,7 +53,10 @@ isolated! {
         let own = format!("/{}/heartbeat", client.id());
         server.await_count(20, "POST", &own);
         let beats = server.count("POST", &own);
-        assert!(beats < 50, "{beats}");
+        // After 21 it rests. A beat of a second, as on a busy machine, is none that was answered at once, and
+        // the count begins anew.
+        let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+        assert!(beats <= 22 * (seconds + 2), "{beats} in {seconds} s");
         assert_eq!(server.connections(), 2);
     }
 }

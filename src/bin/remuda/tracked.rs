@@ -55,7 +55,8 @@ impl Tracked {
         }
         let client =
             config.start().inspect_err(|error| log::warn!("the run is not tracked: {error}")).ok()?;
-        if client.is_connected() {
+        // A tracker of its own is there, however late the registration gets through on a busy machine.
+        if server.is_some() || client.is_connected() {
             complain(format!("to watch or stop this run: {url}/"));
         } else {
             complain(match client.last_trouble().filter(|trouble| trouble.starts_with("it answers ")) {

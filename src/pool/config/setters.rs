@@ -9,6 +9,7 @@ use crate::clock::ManualClock;
 use crate::pool::acquire::NestedAcquire;
 use crate::pool::events::{Listener, PoolEvent};
 use crate::pool::foresight::Foresight;
+use crate::pool::placement::Placement;
 use crate::pool::quota::Quota;
 use crate::session::{Limits, Session, SessionConfig, WorkDir};
 
@@ -51,6 +52,12 @@ impl PoolConfig {
     /// The old name of [`max_sessions`](PoolConfig::max_sessions).
     pub fn max_size(self, count: usize) -> PoolConfig {
         self.max_sessions(count)
+    }
+
+    /// Sets [`placements`](PoolConfig::placements).
+    pub fn placements(mut self, placements: impl IntoIterator<Item = Placement>) -> PoolConfig {
+        self.placements = placements.into_iter().collect();
+        self
     }
 
     /// Sets [`session_timeout`](PoolConfig::session_timeout).
