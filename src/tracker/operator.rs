@@ -28,6 +28,8 @@ use crate::{Error, Result};
 
 /// A million sessions fit.
 const LONGEST_ANSWER: u64 = 1 << 30;
+/// What is read of the reason of a refusal, in characters.
+const LONGEST_DETAIL: usize = 1_000;
 /// Between two looks at a receipt.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -238,7 +240,8 @@ impl TrackerOperator {
             404 => Ok(None),
             _ => {
                 let detail = serde_json::from_slice::<ErrorBody>(&bytes).map(|body| body.detail);
-                Err(self.trouble(format!("it answers {status}: {}", detail.unwrap_or_default())))
+                let detail: String = detail.unwrap_or_default().chars().take(LONGEST_DETAIL).collect();
+                Err(self.trouble(format!("it answers {status}: {detail}")))
             }
         }
     }

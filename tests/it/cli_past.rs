@@ -229,6 +229,8 @@ isolated! {
     fn commands_about_the_past_say_what_a_tracker_lacks() {
         let directory = ScratchDir::new();
         let ancestor = ScriptedServer::start(|_| Reply::Json(404, json!({"detail": "Not Found"})));
+        let detail = "\u{1b}[2J".repeat(10_000);
+        let hostile = ScriptedServer::start(move |_| Reply::Json(503, json!({ "detail": detail })));
         for (args, said) in [
             (&["history"][..], "it keeps no history"),
             (&["audit"], "it keeps no audit"),
@@ -242,6 +244,9 @@ isolated! {
             assert_eq!((status, stdout.as_str()), (Some(1), ""), "{stderr}");
             assert!(stderr.contains("it does not answer") && stderr.contains("remuda serve"), "{stderr}");
             assert_eq!(run(&directory, "nonsense", args).0, Some(1));
+            let (status, _, stderr) = run(&directory, &hostile.url(), args);
+            assert_eq!(status, Some(1));
+            assert!(stderr.contains("503: \u{fffd}[2J") && stderr.len() < 2_000, "{stderr:?}");
         }
     }
 }

@@ -65,7 +65,8 @@ fn follow(operator: &TrackerOperator, args: &EventsArgs, token: &CancelToken) ->
             }
             Err(Error::Tracker { reason, .. }) if may_come_back(&reason) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    complain(format_args!("the tracker at {}: {reason}; asking again", args.tracker.server));
+                    let (server, reason) = (&args.tracker.server, plain(&reason));
+                    complain(format_args!("the tracker at {server}: {reason}; asking again"));
                 }
             }
             Err(error) => return Err(error),

@@ -56,14 +56,15 @@ pub(crate) const GIVE_TOKEN: &str = "give it with --token-file, or in REMUDA_TOK
 
 /// The tracker could not be asked.
 pub(crate) fn failed(error: &remuda::Error) -> ExitCode {
+    let said = plain(&error.to_string());
     match error {
         remuda::Error::Tracker { reason, .. } if reason.starts_with("it does not answer") => {
-            complain(format_args!("{error}; `remuda serve` starts one, --server names another"));
+            complain(format_args!("{said}; `remuda serve` starts one, --server names another"));
         }
         remuda::Error::Tracker { reason, .. } if reason.starts_with("it answers 401") => {
-            complain(format_args!("{error}; {GIVE_TOKEN}"));
+            complain(format_args!("{said}; {GIVE_TOKEN}"));
         }
-        _ => complain(error),
+        _ => complain(said),
     }
     ExitCode::FAILURE
 }
