@@ -268,6 +268,7 @@ isolated! {
 
         page.choose("#app", "app");
         until_rows(&mut page, 2);
+        page.value("document.querySelector('#report').textContent = ''");
         page.choose("#verb-group", "drain");
         page.click("#order-group");
         page.until("document.querySelector('#confirm').open");

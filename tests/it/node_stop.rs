@@ -172,7 +172,8 @@ isolated! {
                     }
                     handle.interrupt();
                 });
-                let running = session.begin(Request::code(code)).unwrap();
+                // An interrupt alone never kills: code that it leaves running shall fail this test, not hold it up.
+                let running = session.begin(Request::code(code).hard_time_limit(GENEROUS)).unwrap();
                 started.store(true, Ordering::Release);
                 running.finish().unwrap()
             });

@@ -193,6 +193,23 @@ isolated! {
 }
 
 isolated! {
+    fn what_hooks_print_at_the_fork_goes_nowhere_and_hooks_that_fail_change_nothing() {
+        let mut first = session();
+        first.execute("import os, sys\ndef talk(): print('x' * (4 << 20)); print('y', file=sys.stderr); os.write(1, b'z')\ndef fail(): raise ValueError('no')\nfor hook in (talk, fail): os.register_at_fork(before=hook, after_in_parent=hook, after_in_child=hook)").unwrap();
+        for _ in 0..2 {
+            let mut second = first.fork().unwrap();
+            for session in [&mut first, &mut second] {
+                let run = session.execute("print('out'); print('err', file=sys.stderr)").unwrap();
+                assert_eq!((run.stdout.as_str(), run.stderr.as_str(), run.dropped), ("out\n", "err\n", (0, 0)));
+            }
+            assert_eq!(second.reset().unwrap(), [""; 0]);
+            assert_eq!(second.terminate().exit, Exit::Signal(9));
+        }
+        assert_eq!(first.reset().unwrap(), [""; 0]);
+    }
+}
+
+isolated! {
     fn code_that_answers_for_its_worker_hands_over_no_process_of_others() {
         // The answer to the first fork, before it is asked for: with a descriptor of the host itself.
         let lie = "import os, socket, struct\nbody = struct.pack('<I', 0)\nframe = struct.pack('<IBBHQ', len(body), 27, 0, 0, 1) + body\nfor name in os.listdir('/proc/self/fd'):\n    try:\n        if os.readlink('/proc/self/fd/' + name).startswith('socket:'):\n            s = socket.socket(fileno=os.dup(int(name)))\n            pidfd = os.pidfd_open(os.getppid())\n            s.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', pidfd))])\n            os.close(pidfd); s.close()\n    except OSError: pass";

@@ -228,8 +228,9 @@ function uncaught(error) {
   print(1, Buffer.from(`Uncaught ${cut(describe(error).traceback, TEXT_CAP)}\n`));
 }
 
-// Timers call back through a microtask: Node's bookkeeping around a timer's own call would not
-// survive a termination in there.
+// Timers call back through a microtask, and keep terminations away until then: Node's bookkeeping around
+// a timer's own call would not survive one. (One between the removal of a list of timers from its two
+// tables has Node look for that list for ever.)
 
 function defer(callback) {
   Promise.resolve().then(() => {
@@ -249,7 +250,11 @@ function timer(make, once) {
     if (typeof callback !== 'function') return make(callback, ...rest);
     const handle = make(function (...args) {
       if (once) pending.delete(handle);
-      defer(() => callback.apply(handle, args));
+      const id = active?.id, claimed = claim();
+      defer(() => {
+        if (claimed && active?.id === id) release();
+        callback.apply(handle, args);
+      });
     }, ...rest);
     pending.set(handle, active?.id ?? 0);
     return handle;

@@ -9,6 +9,7 @@ forked = {}              # process numbers of children by the request that made 
 condemned = []           # of those that the host is done with, and that have not ended yet
 ready_frame = b""        # what a child says first
 on_child = None          # the handler of SIGCHLD that the warm-up left
+silenced = {}            # where fds 1 and 2 led before a fork, during it
 
 
 def obstacles(who):
@@ -92,6 +93,7 @@ def freeze_once(request):
         return answer
     ready_frame = frame(READY, 0, 0, ready(True))
     socket = own("_socket").socket(1, 1, 0, control)
+    silence()
     try:
         frozen = once = True
         fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR)
@@ -109,11 +111,28 @@ def freeze_once(request):
             return None
     finally:
         socket.detach()
+    end_silence()
     fcntl.fcntl(control, fcntl.F_SETFL, posix.O_RDWR | posix.O_NONBLOCK | fcntl.FASYNC)
     frozen = once = False
     # What came before the signal was on.
     on_signal(0, None)
     return None
+
+
+def silence():
+    """What hooks print at the fork goes nowhere: nobody reads it meanwhile, and a full pipe would stop them."""
+    for fd in (1, 2):
+        if identity(fd) is not None:
+            silenced[fd] = posix.dup(fd)
+            posix.dup2(kept[0], fd)
+
+
+def end_silence():
+    flush_output()
+    while silenced:
+        fd, spare = silenced.popitem()
+        posix.dup2(spare, fd)
+        posix.close(spare)
 
 
 def prepare_requests():
@@ -279,8 +298,9 @@ def become_session(fds, numbers, directory, with_files):
     places = control, 1, 2, requests, replies, flag_fd, kept[1], kept[2]
     for fd, place in zip((*fds, fds[1], fds[2]), places):
         posix.dup2(fd, place, place < 3)
-    for fd in (*fds, *warm.pop("proc", ())):
+    for fd in (*fds, *warm.pop("proc", ()), *silenced.values()):
         posix.close(fd)
+    silenced.clear()
     session_id = remuda.session_id = numbers[1]
     control_bytes = reply_bytes = b""
     current = last_request = interrupted = polled = asked = held = questions = incoming_for = 0
