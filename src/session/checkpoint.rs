@@ -39,18 +39,21 @@ pub struct Checkpoint {
     config: Arc<SessionConfig>,
     /// What makes fresh processes for the session that it was made of, if that came from a template.
     template: Option<Arc<template::Shared>>,
+    /// What ends the executions of its sessions, too.
+    bound: Option<CancelToken>,
 }
 
 impl Session {
-    /// A second session that goes on from this moment as this one does: same names and values, imports, working
-    /// directory (copies of the files, if the directory is the session's [own](crate::WorkDir::Temporary)), environment, options
-    /// and limits, but a process of its own. What one does from now on is nothing to the other. Blocks for
-    /// about a millisecond, and for the copy of the files.
+    /// A second session that goes on from this moment as this one does: same names and values, imports,
+    /// working directory (copies of the files, if it is the session's [own](crate::WorkDir::Temporary)),
+    /// environment, options and limits, but a process of its own. What one does from now on is nothing to the
+    /// other. Blocks for about a millisecond, and for the copy of the files.
     ///
     /// Only Python workers can ([`Feature::Branch`]), and only while nothing is there that two processes
-    /// cannot both have. An idle event loop is closed for it. Generators of random numbers start differently in the copy, as after
-    /// `os.fork`. In this session, the copy is a child process that `os.wait` would find. It belongs to nobody's pool,
-    /// even if this session does, and no [`CancelToken`] or [`Scope`](crate::Scope) reaches it unless it is given to its requests.
+    /// cannot both have. An idle event loop is closed for it. Generators of random numbers start differently in
+    /// the copy, as after `os.fork`. In this session, the copy is a child process that `os.wait` would find. It
+    /// belongs to no pool, even if this session does; a [`Scope`](crate::Scope) that this session was acquired
+    /// from ends what runs in both.
     ///
     /// # Errors
     /// [`Error::NotForkable`]: threads, child processes, connections, files open to write, tasks in the event loop, a
@@ -58,31 +61,31 @@ impl Session {
     /// descriptors, processes or memory left. Else as [`ping`](Session::ping) of this session, or as
     /// [`Session::start`] of the new one.
     pub fn fork(&mut self) -> Result<Session> {
-        let (config, template) = (Arc::clone(&self.config), self.template.clone());
+        let (config, template, bound) = (Arc::clone(&self.config), self.template.clone(), self.bound.clone());
         let mut copy =
-            start::start_as(start::next_id(), config, None, Arc::default(), Origin::Session(self))?;
+            start::start_as(start::next_id(), config, bound, Arc::default(), Origin::Session(self))?;
         copy.template = template;
         Ok(copy)
     }
 
-    /// Keeps the state of this moment. The session goes on; blocks as [`fork`](Session::fork) does, and for a collection of the
-    /// copy's garbage.
+    /// Keeps the state of this moment. The session goes on; blocks as [`fork`](Session::fork) does, and for a
+    /// collection of the copy's garbage.
     ///
     /// # Errors
     /// As [`fork`](Session::fork).
     pub fn checkpoint(&mut self) -> Result<Checkpoint> {
         let copy = self.fork()?;
-        let (config, template) = (Arc::clone(&copy.config), copy.template.clone());
+        let (config, template, bound) = (Arc::clone(&copy.config), copy.template.clone(), copy.bound.clone());
         let forker = Forker::of(copy, true)?
             .map_err(|obstacle| Error::NotForkable { session: self.id, obstacles: vec![obstacle] })?;
-        Ok(Checkpoint { forker: Arc::new(forker), config, template })
+        Ok(Checkpoint { forker: Arc::new(forker), config, template, bound })
     }
 
-    /// Goes back to the moment of a checkpoint, of this session or of another: in a new process; the
-    /// number of the session stays, its counters start anew, and the old process group is killed and reaped by
-    /// the reaper. Also brings back a session that has died. Its options are those of the session that the checkpoint was made of; a
-    /// pool that owns this session does not lend it again if those are others than its own. Blocks for
-    /// about a millisecond, and for the copy of the files.
+    /// Goes back to the moment of a checkpoint, of this session or of another: in a new process; the number of
+    /// the session stays, its counters start anew, and the old process group is killed and reaped by the
+    /// reaper. Also brings back a session that has died. Its options are from then on those of the session that
+    /// the checkpoint was made of; a pool that owns this session does not lend it again if those are others
+    /// than its own. Blocks for about a millisecond, and for the copy of the files.
     ///
     /// # Errors
     /// [`Error::Io`]: the checkpoint's process has ended, or no descriptors, processes or memory are left. Else as
@@ -150,7 +153,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`restore`](Session::restore).
     pub fn session(&self) -> Result<Session> {
-        self.start(start::next_id(), None, Arc::default())
+        self.start(start::next_id(), self.bound.clone(), Arc::default())
     }
 
     fn start(&self, id: SessionId, stop: Option<CancelToken>, asks: Arc<Asks>) -> Result<Session> {

@@ -110,6 +110,32 @@ isolated! {
 }
 
 isolated! {
+    fn a_scope_reaches_the_copies_of_its_sessions() {
+        let pool = SessionPool::builder(Runtime::python("python3")).max_sessions(1).start().unwrap();
+        let token = remuda::CancelToken::new();
+        let scope = pool.scope(&token);
+        let mut lease = scope.acquire().unwrap();
+        let checkpoint = lease.checkpoint().unwrap();
+        let (mut copy, mut later) = (lease.fork().unwrap(), checkpoint.session().unwrap());
+        drop(lease);
+        std::thread::scope(|threads| {
+            for session in [&mut copy, &mut later] {
+                let cancel = || token.cancel();
+                threads.spawn(move || {
+                    let request = remuda::Request::code("print('go', flush=True)\nwhile True: pass").on_output(|_, _| { cancel(); });
+                    match session.execute(request) {
+                        Ok(run) => assert!(matches!(run.outcome, Outcome::Cancelled { .. }), "{run:?}"),
+                        // The other one was quicker.
+                        Err(error) => assert!(matches!(error, Error::Cancelled), "{error:?}"),
+                    }
+                });
+            }
+        });
+        pool.shutdown(GENEROUS);
+    }
+}
+
+isolated! {
     fn a_pool_lends_a_session_again_that_went_back_to_its_own_state_only() {
         let pool = SessionPool::builder(Runtime::python("python3")).max_sessions(1).reuse(Reuse::Reset).start().unwrap();
         let foreign = {
