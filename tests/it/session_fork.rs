@@ -210,6 +210,23 @@ isolated! {
 }
 
 isolated! {
+    fn a_session_without_descriptors_is_not_copied_and_goes_on() {
+        let mut session = python().limits(Limits::new().open_files(64)).start().unwrap();
+        let all = "files = []\ntry:\n    while True: files.append(open('/proc/version'))\nexcept OSError: pass";
+        for spare in 0..8 {
+            session.execute(all).unwrap();
+            session.execute(format!("for _ in range({spare}): files.pop().close()")).unwrap();
+            // With some it is a copy; with fewer it is told why it is none, and nothing else is lost.
+            if let Err(error) = session.fork() {
+                assert!(matches!(error, Error::NotForkable { .. } | Error::Io { .. } | Error::StartDied { .. }), "{error:?}");
+            }
+            assert_eq!(session.execute("print('still here')").unwrap().stdout, "still here\n", "{spare} spare");
+            session.execute("for f in files: f.close()").unwrap();
+        }
+    }
+}
+
+isolated! {
     fn code_that_answers_for_its_worker_hands_over_no_process_of_others() {
         // The answer to the first fork, before it is asked for: with a descriptor of the host itself.
         let lie = "import os, socket, struct\nbody = struct.pack('<I', 0)\nframe = struct.pack('<IBBHQ', len(body), 27, 0, 0, 1) + body\nfor name in os.listdir('/proc/self/fd'):\n    try:\n        if os.readlink('/proc/self/fd/' + name).startswith('socket:'):\n            s = socket.socket(fileno=os.dup(int(name)))\n            pidfd = os.pidfd_open(os.getppid())\n            s.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', pidfd))])\n            os.close(pidfd); s.close()\n    except OSError: pass";
